@@ -1,0 +1,10 @@
+"""clfast: continual-learning methods at hardware speed, behind a PyTorch API."""
+
+from importlib.metadata import version as _version
+
+from . import ops, reference
+from ._backend import backend
+
+__version__ = _version("clfast")
+
+__all__ = ["__version__", "backend", "ops", "reference"]

@@ -1,0 +1,47 @@
+"""The ops: typed public functions over the compiled kernels, one module a family.
+
+Every function takes CPU and CUDA tensors, non-contiguous inputs and empty batches, and works under
+``torch.compile(fullgraph=True)``. Arguments are checked before anything is computed; a message
+names the op and the argument. ``float16`` and ``bfloat16`` inputs are widened, and all arithmetic
+and results are float32; float64 inputs give float64 results and do not mix with other dtypes.
+Ops without a gradient refuse inputs that require one while grad mode is on.
+"""
+
+from .._library import load as _load
+
+_load(
+    (
+        "knn",
+        "class_means",
+        "nearest_class_mean",
+        "hebbian_update",
+        "mbpa_update",
+        "hebb_logits",
+        "interpolation_weights",
+        "mixture_log_probs",
+    )
+)
+
+from . import adaptation, retrieval  # noqa: E402 - the library registers what they wrap
+from .adaptation import (  # noqa: E402
+    hebb_logits,
+    hebbian_update,
+    interpolation_weights,
+    mbpa_update,
+    mixture_log_probs,
+)
+from .retrieval import Neighbors, class_means, knn, nearest_class_mean  # noqa: E402
+
+__all__ = [
+    "Neighbors",
+    "adaptation",
+    "class_means",
+    "hebb_logits",
+    "hebbian_update",
+    "interpolation_weights",
+    "knn",
+    "mbpa_update",
+    "mixture_log_probs",
+    "nearest_class_mean",
+    "retrieval",
+]

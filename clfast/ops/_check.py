@@ -1,0 +1,98 @@
+"""Argument checks in Python: for fake tensors and for the reference backend.
+
+The compiled ops check in C++ (``csrc/ops/check.h``, same rules, same messages).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise RuntimeError(f"clfast::{message}")
+
+
+def refuse_grad(op: str, **tensors: Tensor | None) -> None:
+    """Raises when an input of an op without a gradient requires one while grad mode is on."""
+    if not torch.is_grad_enabled():
+        return
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.requires_grad:
+            raise RuntimeError(
+                f"clfast::{op}: {name} requires grad, but {op} has no gradient; "
+                f"call it under torch.no_grad() or pass {name}.detach()"
+            )
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64, else float32: what the arithmetic is done in."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def dim(op: str, name: str, tensor: Tensor, wanted: int) -> None:
+    require(tensor.dim() == wanted, f"{op}: {name} must be {wanted}-D, got {tensor.dim()}-D")
+
+
+def shape(op: str, name: str, tensor: Tensor, wanted: tuple[int, ...]) -> None:
+    require(
+        tuple(tensor.shape) == wanted,
+        f"{op}: {name} must have shape {list(wanted)}, got {list(tensor.shape)}",
+    )
+
+
+def dtype(op: str, name: str, tensor: Tensor, wanted: torch.dtype) -> None:
+    require(
+        tensor.dtype == wanted, f"{op}: {name} must be of dtype {wanted}, got {tensor.dtype}"
+    )
+
+
+def floating(op: str, name: str, tensor: Tensor) -> None:
+    require(
+        tensor.dtype in FLOATING,
+        f"{op}: {name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}",
+    )
+
+
+def same_precision(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    floating(op, name, tensor)
+    require(
+        (tensor.dtype == torch.float64) == (other.dtype == torch.float64),
+        f"{op}: {name} is {tensor.dtype} but {other_name} is {other.dtype}; "
+        "float64 does not mix with other dtypes",
+    )
+
+
+def same_device(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    require(
+        tensor.device == other.device,
+        f"{op}: {name} and {other_name} are on different devices",
+    )
+
+
+def finite(op: str, name: str, value: float, ok: bool, wanted: str) -> None:
+    require(math.isfinite(value) and ok, f"{op}: {name} must be {wanted}, got {value:g}")
+
+
+def values_known(tensor: Tensor) -> bool:
+    """Whether values may be looked at: real CPU tensors only (CUDA would synchronise)."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def in_range(op: str, name: str, tensor: Tensor, limit: int, what: str) -> None:
+    if values_known(tensor):
+        outside = tensor[(tensor < 0) | (tensor >= limit)]
+        require(
+            outside.numel() == 0,
+            f"{op}: {name} holds {outside[:1].tolist()}, outside [0, {limit}), {what}",
+        )
+
+
+def not_negative(op: str, name: str, tensor: Tensor, problem: str) -> None:
+    if values_known(tensor):
+        require(bool((tensor >= 0).all()), f"{op}: {name} is {problem}")

@@ -1,0 +1,173 @@
+"""Retrieval: exact nearest neighbours and class means."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .._backend import uses_reference
+from .._neighbors import Neighbors
+from . import _check
+
+__all__ = ["Neighbors", "class_means", "knn", "nearest_class_mean"]
+
+_ops = torch.ops.clfast
+
+
+def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = None) -> Neighbors:
+    """The k nearest keys of each query under squared Euclidean distance, exactly.
+
+    The k smallest distances in difference form, sum_j (q_j - h_j)^2, whose relative rounding error
+    is about 1e-6 in float32; ordered by the returned distance, equal ones by the smaller row,
+    infinite ones behind finite ones and NaN last. The result for a query does not depend on the
+    rest of the batch or on the number of threads.
+
+    Args:
+        queries: [B, d], any floating dtype. B may be 0.
+        keys: [M, d]; float64 only together with float64 queries.
+        k: neighbours a query, 1 <= k <= M.
+        key_sq_norms: [M] squared norms of the keys, if you keep them: saves one pass over the keys.
+
+    Returns:
+        ``Neighbors(sq_distances [B, k], indices [B, k])``.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device or k; an input that requires grad in grad mode.
+    """
+    _check.refuse_grad("knn", queries=queries, keys=keys, key_sq_norms=key_sq_norms)
+    if uses_reference():
+        _check_knn(queries, keys, k, key_sq_norms)
+        return reference.retrieval.knn(queries, keys, k, key_sq_norms=key_sq_norms)
+    return Neighbors(*_ops.knn(queries, keys, k, key_sq_norms))
+
+
+def _check_knn(queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None) -> None:
+    op = "knn"
+    _check.dim(op, "queries", queries, 2)
+    _check.floating(op, "queries", queries)
+    _check.dim(op, "keys", keys, 2)
+    _check.same_precision(op, "keys", keys, "queries", queries)
+    _check.same_device(op, "keys", keys, "queries", queries)
+    _check.require(
+        queries.shape[1] == keys.shape[1],
+        f"{op}: queries have {queries.shape[1]} features but keys have {keys.shape[1]}",
+    )
+    _check.require(
+        1 <= k <= keys.shape[0],
+        f"{op}: k must be in [1, {keys.shape[0]}], the number of keys, got {k}",
+    )
+    if key_sq_norms is not None:
+        _check.shape(op, "key_sq_norms", key_sq_norms, (keys.shape[0],))
+        _check.same_precision(op, "key_sq_norms", key_sq_norms, "queries", queries)
+        _check.same_device(op, "key_sq_norms", key_sq_norms, "queries", queries)
+
+
+@torch.library.register_fake("clfast::knn")
+def _(
+    queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    _check_knn(queries, keys, k, key_sq_norms)
+    shape = (queries.shape[0], k)
+    return (
+        queries.new_empty(shape, dtype=_check.compute_dtype(queries)),
+        queries.new_empty(shape, dtype=torch.int64),
+    )
+
+
+def class_means(
+    features: Tensor, labels: Tensor, num_classes: int, *, normalize: bool = True
+) -> Tensor:
+    """The mean feature of every class.
+
+    Args:
+        features: [N, d], any floating dtype.
+        labels: [N] int64 in [0, num_classes).
+        num_classes: C >= 1.
+        normalize: scale features to unit length before the mean, and the mean after it, as iCaRL
+            does (Rebuffi et al. 2017, section 3.1). A zero feature stays zero.
+
+    Returns:
+        [C, d]; a class without samples is a row of zeros.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device, a label out of range (seen on CPU tensors; on CUDA
+            such a sample is left out), an input that requires grad in grad mode.
+    """
+    _check.refuse_grad("class_means", features=features)
+    if uses_reference():
+        _check_class_means(features, labels, num_classes)
+        return reference.retrieval.class_means(features, labels, num_classes, normalize=normalize)
+    means: Tensor = _ops.class_means(features, labels, num_classes, normalize)
+    return means
+
+
+def _check_class_means(features: Tensor, labels: Tensor, num_classes: int) -> None:
+    op = "class_means"
+    _check.dim(op, "features", features, 2)
+    _check.floating(op, "features", features)
+    _check.dtype(op, "labels", labels, torch.int64)
+    _check.shape(op, "labels", labels, (features.shape[0],))
+    _check.same_device(op, "labels", labels, "features", features)
+    _check.require(num_classes >= 1, f"{op}: num_classes must be >= 1, got {num_classes}")
+    if uses_reference():
+        _check.in_range(op, "labels", labels, num_classes, "the classes")
+
+
+@torch.library.register_fake("clfast::class_means")
+def _(features: Tensor, labels: Tensor, num_classes: int, normalize: bool) -> Tensor:
+    _check_class_means(features, labels, num_classes)
+    return features.new_empty(
+        (num_classes, features.shape[1]), dtype=_check.compute_dtype(features)
+    )
+
+
+def nearest_class_mean(
+    features: Tensor, means: Tensor, *, metric: Literal["euclidean", "cosine"] = "euclidean"
+) -> Tensor:
+    """The class whose mean is nearest to each feature.
+
+    Args:
+        features: [N, d], any floating dtype.
+        means: [C, d], as from :func:`class_means`. A row of zeros is an empty class and is never
+            predicted.
+        metric: ``"euclidean"`` distance, exact as in :func:`knn`, or ``"cosine"`` similarity.
+
+    Returns:
+        [N] int64 labels in [0, C); ties go to the smaller label.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device or metric; every class empty; an input that
+            requires grad in grad mode.
+    """
+    _check.refuse_grad("nearest_class_mean", features=features, means=means)
+    if uses_reference():
+        _check_nearest_class_mean(features, means, metric)
+        return reference.retrieval.nearest_class_mean(features, means, metric=metric)
+    labels: Tensor = _ops.nearest_class_mean(features, means, metric)
+    return labels
+
+
+def _check_nearest_class_mean(features: Tensor, means: Tensor, metric: str) -> None:
+    op = "nearest_class_mean"
+    _check.dim(op, "features", features, 2)
+    _check.floating(op, "features", features)
+    _check.dim(op, "means", means, 2)
+    _check.same_precision(op, "means", means, "features", features)
+    _check.same_device(op, "means", means, "features", features)
+    _check.require(
+        features.shape[1] == means.shape[1],
+        f"{op}: features have {features.shape[1]} columns but means have {means.shape[1]}",
+    )
+    _check.require(
+        metric in ("euclidean", "cosine"),
+        f"{op}: metric must be euclidean or cosine, got {metric}",
+    )
+
+
+@torch.library.register_fake("clfast::nearest_class_mean")
+def _(features: Tensor, means: Tensor, metric: str) -> Tensor:
+    _check_nearest_class_mean(features, means, metric)
+    return features.new_empty((features.shape[0],), dtype=torch.int64)

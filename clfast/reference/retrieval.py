@@ -1,0 +1,52 @@
+"""Retrieval in plain PyTorch; see :mod:`clfast.ops.retrieval` for the contracts."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._neighbors import Neighbors
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = None) -> Neighbors:
+    """Sorts all distances in difference form; the norms are not needed for that."""
+    queries, keys = _widened(queries), _widened(keys)
+    distances = [queries.new_empty(0, k)]
+    indices = [torch.empty(0, k, dtype=torch.int64, device=queries.device)]
+    for query in queries:
+        # A stable sort keeps the smaller row first among equals, and puts NaN last.
+        found, rows = (keys - query).square().sum(1).sort(stable=True)
+        distances.append(found[None, :k])
+        indices.append(rows[None, :k])
+    return Neighbors(torch.cat(distances), torch.cat(indices))
+
+
+def class_means(
+    features: Tensor, labels: Tensor, num_classes: int, *, normalize: bool = True
+) -> Tensor:
+    features = _widened(features)
+    if normalize:
+        features = F.normalize(features, dim=1)
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
+    counts = torch.bincount(labels, minlength=num_classes).clamp_min(1)
+    means = sums / counts[:, None]
+    return F.normalize(means, dim=1) if normalize else means
+
+
+def nearest_class_mean(features: Tensor, means: Tensor, *, metric: str = "euclidean") -> Tensor:
+    features, means = _widened(features), _widened(means)
+    present = (means != 0).any(1)
+    if not bool(present.any()):
+        raise RuntimeError(
+            "clfast::nearest_class_mean: every row of means is zero (an empty class)"
+        )
+    if metric == "cosine":
+        features, means = F.normalize(features, dim=1), F.normalize(means, dim=1)
+    classes = present.nonzero()[:, 0]
+    nearest = knn(features, means[classes], 1).indices[:, 0]
+    return classes[nearest]

@@ -1,0 +1,60 @@
+// What every adaptation kernel reads: the memory, and the neighbours that knn found in it.
+#pragma once
+#include <cstdint>
+
+#include "host_device.h"
+#include "scalar.h"
+
+namespace clfast {
+
+// Row-major [rows, dim] values of any floating type, widened to T when a row is read.
+struct Rows {
+  const void* data;
+  ScalarKind kind;
+};
+
+template <class T>
+struct Neighbourhood {
+  Rows keys;               // [M, d]
+  const int64_t* labels;   // [M]
+  const T* sq_distances;   // [B, K], true squared distances
+  const int64_t* indices;  // [B, K], rows of the memory
+  int64_t memory_size;     // M
+  int64_t dim;             // d
+  int64_t neighbours;      // K
+  int64_t num_classes;     // C
+  T eps;                   // of the closeness, > 0
+};
+
+// What is wrong with neighbour k of query b; kNone when nothing is.
+enum class Fault : int { kNone, kIndex, kDistance, kLabel };
+
+struct Finding {
+  Fault fault = Fault::kNone;
+  int64_t query = 0, neighbour = 0;
+};
+
+template <class T>
+CLFAST_HD Fault check_neighbour(const Neighbourhood<T>& n, int64_t query, int64_t k) {
+  const int64_t at = query * n.neighbours + k;
+  const int64_t row = n.indices[at];
+  if (row < 0 || row >= n.memory_size) return Fault::kIndex;
+  if (!(n.sq_distances[at] >= T(0))) return Fault::kDistance;
+  const int64_t label = n.labels[row];
+  if (label < 0 || label >= n.num_classes) return Fault::kLabel;
+  return Fault::kNone;
+}
+
+// Hebb paper, Eq. 2: c_k = 1 / (eps + ||h_x - h_k||^2).
+template <class T>
+CLFAST_HD T closeness(T sq_distance, T eps) {
+  return T(1) / (eps + sq_distance);
+}
+
+// <x, h> from ||x||^2, ||h||^2 and the true ||x - h||^2: absolute error about u (||x||^2 + ||h||^2).
+template <class T>
+CLFAST_HD T dot_from_norms(T query_sq_norm, T key_sq_norm, T sq_distance) {
+  return T(0.5) * (query_sq_norm + key_sq_norm - sq_distance);
+}
+
+}  // namespace clfast

@@ -1,0 +1,79 @@
+// C = A B in register tiles: rows of A are broadcast, rows of B are read as vectors, and the caller
+// says what becomes of a finished tile. One text serves knn (keys x queries), MbPA's forward pass
+// (classes x neighbours) and MbPA's gradient (classes x features).
+#pragma once
+#include "vector-inl.h"
+
+namespace clfast::cpu::CLFAST_LEVEL {
+
+// 12 x 2 accumulators fill the 32 registers of AVX-512, 6 x 2 the 16 of the levels below.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileRows = 6;
+#endif
+constexpr int kTileVectors = 2;
+
+template <class T>
+constexpr int kTileColumns = kTileVectors * kLanes<T>;
+
+// tile[r][c] = sum_p a[r][p] b[p][c] for kRows rows and kVectors vectors of columns.
+template <int kRows, int kVectors, class T>
+inline void multiply_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
+                          T* tile) {
+  Vector<T> sum[kRows][kVectors] = {};
+  for (int64_t p = 0; p < depth; ++p) {
+    Vector<T> column[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) column[v] = load(b + p * ldb + v * kLanes<T>);
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      const T x = a[r * lda + p];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += x * column[v];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) store<T>(tile + r * kTileColumns<T> + v * kLanes<T>, sum[r][v]);
+  }
+}
+
+template <int kVectors, class T>
+inline void multiply_rows(const T* a, int64_t lda, int64_t rows, const T* b, int64_t ldb,
+                          int64_t depth, T* tile) {
+  int64_t r = 0;
+  const auto at = [&](int64_t row) { return tile + row * kTileColumns<T>; };
+  if (rows == kTileRows) {
+    multiply_tile<kTileRows, kVectors>(a, lda, b, ldb, depth, tile);
+    return;
+  }
+#if defined(__AVX512F__)
+  for (; r + 8 <= rows; r += 8) multiply_tile<8, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
+#endif
+  for (; r + 4 <= rows; r += 4) multiply_tile<4, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
+  for (; r + 2 <= rows; r += 2) multiply_tile<2, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
+  for (; r < rows; ++r) multiply_tile<1, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
+}
+
+// A [rows, depth], B [depth, columns] with rows of B readable up to the next multiple of kLanes.
+// finish(first_row, row_count, first_column, column_count, tile) sees every tile once; the tile is
+// row-major with kTileColumns<T> elements a row.
+template <class T, class Finish>
+inline void gemm(const T* a, int64_t lda, int64_t rows, const T* b, int64_t ldb, int64_t columns,
+                 int64_t depth, Finish&& finish) {
+  T tile[kTileRows * kTileColumns<T>];
+  for (int64_t c = 0; c < columns; c += kTileColumns<T>) {
+    const int64_t width = columns - c < kTileColumns<T> ? columns - c : kTileColumns<T>;
+    for (int64_t r = 0; r < rows; r += kTileRows) {
+      const int64_t height = rows - r < kTileRows ? rows - r : kTileRows;
+      if (width > kLanes<T>) {
+        multiply_rows<2>(a + r * lda, lda, height, b + c, ldb, depth, tile);
+      } else {
+        multiply_rows<1>(a + r * lda, lda, height, b + c, ldb, depth, tile);
+      }
+      finish(r, height, c, width, tile);
+    }
+  }
+}
+
+}  // namespace clfast::cpu::CLFAST_LEVEL

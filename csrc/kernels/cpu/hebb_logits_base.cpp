@@ -1,0 +1,1 @@
+#include "hebb_logits-inl.h"

@@ -1,0 +1,1 @@
+#include "hebbian_update-inl.h"

@@ -1,0 +1,87 @@
+// Exact k nearest neighbours under squared Euclidean distance.
+//
+// A sweep forms |k|^2 + |q|^2 - 2<q,k> for blocks of keys and queries in registers, with a rigorous
+// bound on its rounding error, and keeps the pairs whose lower bound does not exceed the k-th
+// smallest upper bound seen so far. The few that remain get their distance in difference form,
+// sum (q_j - k_j)^2, and only those distances decide: the result depends on a query and the keys,
+// never on blocking, threads or the rest of the batch.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "../common/neighbourhood.h"
+#include "simd.h"
+
+namespace clfast::cpu {
+
+template <class T>
+struct KnnProblem {
+  const T* queries;       // [B, d]
+  Rows keys;              // [M, d]
+  const T* key_sq_norms;  // [M], or null
+  int64_t batch, memory_size, dim, k;
+};
+
+template <class T>
+struct KnnHit {
+  T lower, upper;  // bounds of the true squared distance
+  int32_t key, query;
+};
+
+template <class T>
+struct KnnSweep {
+  const T* keys;            // [key_count, dim]
+  const T* key_sq_norms;    // [key_count]
+  int64_t key_count, dim;
+  const T* queries;         // [dim, query_count], query_count a multiple of knn_lanes()
+  const T* query_sq_norms;  // [query_count]
+  const T* cut;             // [query_count]: a pair is a hit unless its lower bound is above this
+  int64_t query_count;
+  T error, tiny;  // |computed - true| <= error * (|k|^2 + |q|^2) + tiny
+};
+
+#define CLFAST_KNN_FUNCTIONS(T)                                 \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits); \
+  int64_t knn_lanes(T);
+CLFAST_KNN_FUNCTIONS(float)
+CLFAST_KNN_FUNCTIONS(double)
+CLFAST_DECLARE_PER_LEVEL(CLFAST_KNN_FUNCTIONS(float) CLFAST_KNN_FUNCTIONS(double))
+
+// Independent sweeps (a block of queries against a range of keys), then one finish per query.
+// sweep() calls may run concurrently with each other, and finish() calls with each other.
+template <class T>
+class Knn {
+ public:
+  Knn(const KnnProblem<T>& problem, int64_t threads);
+  int64_t sweeps() const { return query_blocks_ * key_ranges_; }
+  void sweep(int64_t index);
+  void finish(int64_t query, T* sq_distances, int64_t* indices);  // [k] each
+
+ private:
+  struct Candidate {
+    T lower, upper;
+    int64_t key;
+  };
+  struct Shortlist {
+    std::vector<Candidate> candidates;
+    size_t tighten_at;
+    T cut;
+  };
+
+  void sweep_block(int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
+                   Shortlist* lists);
+  void scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Shortlist& list);
+  void add(Shortlist& list, const Candidate& candidate) const;
+  void tighten(Shortlist& list) const;
+  T cut_of(std::vector<Candidate>& candidates) const;
+
+  KnnProblem<T> problem_;
+  bool direct_;  // so few queries that streaming the keys costs less than packing them
+  int64_t query_blocks_, key_ranges_;
+  std::vector<Shortlist> lists_;  // [B, key_ranges]
+};
+
+extern template class Knn<float>;
+extern template class Knn<double>;
+
+}  // namespace clfast::cpu

@@ -1,0 +1,1 @@
+#include "knn-inl.h"

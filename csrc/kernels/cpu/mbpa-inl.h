@@ -1,0 +1,188 @@
+// The local adaptation of one query, which mbpa_update writes out and hebb_logits applies at once.
+#pragma once
+#include "exp-inl.h"
+#include "gemm-inl.h"
+#include "mbpa_scratch.h"
+#include "mbpa_update.h"
+
+namespace clfast::cpu::CLFAST_LEVEL {
+
+// h_k in both layouts and c_k / K. Faults are found here, before anything is computed.
+template <class T>
+inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratch<T>& s) {
+  for (int64_t k = 0; k < n.neighbours; ++k) {
+    const Fault fault = check_neighbour(n, query, k);
+    if (fault != Fault::kNone) return {fault, query, k};
+    const int64_t at = query * n.neighbours + k;
+    T* h = s.features + k * s.row;
+    load_row(n.keys.data, n.keys.kind, n.indices[at], n.dim, h);
+    for (int64_t j = n.dim; j < s.row; ++j) h[j] = T(0);
+    s.closeness[k] = closeness(n.sq_distances[at], n.eps) / static_cast<T>(n.neighbours);
+  }
+  for (int64_t k = n.neighbours; k < s.column; ++k) s.closeness[k] = T(0);
+  // Transposed in blocks of one cache line a side.
+  constexpr int64_t block = 16;
+  for (int64_t j0 = 0; j0 < n.dim; j0 += block) {
+    const int64_t j1 = j0 + block < n.dim ? j0 + block : n.dim;
+    for (int64_t k0 = 0; k0 < s.column; k0 += block) {
+      for (int64_t j = j0; j < j1; ++j) {
+        T* out = s.features_t + j * s.column + k0;
+        for (int64_t k = 0; k < block; ++k) {
+          out[k] = k0 + k < n.neighbours ? s.features[(k0 + k) * s.row + j] : T(0);
+        }
+      }
+    }
+  }
+  return {};
+}
+
+// logits_t[i, k] = <weight_i, h_k> + bias_i.
+template <class T>
+inline void forward(const Neighbourhood<T>& n, const T* weight, int64_t ldw, const T* bias,
+                    const MbpaScratch<T>& s, T* logits_t) {
+  gemm(weight, ldw, n.num_classes, s.features_t, s.column, s.column, n.dim,
+       [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+         for (int64_t i = 0; i < height; ++i) {
+           const T shift = bias == nullptr ? T(0) : bias[r + i];
+           T* out = logits_t + (r + i) * s.column + c;
+           for (int64_t j = 0; j < width; ++j) out[j] = tile[i * kTileColumns<T> + j] + shift;
+         }
+       });
+}
+
+// logits_t becomes c_k / K (softmax(logits of k)_i - [y_k = i]), the loss's gradient by the logits.
+template <class T>
+inline void residuals(const Neighbourhood<T>& n, int64_t query, const MbpaScratch<T>& s) {
+  const int64_t width = s.column;
+  for (int64_t k = 0; k < width; ++k) s.maximum[k] = s.logits_t[k];
+  for (int64_t i = 1; i < n.num_classes; ++i) {
+    const T* z = s.logits_t + i * width;
+#pragma omp simd
+    for (int64_t k = 0; k < width; ++k) s.maximum[k] = z[k] > s.maximum[k] ? z[k] : s.maximum[k];
+  }
+  for (int64_t k = 0; k < width; ++k) s.sum[k] = T(0);
+  for (int64_t i = 0; i < n.num_classes; ++i) {
+    T* z = s.logits_t + i * width;
+#pragma omp simd
+    for (int64_t k = 0; k < width; ++k) {
+      z[k] = exp_of(z[k] - s.maximum[k]);
+      s.sum[k] += z[k];
+    }
+  }
+  for (int64_t k = 0; k < width; ++k) s.sum[k] = s.closeness[k] / s.sum[k];
+  for (int64_t i = 0; i < n.num_classes; ++i) {
+    T* z = s.logits_t + i * width;
+#pragma omp simd
+    for (int64_t k = 0; k < width; ++k) z[k] *= s.sum[k];
+  }
+  for (int64_t k = 0; k < n.neighbours; ++k) {
+    const int64_t label = n.labels[n.indices[query * n.neighbours + k]];
+    s.logits_t[label * width + k] -= s.closeness[k];
+  }
+}
+
+template <class T>
+inline void optimizer_steps(Optimizer optimizer, T* weight, T* state, const T* gradient, T lr,
+                            int64_t count) {
+  switch (optimizer) {
+    case Optimizer::kRmsprop:
+#pragma omp simd
+      for (int64_t j = 0; j < count; ++j) rmsprop_step(weight[j], state[j], gradient[j], lr);
+      break;
+    case Optimizer::kRmspropTf:
+#pragma omp simd
+      for (int64_t j = 0; j < count; ++j) rmsprop_tf_step(weight[j], state[j], gradient[j], lr);
+      break;
+    case Optimizer::kSgd:
+#pragma omp simd
+      for (int64_t j = 0; j < count; ++j) weight[j] -= lr * gradient[j];
+      break;
+  }
+}
+
+template <class T>
+inline void step_bias(const MbpaProblem<T>& p, const MbpaScratch<T>& s) {
+  if (p.bias == nullptr) return;
+  for (int64_t i = 0; i < p.neighbourhood.num_classes; ++i) {
+    T gradient = 0;
+    for (int64_t k = 0; k < s.column; ++k) gradient += s.logits_t[i * s.column + k];
+    optimizer_steps(p.optimizer, s.bias + i, s.bias_state + i, &gradient, p.lr, 1);
+  }
+}
+
+// Direct form: s.weight and s.bias end as the adapted parameters.
+template <class T>
+inline void adapt_weights(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
+  const Neighbourhood<T>& n = p.neighbourhood;
+  for (int64_t i = 0; i < n.num_classes; ++i) {
+    memcpy(s.weight + i * s.row, p.weight + i * n.dim, static_cast<size_t>(n.dim) * sizeof(T));
+  }
+  if (p.optimizer != Optimizer::kSgd) {
+    const T start = static_cast<T>(initial_square_average(p.optimizer));
+    for (int64_t j = 0; j < n.num_classes * s.row; ++j) s.state[j] = start;
+  }
+  for (int64_t step = 0; step < p.steps; ++step) {
+    forward(n, s.weight, s.row, p.bias == nullptr ? nullptr : s.bias, s, s.logits_t);
+    residuals(n, query, s);
+    gemm(s.logits_t, s.column, n.num_classes, s.features, s.row, n.dim, n.neighbours,
+         [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+           for (int64_t i = 0; i < height; ++i) {
+             const int64_t at = (r + i) * s.row + c;
+             optimizer_steps(p.optimizer, s.weight + at, s.state + at,
+                             tile + i * kTileColumns<T>, p.lr, width);
+           }
+         });
+    step_bias(p, s);
+  }
+}
+
+// Gram form: s.coefficients ends as Q with W_S = W - lr Q^T H; s.bias as the adapted bias.
+template <class T>
+inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
+  const Neighbourhood<T>& n = p.neighbourhood;
+  forward(n, p.weight, n.dim, static_cast<const T*>(nullptr), s, s.base_logits_t);
+  gemm(s.features, s.row, n.neighbours, s.features_t, s.column, s.column, n.dim,
+       [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+         for (int64_t i = 0; i < height; ++i) {
+           memcpy(s.gram + (r + i) * s.column + c, tile + i * kTileColumns<T>,
+                  static_cast<size_t>(width) * sizeof(T));
+         }
+       });
+  for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] = T(0);
+  for (int64_t step = 0; step < p.steps; ++step) {
+    gemm(s.coefficients, s.column, n.num_classes, s.gram, s.column, s.column, n.neighbours,
+         [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+           for (int64_t i = 0; i < height; ++i) {
+             const T shift = p.bias == nullptr ? T(0) : s.bias[r + i];
+             const T* base = s.base_logits_t + (r + i) * s.column + c;
+             T* out = s.logits_t + (r + i) * s.column + c;
+             for (int64_t j = 0; j < width; ++j) {
+               out[j] = base[j] - p.lr * tile[i * kTileColumns<T> + j] + shift;
+             }
+           }
+         });
+    residuals(n, query, s);
+#pragma omp simd
+    for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] += s.logits_t[j];
+    step_bias(p, s);
+  }
+}
+
+// Adapts query's own copy of the output layer; what is left in s depends on the form.
+template <class T>
+inline Finding adapt(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
+  const Finding finding = gather(p.neighbourhood, query, s);
+  if (finding.fault != Fault::kNone) return finding;
+  for (int64_t i = 0; i < p.neighbourhood.num_classes; ++i) {
+    s.bias[i] = p.bias == nullptr ? T(0) : p.bias[i];
+    s.bias_state[i] = static_cast<T>(initial_square_average(p.optimizer));
+  }
+  if (mbpa_in_gram_form(p)) {
+    adapt_coefficients(p, query, s);
+  } else {
+    adapt_weights(p, query, s);
+  }
+  return {};
+}
+
+}  // namespace clfast::cpu::CLFAST_LEVEL

@@ -1,0 +1,1 @@
+#include "mbpa_update-inl.h"

@@ -1,0 +1,85 @@
+// Included once per SIMD level.
+#include <cmath>
+
+#include "exp-inl.h"
+#include "mixture_log_probs.h"
+#include "neighbour_dots-inl.h"
+
+namespace clfast::cpu::CLFAST_LEVEL {
+
+template <class T>
+inline T log_sum_exp(const T* x, int64_t count) {
+  T maximum = -INFINITY;
+#pragma omp simd reduction(max : maximum)
+  for (int64_t i = 0; i < count; ++i) maximum = x[i] > maximum ? x[i] : maximum;
+  if (maximum == -INFINITY) {  // all -infinity, or NaN among them
+    for (int64_t i = 0; i < count; ++i) maximum = x[i] != x[i] ? x[i] : maximum;
+    return maximum;
+  }
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += exp_of(x[i] - maximum);
+  return maximum + std::log(sum);
+}
+
+template <class T>
+inline T log_add_exp(T a, T b) {
+  const T high = a > b ? a : b, low = a > b ? b : a;
+  return low == -INFINITY ? high : high + std::log1p(std::exp(low - high));
+}
+
+template <class T>
+inline Finding mix_queries(const MixtureProblem<T>& p, int64_t begin, int64_t end, T* scratch,
+                           T* out) {
+  const Neighbourhood<T>& n = p.neighbourhood;
+  const int64_t classes = n.num_classes;
+  T *row = scratch, *score = row + n.dim, *maximum = score + n.neighbours, *sum = maximum + classes;
+  for (int64_t query = begin; query < end; ++query) {
+    const Finding finding =
+        neighbour_dots(n, query, p.queries + query * n.dim, p.key_sq_norms, row, score);
+    if (finding.fault != Fault::kNone) return finding;
+    const auto label_of = [&](int64_t k) { return n.labels[n.indices[query * n.neighbours + k]]; };
+
+    // Log of the neighbours' mass of every class, each class with its own maximum.
+    for (int64_t i = 0; i < classes; ++i) {
+      maximum[i] = -INFINITY;
+      sum[i] = T(0);
+    }
+    for (int64_t k = 0; k < n.neighbours; ++k) {
+      score[k] *= p.theta;
+      T& m = maximum[label_of(k)];
+      m = score[k] > m ? score[k] : m;
+    }
+    for (int64_t k = 0; k < n.neighbours; ++k) {
+      sum[label_of(k)] += std::exp(score[k] - maximum[label_of(k)]);
+    }
+
+    const T* logits = p.logits + query * classes;
+    T* result = out + query * classes;
+    const T logits_norm = p.joint ? T(0) : log_sum_exp(logits, classes);
+    const T memory_norm = p.joint ? T(0) : log_sum_exp(score, n.neighbours);
+    for (int64_t i = 0; i < classes; ++i) {
+      const T own = p.log_rest + logits[i] - logits_norm;
+      // A class without neighbours has no mass: its sum is 0 and its maximum -infinity.
+      const T near = sum[i] == T(0) ? static_cast<T>(-INFINITY)
+                                    : p.log_gamma + maximum[i] + std::log(sum[i]) - memory_norm;
+      result[i] = log_add_exp(own, near);
+    }
+    if (p.joint) {
+      const T norm = log_sum_exp(result, classes);
+      for (int64_t i = 0; i < classes; ++i) result[i] -= norm;
+    }
+  }
+  return {};
+}
+
+Finding mixture_log_probs(const MixtureProblem<float>& p, int64_t begin, int64_t end,
+                          float* scratch, float* out) {
+  return mix_queries(p, begin, end, scratch, out);
+}
+Finding mixture_log_probs(const MixtureProblem<double>& p, int64_t begin, int64_t end,
+                          double* scratch, double* out) {
+  return mix_queries(p, begin, end, scratch, out);
+}
+
+}  // namespace clfast::cpu::CLFAST_LEVEL

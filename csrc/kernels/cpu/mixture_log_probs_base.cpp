@@ -1,0 +1,1 @@
+#include "mixture_log_probs-inl.h"

@@ -1,0 +1,59 @@
+#include "simd.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+namespace clfast::cpu {
+
+Simd best_simd_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) return Simd::kAvx512;
+  if (avx2) return Simd::kAvx2;
+#endif
+  return Simd::kBase;
+}
+
+namespace {
+
+Simd level_at_start() {
+  const Simd best = best_simd_level();
+  const char* wish = std::getenv("CLFAST_SIMD");
+  if (wish == nullptr) return best;
+  for (const Simd level : {Simd::kBase, Simd::kAvx2}) {
+    if (std::strcmp(wish, simd_name(level)) == 0) return level < best ? level : best;
+  }
+  return best;
+}
+
+std::atomic<Simd>& current() {
+  static std::atomic<Simd> level{level_at_start()};
+  return level;
+}
+
+}  // namespace
+
+Simd simd_level() { return current().load(std::memory_order_relaxed); }
+
+void set_simd_level(Simd level) {
+  const Simd best = best_simd_level();
+  current().store(level < best ? level : best, std::memory_order_relaxed);
+}
+
+const char* simd_name(Simd level) {
+  switch (level) {
+    case Simd::kAvx512:
+      return "avx512";
+    case Simd::kAvx2:
+      return "avx2";
+    default:
+      return "base";
+  }
+}
+
+}  // namespace clfast::cpu

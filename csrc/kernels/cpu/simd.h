@@ -1,0 +1,43 @@
+// The SIMD level in use: detected once by CPUID, capped by CLFAST_SIMD, changed by tests.
+#pragma once
+
+namespace clfast::cpu {
+
+enum class Simd : int { kBase = 0, kAvx2 = 1, kAvx512 = 2 };
+
+Simd simd_level();
+Simd best_simd_level();  // what this processor has, whatever CLFAST_SIMD says
+void set_simd_level(Simd level);  // values above best_simd_level() are lowered to it
+const char* simd_name(Simd level);
+
+}  // namespace clfast::cpu
+
+// CLFAST_DECLARE_PER_LEVEL(void f(int);) declares f in namespaces base, avx2 and avx512;
+// CLFAST_CALL_AT_LEVEL(f(3)) returns f(3) of the level in use. Only x86-64 has levels above base.
+#if defined(__x86_64__)
+#define CLFAST_DECLARE_PER_LEVEL(...) \
+  namespace base {                    \
+  __VA_ARGS__                         \
+  }                                   \
+  namespace avx2 {                    \
+  __VA_ARGS__                         \
+  }                                   \
+  namespace avx512 {                  \
+  __VA_ARGS__                         \
+  }
+#define CLFAST_CALL_AT_LEVEL(...)             \
+  switch (::clfast::cpu::simd_level()) {      \
+    case ::clfast::cpu::Simd::kAvx512:        \
+      return avx512::__VA_ARGS__;             \
+    case ::clfast::cpu::Simd::kAvx2:          \
+      return avx2::__VA_ARGS__;               \
+    default:                                  \
+      return base::__VA_ARGS__;               \
+  }
+#else
+#define CLFAST_DECLARE_PER_LEVEL(...) \
+  namespace base {                    \
+  __VA_ARGS__                         \
+  }
+#define CLFAST_CALL_AT_LEVEL(...) return base::__VA_ARGS__
+#endif

@@ -1,0 +1,121 @@
+// Argument checks that every op shares. A message names the op and the argument and says what came.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "../kernels/common/scalar.h"
+
+namespace clfast::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// CLFAST_CHECK(k > 0, "knn: k must be ...") raises RuntimeError("clfast::knn: k must be ...").
+#define CLFAST_CHECK(condition, ...) STD_TORCH_CHECK(condition, "clfast::", __VA_ARGS__)
+
+inline std::string shape_of(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    text += (i ? ", " : "") + std::to_string(t.size(i));
+  }
+  return text + "]";
+}
+
+inline void check_dim(const char* op, const char* name, const Tensor& t, int64_t dim) {
+  CLFAST_CHECK(t.dim() == dim, op, ": ", name, " must be ", dim, "-D, got ", t.dim(), "-D");
+}
+
+inline void check_shape(const char* op, const char* name, const Tensor& t,
+                        std::initializer_list<int64_t> shape) {
+  bool same = t.dim() == static_cast<int64_t>(shape.size());
+  std::string wanted = "[";
+  int64_t i = 0;
+  for (const int64_t size : shape) {
+    same = same && t.size(i) == size;
+    wanted += (i ? ", " : "") + std::to_string(size);
+    ++i;
+  }
+  CLFAST_CHECK(same, op, ": ", name, " must have shape ", wanted, "], got ", shape_of(t));
+}
+
+inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType wanted) {
+  CLFAST_CHECK(t.scalar_type() == wanted, op, ": ", name, " must be of dtype ",
+               torch::headeronly::toString(wanted), ", got ",
+               torch::headeronly::toString(t.scalar_type()));
+}
+
+inline bool is_float64(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
+
+inline void check_floating(const char* op, const char* name, const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  CLFAST_CHECK(type == ScalarType::Float || type == ScalarType::Double ||
+                   type == ScalarType::Half || type == ScalarType::BFloat16,
+               op, ": ", name, " must be float16, bfloat16, float32 or float64, got ",
+               torch::headeronly::toString(type));
+}
+
+// 16-bit and 32-bit arguments mix (all arithmetic is in float32); float64 mixes with nothing.
+inline void check_same_precision(const char* op, const char* name, const Tensor& t,
+                                 const char* other_name, const Tensor& other) {
+  check_floating(op, name, t);
+  CLFAST_CHECK(is_float64(t) == is_float64(other), op, ": ", name, " is ",
+               torch::headeronly::toString(t.scalar_type()), " but ", other_name, " is ",
+               torch::headeronly::toString(other.scalar_type()),
+               "; float64 does not mix with other dtypes");
+}
+
+inline void check_same_device(const char* op, const char* name, const Tensor& t,
+                              const char* other_name, const Tensor& other) {
+  CLFAST_CHECK(t.device() == other.device(), op, ": ", name, " and ", other_name,
+               " are on different devices");
+}
+
+// The tensor in the dtype of the arithmetic, contiguous; the very tensor when it is so already.
+inline Tensor as_compute(const Tensor& t, ScalarType dtype) {
+  const Tensor converted = t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
+  return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
+}
+
+inline Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+inline ScalarType compute_dtype(const Tensor& t) {
+  return is_float64(t) ? ScalarType::Double : ScalarType::Float;
+}
+
+inline ScalarKind kind_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return ScalarKind::kFloat64;
+    case ScalarType::Half:
+      return ScalarKind::kFloat16;
+    case ScalarType::BFloat16:
+      return ScalarKind::kBFloat16;
+    default:
+      return ScalarKind::kFloat32;
+  }
+}
+
+template <class T>
+inline const T* data_or_null(const std::optional<Tensor>& t) {
+  return t.has_value() ? t->const_data_ptr<T>() : nullptr;
+}
+
+// Calls f with a value of the C++ type of the arithmetic.
+template <class F>
+inline void dispatch_compute(ScalarType dtype, F&& f) {
+  if (dtype == ScalarType::Double) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+
+}  // namespace clfast::ops

@@ -1,0 +1,48 @@
+// Every op of clfast. In-place ops end in _ and return nothing.
+#include <torch/csrc/stable/library.h>
+
+#include "../kernels/cpu/simd.h"
+
+STABLE_TORCH_LIBRARY(clfast, m) {
+  // retrieval
+  m.def("knn(Tensor queries, Tensor keys, int k, Tensor? key_sq_norms) -> (Tensor, Tensor)");
+  m.def("class_means(Tensor features, Tensor labels, int num_classes, bool normalize) -> Tensor");
+  m.def("nearest_class_mean(Tensor features, Tensor means, str metric) -> Tensor");
+
+  // adaptation; sq_distances and indices are the two halves of knn's Neighbors
+  m.def(
+      "hebbian_update(Tensor keys, Tensor labels, Tensor sq_distances, Tensor indices, "
+      "int num_classes, float eps, Tensor? select) -> (Tensor, Tensor)");
+  m.def(
+      "mbpa_update(Tensor weight, Tensor? bias, Tensor keys, Tensor labels, Tensor sq_distances, "
+      "Tensor indices, int steps, float lr, str optimizer, float eps) -> (Tensor, Tensor)");
+  m.def(
+      "hebb_logits(Tensor queries, Tensor weight, Tensor? bias, Tensor keys, Tensor labels, "
+      "Tensor sq_distances, Tensor indices, Tensor interpolation, float eta, int steps, float lr, "
+      "str optimizer, float eps, Tensor? select, Tensor? key_sq_norms, Tensor? base_logits) "
+      "-> Tensor");
+  m.def("interpolation_weights(Tensor counts, float beta, ScalarType dtype) -> Tensor");
+  m.def(
+      "mixture_log_probs(Tensor logits, Tensor queries, Tensor keys, Tensor labels, "
+      "Tensor sq_distances, Tensor indices, float theta, float gamma, str form, "
+      "Tensor? key_sq_norms) -> Tensor");
+
+  // the SIMD level in use: 0 base, 1 avx2, 2 avx512
+  m.def("simd_level() -> int");
+  m.def("set_simd_level(int level) -> ()");
+}
+
+namespace {
+
+int64_t simd_level() { return static_cast<int64_t>(clfast::cpu::simd_level()); }
+
+void set_simd_level(int64_t level) {
+  clfast::cpu::set_simd_level(static_cast<clfast::cpu::Simd>(level));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(clfast, CompositeExplicitAutograd, m) {
+  m.impl("simd_level", TORCH_BOX(&simd_level));
+  m.impl("set_simd_level", TORCH_BOX(&set_simd_level));
+}

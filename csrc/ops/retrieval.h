@@ -1,0 +1,83 @@
+// What every device checks and prepares for the retrieval ops.
+#pragma once
+#include "check.h"
+
+namespace clfast::ops {
+
+struct KnnInputs {
+  ScalarType dtype;  // of the arithmetic and of the distances
+  Tensor queries;    // [B, d] in dtype
+  Tensor keys;       // [M, d] as stored
+  std::optional<Tensor> key_sq_norms;
+  int64_t batch, memory_size, dim;
+};
+
+inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
+                           const std::optional<Tensor>& key_sq_norms) {
+  const char* op = "knn";
+  check_dim(op, "queries", queries, 2);
+  check_floating(op, "queries", queries);
+  check_dim(op, "keys", keys, 2);
+  check_same_precision(op, "keys", keys, "queries", queries);
+  check_same_device(op, "keys", keys, "queries", queries);
+  const int64_t memory_size = keys.size(0), dim = keys.size(1);
+  CLFAST_CHECK(queries.size(1) == dim, op, ": queries have ", queries.size(1),
+               " features but keys have ", dim);
+  CLFAST_CHECK(k >= 1 && k <= memory_size, op, ": k must be in [1, ", memory_size,
+               "], the number of keys, got ", k);
+  KnnInputs in{compute_dtype(queries), {}, as_contiguous(keys), {}, queries.size(0), memory_size,
+               dim};
+  in.queries = as_compute(queries, in.dtype);
+  if (key_sq_norms.has_value()) {
+    check_shape(op, "key_sq_norms", *key_sq_norms, {memory_size});
+    check_same_precision(op, "key_sq_norms", *key_sq_norms, "queries", queries);
+    check_same_device(op, "key_sq_norms", *key_sq_norms, "queries", queries);
+    in.key_sq_norms = as_compute(*key_sq_norms, in.dtype);
+  }
+  return in;
+}
+
+struct ClassMeansInputs {
+  ScalarType dtype;
+  Tensor features;  // [N, d] as given
+  Tensor labels;    // [N]
+  int64_t samples, dim;
+};
+
+inline ClassMeansInputs check_class_means(const Tensor& features, const Tensor& labels,
+                                          int64_t num_classes) {
+  const char* op = "class_means";
+  check_dim(op, "features", features, 2);
+  check_floating(op, "features", features);
+  check_dtype(op, "labels", labels, ScalarType::Long);
+  check_shape(op, "labels", labels, {features.size(0)});
+  check_same_device(op, "labels", labels, "features", features);
+  CLFAST_CHECK(num_classes >= 1, op, ": num_classes must be >= 1, got ", num_classes);
+  return {compute_dtype(features), as_contiguous(features), as_contiguous(labels),
+          features.size(0), features.size(1)};
+}
+
+struct NearestMeanInputs {
+  ScalarType dtype;
+  Tensor features;  // [N, d] as given
+  Tensor means;     // [C, d] in dtype
+  bool cosine;
+};
+
+inline NearestMeanInputs check_nearest_class_mean(const Tensor& features, const Tensor& means,
+                                                  const std::string& metric) {
+  const char* op = "nearest_class_mean";
+  check_dim(op, "features", features, 2);
+  check_floating(op, "features", features);
+  check_dim(op, "means", means, 2);
+  check_same_precision(op, "means", means, "features", features);
+  check_same_device(op, "means", means, "features", features);
+  CLFAST_CHECK(features.size(1) == means.size(1), op, ": features have ", features.size(1),
+               " columns but means have ", means.size(1));
+  CLFAST_CHECK(metric == "euclidean" || metric == "cosine", op,
+               ": metric must be euclidean or cosine, got ", metric);
+  const ScalarType dtype = compute_dtype(features);
+  return {dtype, as_contiguous(features), as_compute(means, dtype), metric == "cosine"};
+}
+
+}  // namespace clfast::ops
