@@ -47,9 +47,7 @@ def shape(op: str, name: str, tensor: Tensor, wanted: tuple[int, ...]) -> None:
 
 
 def dtype(op: str, name: str, tensor: Tensor, wanted: torch.dtype) -> None:
-    require(
-        tensor.dtype == wanted, f"{op}: {name} must be of dtype {wanted}, got {tensor.dtype}"
-    )
+    require(tensor.dtype == wanted, f"{op}: {name} must be of dtype {wanted}, got {tensor.dtype}")
 
 
 def floating(op: str, name: str, tensor: Tensor) -> None:

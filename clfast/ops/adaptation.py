@@ -376,8 +376,8 @@ def _check_hebbian_update(
     select: Tensor | None,
 ) -> tuple[int, int]:
     op = "hebbian_update"
-    sizes = _check_neighbours(op, keys, labels, distances, indices, num_classes)
     _check.require(num_classes >= 1, f"{op}: num_classes must be >= 1, got {num_classes}")
+    sizes = _check_neighbours(op, keys, labels, distances, indices, num_classes)
     _check.finite(op, "eps", eps, eps > 0, "positive and finite")
     _check_select(op, select, num_classes, keys)
     return sizes
@@ -393,9 +393,7 @@ def _(
     eps: float,
     select: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    batch, dim = _check_hebbian_update(
-        keys, labels, distances, indices, num_classes, eps, select
-    )
+    batch, dim = _check_hebbian_update(keys, labels, distances, indices, num_classes, eps, select)
     dtype = _check.compute_dtype(keys)
     return (
         keys.new_empty((batch, num_classes, dim), dtype=dtype),

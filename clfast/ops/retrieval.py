@@ -66,9 +66,7 @@ def _check_knn(queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | Non
 
 
 @torch.library.register_fake("clfast::knn")
-def _(
-    queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _(queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None) -> tuple[Tensor, Tensor]:
     _check_knn(queries, keys, k, key_sq_norms)
     shape = (queries.shape[0], k)
     return (

@@ -124,9 +124,7 @@ def hebb_logits(
     if bias is None:
         hebb_b = torch.zeros_like(hebb_b)
     if base_logits is None:
-        base_logits = F.linear(
-            queries, _widened(weight), None if bias is None else _widened(bias)
-        )
+        base_logits = F.linear(queries, _widened(weight), None if bias is None else _widened(bias))
     rest = 1 - interpolation
     delta_w = rest[:, None] * mbpa_w + (interpolation * eta)[:, None] * hebb_w
     delta_b = rest * mbpa_b + interpolation * eta * hebb_b

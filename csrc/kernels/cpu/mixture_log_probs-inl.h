@@ -8,18 +8,19 @@
 namespace clfast::cpu::CLFAST_LEVEL {
 
 template <class T>
-inline T log_sum_exp(const T* x, int64_t count) {
+inline T largest(const T* x, int64_t count) {
   T maximum = -INFINITY;
-#pragma omp simd reduction(max : maximum)
   for (int64_t i = 0; i < count; ++i) maximum = x[i] > maximum ? x[i] : maximum;
-  if (maximum == -INFINITY) {  // all -infinity, or NaN among them
-    for (int64_t i = 0; i < count; ++i) maximum = x[i] != x[i] ? x[i] : maximum;
-    return maximum;
-  }
+  return maximum;
+}
+
+// Of values whose largest is about 0.
+template <class T>
+inline T log_sum_exp(const T* x, int64_t count) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += exp_of(x[i] - maximum);
-  return maximum + std::log(sum);
+  for (int64_t i = 0; i < count; ++i) sum += exp_of(x[i]);
+  return std::log(sum);
 }
 
 template <class T>
@@ -40,32 +41,42 @@ inline Finding mix_queries(const MixtureProblem<T>& p, int64_t begin, int64_t en
     if (finding.fault != Fault::kNone) return finding;
     const auto label_of = [&](int64_t k) { return n.labels[n.indices[query * n.neighbours + k]]; };
 
+    const T* logits = p.logits + query * classes;
+    T* result = out + query * classes;
+    for (int64_t k = 0; k < n.neighbours; ++k) score[k] *= p.theta;
+    // Large numbers are taken away first, while their difference is still exact: the largest score
+    // and the largest logit, or, where both stand in one sum, the larger of the two.
+    T score_shift = largest(score, n.neighbours), logit_shift = largest(logits, classes);
+    if (p.joint) {
+      score_shift = logit_shift = score_shift > logit_shift ? score_shift : logit_shift;
+    }
+    for (int64_t k = 0; k < n.neighbours; ++k) score[k] -= score_shift;
+    for (int64_t i = 0; i < classes; ++i) result[i] = logits[i] - logit_shift;
+    const T memory_norm = p.joint ? T(0) : log_sum_exp(score, n.neighbours);
+    const T logits_norm = p.joint ? T(0) : log_sum_exp(result, classes);
+
     // Log of the neighbours' mass of every class, each class with its own maximum.
     for (int64_t i = 0; i < classes; ++i) {
       maximum[i] = -INFINITY;
       sum[i] = T(0);
     }
     for (int64_t k = 0; k < n.neighbours; ++k) {
-      score[k] *= p.theta;
       T& m = maximum[label_of(k)];
       m = score[k] > m ? score[k] : m;
     }
     for (int64_t k = 0; k < n.neighbours; ++k) {
       sum[label_of(k)] += std::exp(score[k] - maximum[label_of(k)]);
     }
-
-    const T* logits = p.logits + query * classes;
-    T* result = out + query * classes;
-    const T logits_norm = p.joint ? T(0) : log_sum_exp(logits, classes);
-    const T memory_norm = p.joint ? T(0) : log_sum_exp(score, n.neighbours);
     for (int64_t i = 0; i < classes; ++i) {
-      const T own = p.log_rest + logits[i] - logits_norm;
+      const T own = p.log_rest + result[i] - logits_norm;
       // A class without neighbours has no mass: its sum is 0 and its maximum -infinity.
       const T near = sum[i] == T(0) ? static_cast<T>(-INFINITY)
                                     : p.log_gamma + maximum[i] + std::log(sum[i]) - memory_norm;
       result[i] = log_add_exp(own, near);
     }
     if (p.joint) {
+      const T top = largest(result, classes);
+      for (int64_t i = 0; i < classes; ++i) result[i] -= top;
       const T norm = log_sum_exp(result, classes);
       for (int64_t i = 0; i < classes; ++i) result[i] -= norm;
     }

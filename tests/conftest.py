@@ -1,0 +1,38 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import clfast
+
+LEVELS = {"base": 0, "avx2": 1, "avx512": 2}
+
+
+@pytest.fixture(params=list(LEVELS))
+def simd_level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test at every SIMD level that this processor has."""
+    before = torch.ops.clfast.simd_level()
+    torch.ops.clfast.set_simd_level(LEVELS[request.param])
+    in_use = torch.ops.clfast.simd_level()
+    try:
+        if in_use != LEVELS[request.param]:
+            pytest.skip(f"this processor has no {request.param}")
+        yield request.param
+    finally:
+        torch.ops.clfast.set_simd_level(before)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_backend() -> Iterator[None]:
+    """A test that forgets to switch the backend back does not disturb the next."""
+    with clfast.backend("compiled"):
+        yield
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

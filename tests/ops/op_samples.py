@@ -1,0 +1,177 @@
+"""One sample maker for every op: what the checks that all ops share run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clfast import ops, reference
+from clfast.ops import Neighbors
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """B queries, M memory rows, K neighbours, d features, C classes."""
+
+    batch: int = 5
+    rows: int = 37
+    k: int = 9
+    dim: int = 17
+    classes: int = 7
+
+
+# Around every vector width: 16, 8, 4 lanes and their multiples, and one below and above.
+TAILS = (1, 15, 16, 17, 31, 32, 33)
+
+
+@dataclass(frozen=True)
+class OpCase:
+    name: str
+    make: Callable[[Sizes, torch.dtype, torch.Generator], tuple[tuple[Any, ...], dict[str, Any]]]
+    # What the rounding error is measured against where results are smaller than what they are
+    # differences of: the weights for an update of weights, 1 for the log of a probability.
+    scale: float = 0.0
+
+    @property
+    def family(self) -> str:
+        return "retrieval" if hasattr(reference.retrieval, self.name) else "adaptation"
+
+    @property
+    def op(self) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(ops, self.name)
+        return function
+
+    @property
+    def oracle(self) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(getattr(reference, self.family), self.name)
+        return function
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def flat(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Neighbors):
+        return Neighbors(*(change(t) for t in value))
+    if isinstance(value, tuple):
+        return tuple(map_tensors(v, change) for v in value)
+    if isinstance(value, dict):
+        return {key: map_tensors(v, change) for key, v in value.items()}
+    return value
+
+
+def to_float64(value: Any) -> Any:
+    return map_tensors(value, lambda t: t.double() if t.is_floating_point() else t)
+
+
+def _randn(rng: torch.Generator, *shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
+
+
+def _memory(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    queries = _randn(rng, s.batch, s.dim, dtype=dtype)
+    keys = _randn(rng, s.rows, s.dim, dtype=dtype)
+    labels = torch.randint(0, s.classes, (s.rows,), generator=rng)
+    return queries, keys, labels
+
+
+def _neighbours(queries: Tensor, keys: Tensor, k: int) -> Neighbors:
+    """True neighbours, from the float64 reference, rounded to the dtype of the arithmetic."""
+    found = reference.retrieval.knn(queries.double(), keys.double(), k)
+    dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    return Neighbors(found.sq_distances.to(dtype), found.indices)
+
+
+def _knn(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, _ = _memory(s, dtype, rng)
+    return (queries, keys, min(s.k, s.rows)), {}
+
+
+def _knn_with_norms(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, _ = _memory(s, dtype, rng)
+    norms = keys.double().square().sum(1)
+    return (queries, keys, min(s.k, s.rows)), {
+        "key_sq_norms": norms if dtype == torch.float64 else norms.float()
+    }
+
+
+def _class_means(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    _, keys, labels = _memory(s, dtype, rng)
+    # Away from the origin, where unit features of a class may cancel to nothing.
+    return (keys + 2, labels, s.classes + 1), {}
+
+
+def _nearest_class_mean(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, labels = _memory(s, dtype, rng)
+    means = reference.retrieval.class_means(keys.double(), labels, s.classes + 1)
+    return (queries, means.to(dtype)), {}
+
+
+def _hebbian_update(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, labels = _memory(s, dtype, rng)
+    select = torch.arange(s.classes) % 2 == 0
+    neighbors = _neighbours(queries, keys, min(s.k, s.rows))
+    return (keys, labels, neighbors, s.classes), {"select": select}
+
+
+def _layer(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    return (
+        _randn(rng, s.classes, s.dim, dtype=dtype) / s.dim**0.5,
+        _randn(rng, s.classes, dtype=dtype),
+    )
+
+
+def _mbpa_update(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, labels = _memory(s, dtype, rng)
+    neighbors = _neighbours(queries, keys, min(s.k, s.rows))
+    arguments = (*_layer(s, dtype, rng), keys, labels, neighbors)
+    return arguments, {"steps": 3, "lr": 0.01, "optimizer": "rmsprop_tf"}
+
+
+def _hebb_logits(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, labels = _memory(s, dtype, rng)
+    neighbors = _neighbours(queries, keys, min(s.k, s.rows))
+    counts = torch.bincount(labels, minlength=s.classes)
+    return (queries, *_layer(s, dtype, rng), keys, labels, neighbors), {
+        "interpolation": reference.adaptation.interpolation_weights(counts, 0.5).to(dtype),
+        "eta": 0.7,
+        "steps": 3,
+        "lr": 0.01,
+        "optimizer": "sgd",
+        "select": torch.arange(s.classes) % 2 == 0,
+    }
+
+
+def _interpolation_weights(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    counts = torch.randint(0, 1000, (s.classes,), generator=rng)
+    return (counts, 0.99), {"dtype": torch.float64 if dtype == torch.float64 else torch.float32}
+
+
+def _mixture_log_probs(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, labels = _memory(s, dtype, rng)
+    neighbors = _neighbours(queries, keys, min(s.k, s.rows))
+    logits = _randn(rng, s.batch, s.classes, dtype=dtype)
+    return (logits, queries, keys, labels, neighbors), {"theta": 0.4, "gamma": 0.2}
+
+
+CASES = [
+    OpCase("knn", _knn),
+    OpCase("class_means", _class_means),
+    OpCase("nearest_class_mean", _nearest_class_mean),
+    OpCase("hebbian_update", _hebbian_update),
+    OpCase("mbpa_update", _mbpa_update, scale=2.0),
+    OpCase("hebb_logits", _hebb_logits),
+    OpCase("interpolation_weights", _interpolation_weights),
+    OpCase("mixture_log_probs", _mixture_log_probs, scale=1.0),
+]
+KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

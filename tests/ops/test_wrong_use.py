@@ -1,0 +1,243 @@
+"""What users do wrong: the same message from the compiled op, the reference and the fake kernel."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from op_samples import CASES, Sizes, map_tensors
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import clfast
+from clfast.ops import Neighbors
+
+Arguments = tuple[list[Any], dict[str, Any]]
+Change = Callable[[list[Any], dict[str, Any]], None]
+
+
+def _set(position: int | str, change: Callable[[Any], Any]) -> Change:
+    def apply(args: list[Any], kwargs: dict[str, Any]) -> None:
+        if isinstance(position, int):
+            args[position] = change(args[position])
+        else:
+            kwargs[position] = change(kwargs.get(position))
+
+    return apply
+
+
+def _put(position: int | str, value: Any) -> Change:
+    return _set(position, lambda _: value)
+
+
+def _neighbours(position: int, **changes: Callable[[Tensor], Tensor]) -> Change:
+    return _set(
+        position, lambda n: n._replace(**{name: f(getattr(n, name)) for name, f in changes.items()})
+    )
+
+
+def _first(value: float) -> Callable[[Tensor], Tensor]:
+    def change(t: Tensor) -> Tensor:
+        t = t.clone()
+        t[(0,) * t.dim()] = value
+        return t
+
+    return change
+
+
+def _with(row_of_neighbour: int, label: int, position: int) -> Change:
+    def apply(args: list[Any], kwargs: dict[str, Any]) -> None:
+        neighbors = args[position]
+        args[position - 1] = args[position - 1].clone()
+        args[position - 1][neighbors.indices[0, row_of_neighbour]] = label
+
+    return apply
+
+
+# op, what is wrong, expected message (after "clfast::<op>: "), the change
+WRONG: list[tuple[str, str, Change]] = [
+    ("knn", "queries must be 2-D, got 1-D", _set(0, lambda t: t[0])),
+    ("knn", "queries must be float16, bfloat16, float32 or float64", _set(0, Tensor.long)),
+    ("knn", "keys must be 2-D, got 3-D", _set(1, lambda t: t[None])),
+    ("knn", "float64 does not mix", _set(1, Tensor.double)),
+    ("knn", "queries have 17 features but keys have 16", _set(1, lambda t: t[:, 1:])),
+    ("knn", "k must be in [1, 37], the number of keys, got 0", _put(2, 0)),
+    ("knn", "k must be in [1, 37], the number of keys, got 38", _put(2, 38)),
+    ("knn", "k must be in [1, 0], the number of keys, got 9", _set(1, lambda t: t[:0])),
+    ("knn", "key_sq_norms must have shape [37], got [36]", _put("key_sq_norms", torch.ones(36))),
+    ("class_means", "features must be 2-D, got 1-D", _set(0, lambda t: t[0])),
+    ("class_means", "features must be float16", _set(0, Tensor.int)),
+    ("class_means", "labels must be of dtype", _set(1, Tensor.int)),
+    ("class_means", "labels must have shape [37], got [36]", _set(1, lambda t: t[1:])),
+    ("class_means", "num_classes must be >= 1, got 0", _put(2, 0)),
+    ("nearest_class_mean", "features must be 2-D", _set(0, lambda t: t[0])),
+    ("nearest_class_mean", "means must be 2-D", _set(1, lambda t: t[0])),
+    (
+        "nearest_class_mean",
+        "features have 17 columns but means have 16",
+        _set(1, lambda t: t[:, 1:]),
+    ),
+    (
+        "nearest_class_mean",
+        "metric must be euclidean or cosine, got manhattan",
+        _put("metric", "manhattan"),
+    ),
+    ("interpolation_weights", "counts must be 1-D, got 2-D", _set(0, lambda t: t[None])),
+    ("interpolation_weights", "counts must be of dtype", _set(0, Tensor.int)),
+    ("interpolation_weights", "beta must be in [0, 1), got 1", _put(1, 1.0)),
+    ("interpolation_weights", "beta must be in [0, 1), got -0.5", _put(1, -0.5)),
+    ("interpolation_weights", "beta must be in [0, 1), got nan", _put(1, math.nan)),
+    ("interpolation_weights", "dtype must be float32 or float64", _put("dtype", torch.float16)),
+    ("hebbian_update", "num_classes must be >= 1, got 0", _put(3, 0)),
+    ("hebbian_update", "eps must be positive and finite, got 0", _put("eps", 0.0)),
+    ("hebbian_update", "select must be of dtype", _set("select", Tensor.int)),
+    ("hebbian_update", "select must have shape [7], got [6]", _set("select", lambda t: t[1:])),
+    ("mbpa_update", "weight must be 2-D, got 1-D", _set(0, lambda t: t[0])),
+    ("mbpa_update", "weight must have shape [7, 17], got [7, 16]", _set(0, lambda t: t[:, 1:])),
+    ("mbpa_update", "weight is", _set(0, Tensor.double)),
+    ("mbpa_update", "bias must have shape [7], got [6]", _set(1, lambda t: t[1:])),
+    ("mbpa_update", "steps must be >= 0, got -1", _put("steps", -1)),
+    ("mbpa_update", "lr must be finite and >= 0, got nan", _put("lr", math.nan)),
+    ("mbpa_update", "lr must be finite and >= 0, got -1", _put("lr", -1.0)),
+    ("mbpa_update", "eps must be positive and finite, got -1", _put("eps", -1.0)),
+    (
+        "mbpa_update",
+        "optimizer must be rmsprop, rmsprop_tf or sgd, got adam",
+        _put("optimizer", "adam"),
+    ),
+    ("hebb_logits", "queries must have shape [5, 17], got [4, 17]", _set(0, lambda t: t[1:])),
+    ("hebb_logits", "weight must be 2-D, got 3-D", _set(1, lambda t: t[None])),
+    ("hebb_logits", "bias must have shape [7]", _set(2, lambda t: t[1:])),
+    (
+        "hebb_logits",
+        "interpolation must have shape [7], got [6]",
+        _set("interpolation", lambda t: t[1:]),
+    ),
+    ("hebb_logits", "interpolation must be float16", _set("interpolation", Tensor.long)),
+    ("hebb_logits", "eta must be finite, got inf", _put("eta", math.inf)),
+    ("hebb_logits", "steps must be >= 0", _put("steps", -3)),
+    ("hebb_logits", "optimizer must be", _put("optimizer", "")),
+    ("hebb_logits", "eps must be positive and finite, got inf", _put("eps", math.inf)),
+    ("hebb_logits", "select must have shape [7]", _set("select", lambda t: t[1:])),
+    ("hebb_logits", "key_sq_norms must have shape [37]", _put("key_sq_norms", torch.ones(3))),
+    (
+        "hebb_logits",
+        "base_logits must have shape [5, 7], got [5, 6]",
+        _put("base_logits", torch.ones(5, 6)),
+    ),
+    ("mixture_log_probs", "logits must be 2-D, got 1-D", _set(0, lambda t: t[0])),
+    ("mixture_log_probs", "logits must have shape [5, 7], got [4, 7]", _set(0, lambda t: t[1:])),
+    ("mixture_log_probs", "queries must have shape [5, 17]", _set(1, lambda t: t[:, 1:])),
+    ("mixture_log_probs", "theta must be finite, got inf", _put("theta", math.inf)),
+    ("mixture_log_probs", "gamma must be in [0, 1], got 1.5", _put("gamma", 1.5)),
+    (
+        "mixture_log_probs",
+        "form must be normalized or joint, got product",
+        _put("form", "product"),
+    ),
+    ("mixture_log_probs", "key_sq_norms must have shape [37]", _put("key_sq_norms", torch.ones(3))),
+]
+
+# The arguments that all adaptation ops share; the positions of keys, labels and neighbours differ.
+POSITION = {"hebbian_update": 0, "mbpa_update": 2, "hebb_logits": 3, "mixture_log_probs": 2}
+for _op, _at in POSITION.items():
+    WRONG += [
+        (_op, "keys must be 2-D, got 1-D", _set(_at, lambda t: t[0])),
+        (_op, "keys must be float16", _set(_at, Tensor.int)),
+        (_op, "labels must be of dtype", _set(_at + 1, Tensor.int)),
+        (_op, "labels must have shape [37], got [36]", _set(_at + 1, lambda t: t[1:])),
+        (
+            _op,
+            "neighbors.sq_distances must be 2-D, got 1-D",
+            _neighbours(_at + 2, sq_distances=lambda t: t[0]),
+        ),
+        (_op, "float64 does not mix", _neighbours(_at + 2, sq_distances=Tensor.double)),
+        (
+            _op,
+            "neighbors must hold at least one neighbour a query",
+            _neighbours(_at + 2, sq_distances=lambda t: t[:, :0], indices=lambda t: t[:, :0]),
+        ),
+        (_op, "neighbors.indices must be of dtype", _neighbours(_at + 2, indices=Tensor.int)),
+        (
+            _op,
+            "neighbors.indices must have shape [5, 9], got [5, 8]",
+            _neighbours(_at + 2, indices=lambda t: t[:, 1:]),
+        ),
+    ]
+
+# Found by looking at values: on real CPU tensors only.
+WRONG_VALUES: list[tuple[str, str, Change]] = [
+    ("class_means", "labels", _set(1, _first(8))),
+    ("class_means", "labels", _set(1, _first(-1))),
+    ("nearest_class_mean", "every row of means is zero", _set(1, torch.zeros_like)),
+    ("interpolation_weights", "counts", _set(0, _first(-1))),
+]
+for _op, _at in POSITION.items():
+    WRONG_VALUES += [
+        (_op, "neighbors.indices", _neighbours(_at + 2, indices=_first(37))),
+        (_op, "neighbors.indices", _neighbours(_at + 2, indices=_first(-1))),
+        (_op, "neighbors.sq_distances", _neighbours(_at + 2, sq_distances=_first(-1.0))),
+        (_op, "neighbors.sq_distances", _neighbours(_at + 2, sq_distances=_first(math.nan))),
+        (_op, "labels", _with(3, 7, _at + 2)),
+        (_op, "labels", _with(3, -1, _at + 2)),
+    ]
+
+
+def _arguments(op: str, change: Change) -> Arguments:
+    case = next(case for case in CASES if case.name == op)
+    args, kwargs = case.make(Sizes(), torch.float32, torch.Generator().manual_seed(0))
+    changed, kwargs = list(args), dict(kwargs)
+    change(changed, kwargs)
+    return changed, kwargs
+
+
+def _expect(op: str, message: str) -> Any:
+    return pytest.raises(
+        RuntimeError, match=re.escape(f"clfast::{op}: ") + ".*" + re.escape(message)
+    )
+
+
+@pytest.mark.parametrize(("op", "message", "change"), WRONG)
+def test_wrong_arguments(op: str, message: str, change: Change) -> None:
+    args, kwargs = _arguments(op, change)
+    function = getattr(clfast.ops, op)
+    with _expect(op, message):
+        function(*args, **kwargs)
+    with clfast.backend("reference"), _expect(op, message):
+        function(*args, **kwargs)
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor
+        with _expect(op, message):
+            function(*map_tensors(tuple(args), fake), **map_tensors(kwargs, fake))
+
+
+@pytest.mark.parametrize(("op", "message", "change"), WRONG_VALUES)
+def test_wrong_values(op: str, message: str, change: Change) -> None:
+    args, kwargs = _arguments(op, change)
+    function = getattr(clfast.ops, op)
+    with _expect(op, message):
+        function(*args, **kwargs)
+    with clfast.backend("reference"), _expect(op, message):
+        function(*args, **kwargs)
+
+
+def test_the_first_wrong_neighbour_is_named() -> None:
+    args, _ = _arguments("hebbian_update", lambda a, k: None)
+    indices = args[2].indices.clone()
+    indices[1, 4], indices[3, 0] = 99, -7
+    with pytest.raises(RuntimeError, match=r"neighbors.indices\[1, 4\] is 99, outside the 37 rows"):
+        clfast.ops.hebbian_update(*args[:2], Neighbors(args[2].sq_distances, indices), args[3])
+
+
+def test_a_device_without_kernels_is_named() -> None:
+    with pytest.raises((NotImplementedError, RuntimeError), match="clfast::knn"):
+        torch.ops.clfast.knn(torch.ones(2, 2).to_sparse(), torch.ones(2, 2).to_sparse(), 1, None)
+
+
+def test_not_a_tensor() -> None:
+    with pytest.raises((TypeError, RuntimeError), match=r"clfast::knn|queries"):
+        torch.ops.clfast.knn([[1.0]], torch.ones(2, 1), 1, None)
