@@ -1,6 +1,8 @@
 // Every op of clfast. In-place ops end in _ and return nothing.
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
 #include "../kernels/cpu/simd.h"
 
 STABLE_TORCH_LIBRARY(clfast, m) {
@@ -30,6 +32,9 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   // the SIMD level in use: 0 base, 1 avx2, 2 avx512
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");
+  // what the libraries were built with; the second is there when _C_cuda.so is loaded
+  m.def("build_info() -> str");
+  m.def("cuda_build_info() -> str");
 }
 
 namespace {
@@ -40,9 +45,15 @@ void set_simd_level(int64_t level) {
   clfast::cpu::set_simd_level(static_cast<clfast::cpu::Simd>(level));
 }
 
+std::string build_info() {
+  return std::string(CLFAST_COMPILER) + "; best SIMD level of this processor " +
+         clfast::cpu::simd_name(clfast::cpu::best_simd_level());
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(clfast, CompositeExplicitAutograd, m) {
   m.impl("simd_level", TORCH_BOX(&simd_level));
   m.impl("set_simd_level", TORCH_BOX(&set_simd_level));
+  m.impl("build_info", TORCH_BOX(&build_info));
 }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
 
+#include "../common/ordering.h"
 #include "rows.h"
 
 namespace clfast::cpu {
@@ -26,18 +26,6 @@ constexpr int64_t kDirectQueries = 3;
 constexpr int64_t kMinKeyRange = 1024;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Distances are >= 0 or NaN, so their bits order as integers; NaN comes behind infinity.
-uint32_t order_of(float distance) {
-  uint32_t bits = 0x7fc00000u;
-  if (!std::isnan(distance)) std::memcpy(&bits, &distance, sizeof bits);
-  return bits;
-}
-uint64_t order_of(double distance) {
-  uint64_t bits = 0x7ff8000000000000u;
-  if (!std::isnan(distance)) std::memcpy(&bits, &distance, sizeof bits);
-  return bits;
-}
 
 template <class T>
 T or_infinity(T x) {

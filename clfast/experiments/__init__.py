@@ -1,0 +1,1 @@
+"""What an experiment needs around its methods: run folders, progress bars, tables, plots."""

@@ -1,0 +1,123 @@
+"""Checks of what callers pass to a memory. `where` opens every message: `KeyValueMemory.add`."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def one_of(choice: object, choices: Iterable[object], name: str, where: str) -> None:
+    """`choice` is among `choices`; ValueError otherwise."""
+    known = list(choices)
+    if choice not in known:
+        raise ValueError(
+            f"{where}: {name} must be one of {', '.join(map(str, known))}, got {choice!r}"
+        )
+
+
+def positive_int(number: object, name: str, where: str) -> int:
+    """`number` as an int of at least 1; TypeError or ValueError otherwise."""
+    try:
+        result = operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        kind = type(number).__name__
+        raise TypeError(f"{where}: {name} must be an integer, got {kind}") from None
+    if result < 1:
+        raise ValueError(f"{where}: {name} must be at least 1, got {result}")
+    return result
+
+
+def class_count(number: object, highest: int, where: str) -> int:
+    """`number` of classes as an int, larger than the `highest` label."""
+    count = positive_int(number, "num_classes", where)
+    if highest >= count:
+        raise ValueError(
+            f"{where}: num_classes is {count}, but the memory has label {highest}; "
+            f"pass at least {highest + 1}"
+        )
+    return count
+
+
+def check_vectors(vectors: Tensor, name: str, dim: int, device: torch.device, where: str) -> None:
+    """`vectors` is a dense floating-point tensor [n, dim] on `device`."""
+    _check_tensor(vectors, name, device, where)
+    if not vectors.is_floating_point():
+        raise TypeError(
+            f"{where}: {name} must be floating point, got {vectors.dtype}; "
+            f"convert them with {name}.float()"
+        )
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ValueError(
+            f"{where}: {name} must have shape [n, {dim}], got {list(vectors.shape)}; "
+            f"this memory was made with dim = {dim}"
+        )
+
+
+def check_labels(values: Tensor, count: int, device: torch.device, where: str) -> None:
+    """`values` is an int64 tensor [count] of numbers >= 0 on `device`."""
+    _check_tensor(values, "values", device, where)
+    if values.dtype != torch.int64:
+        raise TypeError(
+            f"{where}: values must be int64, got {values.dtype}; convert them with values.long()"
+        )
+    if values.shape != (count,):
+        raise ValueError(
+            f"{where}: values must have shape [{count}], one label for each key, "
+            f"got {list(values.shape)}"
+        )
+    if count and int(values.min()) < 0:
+        row = int((values < 0).nonzero()[0])
+        raise ValueError(
+            f"{where}: values must be class labels >= 0, got {int(values[row])} in row {row}; "
+            "remove rows without a label"
+        )
+
+
+def check_storable(given: Tensor, stored: Tensor, sq_norms: Tensor, where: str) -> None:
+    """Keys are finite as given and as stored, and so are their squared norms.
+
+    A norm is finite only if its key is, so the common case costs one look at the norms.
+    """
+    finite = sq_norms.isfinite()
+    if bool(finite.all()):
+        return
+    row = int((~finite).nonzero()[0])
+    if not bool(given[row].double().isfinite().all()):
+        reason = f"must be finite, row {row} holds NaN or Inf; remove it"
+    elif not bool(stored[row].isfinite().all()):
+        reason = f"overflow {stored.dtype} in row {row}; scale them or choose another dtype"
+    else:
+        reason = f"have a squared norm that overflows {sq_norms.dtype} in row {row}; scale them"
+    raise ValueError(f"{where}: keys {reason}")
+
+
+def check_finite_queries(queries: Tensor, where: str) -> None:
+    """No NaN and no Inf, on the CPU only: elsewhere the check would wait for the device."""
+    # A finite sum has finite terms; the exact look is needed only when the sum overflows.
+    if queries.device.type != "cpu" or math.isfinite(queries.detach().sum()):
+        return
+    bad = ~queries.isfinite().all(dim=1)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(f"{where}: queries must be finite, row {row} holds NaN or Inf; remove it")
+
+
+def _check_tensor(tensor: object, name: str, device: torch.device, where: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{where}: {name} must be a torch.Tensor, got {type(tensor).__name__}; "
+            "convert with torch.as_tensor"
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(
+            f"{where}: {name} must be dense, got {tensor.layout}; convert with {name}.to_dense()"
+        )
+    if tensor.device != device:
+        raise ValueError(
+            f"{where}: {name} must be on {device} as the memory is, got {tensor.device}; "
+            f"move {name} there, or the memory with memory.to('{tensor.device}')"
+        )

@@ -1,0 +1,67 @@
+"""What kind of memory one is: fixed when it is made, and saved with its content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from .checks import one_of, positive_int
+from .policies import POLICIES
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The arguments of `KeyValueMemory` that decide what may be loaded into it.
+
+    Raises TypeError or ValueError, naming the argument, if one is not as `KeyValueMemory` says.
+    """
+
+    dim: int
+    capacity: int | None
+    policy: str
+    index: str
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        where = "KeyValueMemory"
+        # Numbers of other integer types, numpy's for one, would not go into a file.
+        object.__setattr__(self, "dim", positive_int(self.dim, "dim", where))
+        if self.capacity is not None:
+            capacity = positive_int(self.capacity, "capacity", where)
+            object.__setattr__(self, "capacity", capacity)
+        one_of(self.policy, POLICIES, "policy", where)
+        one_of(self.index, ("exact",), "index", where)
+        one_of(self.dtype, _DTYPES.values(), "dtype", where)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As strings and numbers."""
+        return {**asdict(self), "dtype": str(self.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def from_plain(cls, plain: object, where: str) -> Config:
+        """Back from `to_plain`; ValueError, opening with `where`, for anything else."""
+        try:
+            if not isinstance(plain, Mapping):
+                raise TypeError(f"it is a {type(plain).__name__}")
+            return cls(**{**plain, "dtype": _DTYPES[plain["dtype"]]})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: config {plain!r} describes no memory ({error})") from error
+
+    def difference(self, other: Config) -> str:
+        """Where `other` differs, as `capacity is 5, not None`; empty where it does not."""
+        own, others = self.to_plain(), other.to_plain()
+        return ", ".join(
+            f"{name} is {others[name]!r}, not {own[name]!r}"
+            for name in own
+            if own[name] != others[name]
+        )

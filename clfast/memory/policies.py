@@ -1,0 +1,165 @@
+"""Which slots of a full memory new rows take.
+
+A memory appends while it is not full; from then on a policy decides. Every row of the stream uses
+at most one random number, drawn in stream order, so a batch leaves the memory exactly as the same
+rows added one at a time: how a stream is cut into batches does not matter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import insort
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+
+class Policy(ABC):
+    """Gives a slot of a full memory, or none, to each row that arrives.
+
+    capacity: number of slots, all of them filled.
+    generator: CPU generator for the policies that draw.
+    """
+
+    def __init__(self, capacity: int, generator: torch.Generator) -> None:
+        self.capacity = capacity
+        self._generator = generator
+
+    @abstractmethod
+    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
+        """Slots for the next rows of the stream.
+
+        labels: classes of the rows, in stream order.
+        seen: rows of each class that came before, stored or not.
+        stored: [capacity] labels in the memory, by slot.
+
+        Returns [len(labels)] int64 on the CPU, -1 for a row that is not stored. Where a slot comes
+        twice, the later row takes it.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What the policy knows beyond the memory's content and counts."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most know nothing
+        """Take over what `state` returned; called on a new policy only."""
+
+    def _uniforms(self, count: int) -> Tensor:
+        # 53 random bits: u < 1 and, for every n < 2^53, floor(u * n) < n also after rounding.
+        return torch.rand(count, dtype=torch.float64, device="cpu", generator=self._generator)
+
+
+class Ring(Policy):
+    """The oldest row goes: row t of the stream (from 0) takes slot t mod capacity."""
+
+    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
+        start = seen.total()
+        rows = torch.arange(start, start + len(labels), dtype=torch.int64, device="cpu")
+        return rows.remainder_(self.capacity)
+
+
+class Reservoir(Policy):
+    """Every row of the stream is stored with the same probability.
+
+    Algorithm R of Vitter, "Random sampling with a reservoir", ACM TOMS 11(1), 1985: row t of the
+    stream (from 1) draws j uniformly from 0 … t-1 and takes slot j if j < capacity.
+    """
+
+    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
+        start = seen.total() + 1
+        length = torch.arange(start, start + len(labels), dtype=torch.float64, device="cpu")
+        slots = (self._uniforms(len(labels)) * length).long()
+        return slots.masked_fill_(slots >= self.capacity, -1)
+
+
+class ClassBalanced(Policy):
+    """Classes share the memory as evenly as the stream allows.
+
+    Class-balancing reservoir sampling (CBRS), algorithm 1 of Chrysakis and Moens, "Online continual
+    learning from imbalanced data", ICML 2020. A class is *largest* if no class has more rows in the
+    memory, and *full* once it has been largest at a time when the memory was full. A row of a class
+    that is not full replaces a random row of the largest classes; a row of a full class that has
+    m rows stored, and is the n-th of its class in the stream, replaces a random one of the m with
+    probability m/n.
+
+    Being largest counts only from the moment when the memory is full: otherwise the class of the
+    very first row would be full with one row stored. By the algorithm, a full class that has lost
+    its last row (more classes than slots) does not come back.
+    """
+
+    def __init__(self, capacity: int, generator: torch.Generator) -> None:
+        super().__init__(capacity, generator)
+        self._full: set[int] = set()
+        # Derived from the stored labels, so both are kept in ascending order: a memory that was
+        # loaded builds the same lists and goes on with the same choices.
+        self._slots: dict[int, list[int]] = {}
+        self._largest: list[int] = []
+
+    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
+        if not self._slots:
+            self._index(stored)
+        uniforms = self._uniforms(len(labels)).tolist()
+        arrived: Counter[int] = Counter()
+        slots = []
+        # One row after the other, in plain Python: each may change which class is the largest.
+        for label, u in zip(labels, uniforms, strict=True):
+            arrived[label] += 1
+            if label in self._full:
+                own = self._slots.get(label, [])
+                at = int(u * (seen[label] + arrived[label]))
+                slots.append(own[at] if at < len(own) else -1)
+            else:
+                slots.append(self._claim(label, u))
+        return torch.tensor(slots, dtype=torch.int64, device="cpu")
+
+    def state(self) -> dict[str, Tensor]:
+        return {"full_classes": torch.tensor(sorted(self._full), dtype=torch.int64, device="cpu")}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self._full = set(state["full_classes"].tolist())
+
+    def _claim(self, label: int, u: float) -> int:
+        """Take a random slot of the largest classes for `label`, which is not full."""
+        size = len(self._slots[self._largest[0]])
+        which, at = divmod(int(u * (size * len(self._largest))), size)
+        loser = self._largest.pop(which)
+        slot = self._slots[loser].pop(at)
+        own = self._slots.setdefault(label, [])
+        insort(own, slot)
+        if len(own) == size:
+            insort(self._largest, label)
+            self._full.add(label)
+        if not self._largest:
+            self._find_largest()
+        return slot
+
+    def _index(self, stored: Tensor) -> None:
+        for slot, label in enumerate(stored.tolist()):
+            self._slots.setdefault(label, []).append(slot)
+        self._find_largest()
+
+    def _find_largest(self) -> None:
+        size = max(map(len, self._slots.values()))
+        self._largest = sorted(label for label, own in self._slots.items() if len(own) == size)
+        self._full.update(self._largest)
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "ring": Ring,
+    "reservoir": Reservoir,
+    "class_balanced": ClassBalanced,
+}
+
+
+def surviving_rows(slots: Tensor) -> Tensor:
+    """Rows of a batch that are in the memory when all of it has been written.
+
+    slots: [n] int64, -1 for rows that are not stored. Of rows with the same slot the last one
+    survives. Returns row numbers, ordered by slot.
+    """
+    order = slots.argsort(stable=True)
+    ordered = slots[order]
+    survives = ordered >= 0
+    survives[:-1] &= ordered[:-1] != ordered[1:]
+    return order[survives]

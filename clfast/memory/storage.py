@@ -1,0 +1,92 @@
+"""State dictionaries in safetensors files, written atomically.
+
+A state dictionary holds tensors, a "format" that says what it is, and plain values. In the file,
+the metadata entry "format" is that string and "plain" is the JSON of all other plain values. The
+file is written beside its final place, flushed to the disk and renamed, so that a crash or a kill
+at any moment leaves the old file or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write(path: str | os.PathLike[str], state: Mapping[str, Any], where: str) -> None:
+    """Put `state` into the file `path`, replacing it as a whole.
+
+    A process that is killed meanwhile may leave a folder `.<name>.*.tmp` beside the file, which
+    can be deleted.
+
+    Raises OSError, opening with `where`, if there is no folder for the file, something other than
+    a file is at `path`, or the disk does not take the data. `path` is then as before, or already
+    the new file if only the last step failed, the flushing of the folder.
+    """
+    # The file behind a symbolic link is replaced, not the link.
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{where}: there is no folder {target.parent}; create it first")
+    if target.exists() and not target.is_file():
+        raise OSError(f"{where}: this is no regular file; choose another path")
+    tensors = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
+    plain = {name: entry for name, entry in state.items() if name not in tensors}
+    metadata = {"format": plain.pop("format"), "plain": json.dumps(plain)}
+    try:
+        # A folder, because safetensors may put a temporary file of its own beside the one it
+        # writes: whatever fails, everything goes with the folder.
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
+        ) as folder:
+            fresh = Path(folder, target.name)
+            # safetensors may make a file that only its owner can read: keep what the umask gives.
+            fresh.touch()
+            mode = fresh.stat().st_mode
+            save_file(tensors, fresh, metadata)
+            fresh.chmod(mode)
+            _flush(fresh)
+            fresh.replace(target)
+            _flush(target.parent)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{where}: {error}") from error
+
+
+def read(path: str | os.PathLike[str], format: str, where: str) -> dict[str, Any]:
+    """The state, tensors on the CPU, that `write` put into a file, if it is of this format.
+
+    Raises, opening with `where`, FileNotFoundError if there is no file, OSError if it cannot be
+    read, and ValueError if it is not a whole safetensors file of this format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{where}: there is no such file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != format:
+                raise ValueError(
+                    f"{where}: a safetensors file of format {metadata.get('format')!r}, "
+                    f"not {format!r}"
+                )
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            return {"format": format, **json.loads(metadata.get("plain", "{}")), **tensors}
+    except SafetensorError as error:
+        raise ValueError(f"{where}: no safetensors file, or a truncated one ({error})") from error
+    except OSError as error:
+        raise OSError(f"{where}: {error}") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{where}: its metadata is damaged ({error})") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,23 @@
+"""Streams of tasks and batches, readers of standard file formats, continual-learning metrics."""
+
+from __future__ import annotations
+
+from .metrics import AccuracyMatrix
+from .online import ArrayDataset, LabelledDataset, OnlineStream
+from .permuted import PermutedStream
+from .readers import load_mnist, load_npz, read_idx
+from .splits import SplitStream, Task, TaskStream
+
+__all__ = [
+    "AccuracyMatrix",
+    "ArrayDataset",
+    "LabelledDataset",
+    "OnlineStream",
+    "PermutedStream",
+    "SplitStream",
+    "Task",
+    "TaskStream",
+    "load_mnist",
+    "load_npz",
+    "read_idx",
+]
