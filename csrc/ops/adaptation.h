@@ -210,9 +210,8 @@ inline void raise_on(const char* op, const Finding& finding, const NeighbourInpu
                    " is negative or NaN; squared distances must be >= 0");
       break;
     default:
-      CLFAST_CHECK(false, op, ": labels[", row, "] is ",
-                   in.labels.const_data_ptr<int64_t>()[row], ", outside [0, ", num_classes,
-                   "), the classes");
+      CLFAST_CHECK(false, op, ": labels[", row, "] is ", in.labels.const_data_ptr<int64_t>()[row],
+                   ", outside [0, ", num_classes, "), the classes");
   }
 }
 

@@ -25,8 +25,8 @@ inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
                " features but keys have ", dim);
   CLFAST_CHECK(k >= 1 && k <= memory_size, op, ": k must be in [1, ", memory_size,
                "], the number of keys, got ", k);
-  KnnInputs in{compute_dtype(queries), {}, as_contiguous(keys), {}, queries.size(0), memory_size,
-               dim};
+  KnnInputs in{
+      compute_dtype(queries), {}, as_contiguous(keys), {}, queries.size(0), memory_size, dim};
   in.queries = as_compute(queries, in.dtype);
   if (key_sq_norms.has_value()) {
     check_shape(op, "key_sq_norms", *key_sq_norms, {memory_size});
@@ -53,8 +53,8 @@ inline ClassMeansInputs check_class_means(const Tensor& features, const Tensor& 
   check_shape(op, "labels", labels, {features.size(0)});
   check_same_device(op, "labels", labels, "features", features);
   CLFAST_CHECK(num_classes >= 1, op, ": num_classes must be >= 1, got ", num_classes);
-  return {compute_dtype(features), as_contiguous(features), as_contiguous(labels),
-          features.size(0), features.size(1)};
+  return {compute_dtype(features), as_contiguous(features), as_contiguous(labels), features.size(0),
+          features.size(1)};
 }
 
 struct NearestMeanInputs {

@@ -51,7 +51,8 @@ CLFAST_HD T closeness(T sq_distance, T eps) {
   return T(1) / (eps + sq_distance);
 }
 
-// <x, h> from ||x||^2, ||h||^2 and the true ||x - h||^2: absolute error about u (||x||^2 + ||h||^2).
+// <x, h> from ||x||^2, ||h||^2 and the true ||x - h||^2: absolute error about u (||x||^2 +
+// ||h||^2).
 template <class T>
 CLFAST_HD T dot_from_norms(T query_sq_norm, T key_sq_norm, T sq_distance) {
   return T(0.5) * (query_sq_norm + key_sq_norm - sq_distance);

@@ -34,13 +34,13 @@ inline void scale_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* ou
   }
 }
 
-#define CLFAST_DEFINE_CLASS_MEANS(T)                                                          \
-  void class_mean(Rows features, int64_t dim, const int64_t* members, int64_t count,          \
-                  bool normalize, T* scratch, double* sum, T* out) {                          \
-    mean_of_members(features, dim, members, count, normalize, scratch, sum, out);             \
-  }                                                                                           \
-  void unit_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* out) {                \
-    scale_rows(rows, dim, begin, end, out);                                                   \
+#define CLFAST_DEFINE_CLASS_MEANS(T)                                                 \
+  void class_mean(Rows features, int64_t dim, const int64_t* members, int64_t count, \
+                  bool normalize, T* scratch, double* sum, T* out) {                 \
+    mean_of_members(features, dim, members, count, normalize, scratch, sum, out);    \
+  }                                                                                  \
+  void unit_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* out) {       \
+    scale_rows(rows, dim, begin, end, out);                                          \
   }
 CLFAST_DEFINE_CLASS_MEANS(float)
 CLFAST_DEFINE_CLASS_MEANS(double)

@@ -34,7 +34,8 @@ inline void multiply_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int6
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) store<T>(tile + r * kTileColumns<T> + v * kLanes<T>, sum[r][v]);
+    for (int v = 0; v < kVectors; ++v)
+      store<T>(tile + r * kTileColumns<T> + v * kLanes<T>, sum[r][v]);
   }
 }
 

@@ -75,8 +75,8 @@ inline Finding logits_of_queries(const HebbLogitsProblem<T>& p, int64_t begin, i
   for (int64_t query = begin; query < end; ++query) {
     T* logits = out + query * classes;
     for (int64_t i = 0; i < classes; ++i) {
-      logits[i] = p.base_logits[query * classes + i] +
-                  (p.base_bias == nullptr ? T(0) : p.base_bias[i]);
+      logits[i] =
+          p.base_logits[query * classes + i] + (p.base_bias == nullptr ? T(0) : p.base_bias[i]);
     }
     if (p.mbpa.steps > 0) {
       const Finding finding = add_mbpa(p, query, s, logits);
@@ -92,8 +92,8 @@ Finding hebb_logits(const HebbLogitsProblem<float>& p, int64_t begin, int64_t en
                     float* out) {
   return logits_of_queries(p, begin, end, scratch, out);
 }
-Finding hebb_logits(const HebbLogitsProblem<double>& p, int64_t begin, int64_t end,
-                    double* scratch, double* out) {
+Finding hebb_logits(const HebbLogitsProblem<double>& p, int64_t begin, int64_t end, double* scratch,
+                    double* out) {
   return logits_of_queries(p, begin, end, scratch, out);
 }
 

@@ -21,9 +21,9 @@ template <class T>
 int64_t hebb_logits_scratch(const HebbLogitsProblem<T>& problem);
 
 // Queries [begin, end) of out [B, C]. Returns the first fault.
-#define CLFAST_HEBB_LOGITS(T)                                                             \
-  Finding hebb_logits(const HebbLogitsProblem<T>& problem, int64_t begin, int64_t end, \
-                      T* scratch, T* out);
+#define CLFAST_HEBB_LOGITS(T)                                                                      \
+  Finding hebb_logits(const HebbLogitsProblem<T>& problem, int64_t begin, int64_t end, T* scratch, \
+                      T* out);
 CLFAST_HEBB_LOGITS(float)
 CLFAST_HEBB_LOGITS(double)
 CLFAST_DECLARE_PER_LEVEL(CLFAST_HEBB_LOGITS(float) CLFAST_HEBB_LOGITS(double))

@@ -19,8 +19,8 @@ inline int64_t sweep_keys(const KnnSweep<T>& s, KnnHit<T>* hits) {
            int any = 0;
 #pragma omp simd reduction(| : any)
            for (int64_t c = 0; c < queries; ++c) {
-             lower[c] = (key_norm + query_norm[c] - 2 * dot[c]) -
-                        (key_error + s.error * query_norm[c]);
+             lower[c] =
+                 (key_norm + query_norm[c] - 2 * dot[c]) - (key_error + s.error * query_norm[c]);
              any |= !(lower[c] > cut[c]);
            }
            if (!any) continue;

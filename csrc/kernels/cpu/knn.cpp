@@ -10,10 +10,10 @@
 
 namespace clfast::cpu {
 
-#define CLFAST_PICK_KNN_FUNCTIONS(T)                              \
+#define CLFAST_PICK_KNN_FUNCTIONS(T)                             \
   int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) { \
-    CLFAST_CALL_AT_LEVEL(knn_sweep(sweep, hits));                 \
-  }                                                               \
+    CLFAST_CALL_AT_LEVEL(knn_sweep(sweep, hits));                \
+  }                                                              \
   int64_t knn_lanes(T tag) { CLFAST_CALL_AT_LEVEL(knn_lanes(tag)); }
 CLFAST_PICK_KNN_FUNCTIONS(float)
 CLFAST_PICK_KNN_FUNCTIONS(double)
@@ -68,11 +68,9 @@ template <class T>
 void Knn<T>::tighten(Shortlist& list) const {
   list.cut = cut_of(list.candidates);
   const auto beyond = [&](const Candidate& c) { return c.lower > list.cut; };
-  list.candidates.erase(
-      std::remove_if(list.candidates.begin(), list.candidates.end(), beyond),
-      list.candidates.end());
-  list.tighten_at =
-      std::max(static_cast<size_t>(2 * problem_.k + 64), 2 * list.candidates.size());
+  list.candidates.erase(std::remove_if(list.candidates.begin(), list.candidates.end(), beyond),
+                        list.candidates.end());
+  list.tighten_at = std::max(static_cast<size_t>(2 * problem_.k + 64), 2 * list.candidates.size());
 }
 
 template <class T>
@@ -116,8 +114,8 @@ void Knn<T>::scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Sh
 }
 
 template <class T>
-void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_begin,
-                         int64_t key_end, Shortlist* lists) {
+void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
+                         Shortlist* lists) {
   const int64_t d = problem_.dim, queries = query_end - query_begin;
   const int64_t lanes = knn_lanes(T{});
   const int64_t width = divide_up(queries, lanes) * lanes;
@@ -195,8 +193,7 @@ void Knn<T>::finish(int64_t query, T* sq_distances_out, int64_t* indices_out) {
   if (!direct_) {
     std::vector<T> scratch(problem_.dim);
     sq_distances(problem_.queries + query * problem_.dim, problem_.keys, rows.data(), 0,
-                 static_cast<int64_t>(rows.size()), problem_.dim, scratch.data(),
-                 distances.data());
+                 static_cast<int64_t>(rows.size()), problem_.dim, scratch.data(), distances.data());
   }
 
   struct Neighbour {

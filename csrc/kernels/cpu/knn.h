@@ -30,8 +30,8 @@ struct KnnHit {
 
 template <class T>
 struct KnnSweep {
-  const T* keys;            // [key_count, dim]
-  const T* key_sq_norms;    // [key_count]
+  const T* keys;          // [key_count, dim]
+  const T* key_sq_norms;  // [key_count]
   int64_t key_count, dim;
   const T* queries;         // [dim, query_count], query_count a multiple of knn_lanes()
   const T* query_sq_norms;  // [query_count]

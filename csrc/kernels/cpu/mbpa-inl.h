@@ -128,8 +128,8 @@ inline void adapt_weights(const MbpaProblem<T>& p, int64_t query, const MbpaScra
          [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
            for (int64_t i = 0; i < height; ++i) {
              const int64_t at = (r + i) * s.row + c;
-             optimizer_steps(p.optimizer, s.weight + at, s.state + at,
-                             tile + i * kTileColumns<T>, p.lr, width);
+             optimizer_steps(p.optimizer, s.weight + at, s.state + at, tile + i * kTileColumns<T>,
+                             p.lr, width);
            }
          });
     step_bias(p, s);

@@ -16,8 +16,8 @@ Finding mbpa_update(const MbpaProblem<float>& problem, int64_t begin, int64_t en
                     float* delta_weight, float* delta_bias) {
   CLFAST_CALL_AT_LEVEL(mbpa_update(problem, begin, end, scratch, delta_weight, delta_bias));
 }
-Finding mbpa_update(const MbpaProblem<double>& problem, int64_t begin, int64_t end,
-                    double* scratch, double* delta_weight, double* delta_bias) {
+Finding mbpa_update(const MbpaProblem<double>& problem, int64_t begin, int64_t end, double* scratch,
+                    double* delta_weight, double* delta_bias) {
   CLFAST_CALL_AT_LEVEL(mbpa_update(problem, begin, end, scratch, delta_weight, delta_bias));
 }
 

@@ -24,7 +24,7 @@ template <class T>
 int64_t mbpa_scratch(const MbpaProblem<T>& problem);
 
 // Queries [begin, end): delta_weight [B, C, d], delta_bias [B, C]. Returns the first fault.
-#define CLFAST_MBPA_UPDATE(T)                                                               \
+#define CLFAST_MBPA_UPDATE(T)                                                                \
   Finding mbpa_update(const MbpaProblem<T>& problem, int64_t begin, int64_t end, T* scratch, \
                       T* delta_weight, T* delta_bias);
 CLFAST_MBPA_UPDATE(float)

@@ -11,16 +11,16 @@ namespace clfast::cpu {
 template <class T>
 struct MixtureProblem {
   Neighbourhood<T> neighbourhood;
-  const T* logits;   // [B, C]
-  const T* queries;  // [B, d]
+  const T* logits;               // [B, C]
+  const T* queries;              // [B, d]
   T theta, log_gamma, log_rest;  // log gamma and log(1 - gamma), -infinity allowed
   bool joint;             // the paper's unnormalised sum, else a mixture of two distributions
   const T* key_sq_norms;  // [M], or null
 };
 
 // Queries [begin, end) of out [B, C]. scratch: d + K + 2 C elements. Returns the first fault.
-#define CLFAST_MIXTURE_LOG_PROBS(T)                                                             \
-  Finding mixture_log_probs(const MixtureProblem<T>& problem, int64_t begin, int64_t end,       \
+#define CLFAST_MIXTURE_LOG_PROBS(T)                                                       \
+  Finding mixture_log_probs(const MixtureProblem<T>& problem, int64_t begin, int64_t end, \
                             T* scratch, T* out);
 CLFAST_MIXTURE_LOG_PROBS(float)
 CLFAST_MIXTURE_LOG_PROBS(double)

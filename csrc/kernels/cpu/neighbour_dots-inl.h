@@ -15,9 +15,8 @@ inline Finding neighbour_dots(const Neighbourhood<T>& n, int64_t query, const T*
     if (fault != Fault::kNone) return {fault, query, k};
   }
   if (key_sq_norms == nullptr) {
-    for_each_row(n.keys, indices, 0, n.neighbours, n.dim, scratch, [=](int64_t k, const T* h) {
-      dots[k] = reduce_pair<Product>(x, h, n.dim);
-    });
+    for_each_row(n.keys, indices, 0, n.neighbours, n.dim, scratch,
+                 [=](int64_t k, const T* h) { dots[k] = reduce_pair<Product>(x, h, n.dim); });
     return {};
   }
   const T x_sq_norm = reduce_pair<Product>(x, x, n.dim);

@@ -42,8 +42,8 @@ inline T reduce_pair(const T* a, const T* b, int64_t dim) {
     rest += Term::template term<Vector<T>>(load(a + j), load(b + j));
   }
   if (j < dim) {
-    rest += Term::template term<Vector<T>>(load_partial(a + j, dim - j),
-                                           load_partial(b + j, dim - j));
+    rest +=
+        Term::template term<Vector<T>>(load_partial(a + j, dim - j), load_partial(b + j, dim - j));
   }
   return static_cast<T>(total + static_cast<double>(sum_lanes<T>(rest)));
 }

@@ -19,9 +19,8 @@ namespace clfast::cpu::CLFAST_LEVEL {
   }                                                                                               \
   void sq_norms(Rows rows, const int64_t* indices, int64_t begin, int64_t count, int64_t dim,     \
                 T* scratch, T* out) {                                                             \
-    for_each_row(rows, indices, begin, count, dim, scratch, [=](int64_t i, const T* row) {        \
-      out[i] = reduce_pair<Product>(row, row, dim);                                               \
-    });                                                                                           \
+    for_each_row(rows, indices, begin, count, dim, scratch,                                       \
+                 [=](int64_t i, const T* row) { out[i] = reduce_pair<Product>(row, row, dim); }); \
   }                                                                                               \
   void widen_rows(Rows rows, const int64_t* indices, int64_t begin, int64_t count, int64_t dim,   \
                   T* out, int64_t out_stride) {                                                   \

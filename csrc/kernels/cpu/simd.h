@@ -6,7 +6,7 @@ namespace clfast::cpu {
 enum class Simd : int { kBase = 0, kAvx2 = 1, kAvx512 = 2 };
 
 Simd simd_level();
-Simd best_simd_level();  // what this processor has, whatever CLFAST_SIMD says
+Simd best_simd_level();           // what this processor has, whatever CLFAST_SIMD says
 void set_simd_level(Simd level);  // values above best_simd_level() are lowered to it
 const char* simd_name(Simd level);
 
@@ -25,14 +25,14 @@ const char* simd_name(Simd level);
   namespace avx512 {                  \
   __VA_ARGS__                         \
   }
-#define CLFAST_CALL_AT_LEVEL(...)             \
-  switch (::clfast::cpu::simd_level()) {      \
-    case ::clfast::cpu::Simd::kAvx512:        \
-      return avx512::__VA_ARGS__;             \
-    case ::clfast::cpu::Simd::kAvx2:          \
-      return avx2::__VA_ARGS__;               \
-    default:                                  \
-      return base::__VA_ARGS__;               \
+#define CLFAST_CALL_AT_LEVEL(...)        \
+  switch (::clfast::cpu::simd_level()) { \
+    case ::clfast::cpu::Simd::kAvx512:   \
+      return avx512::__VA_ARGS__;        \
+    case ::clfast::cpu::Simd::kAvx2:     \
+      return avx2::__VA_ARGS__;          \
+    default:                             \
+      return base::__VA_ARGS__;          \
   }
 #else
 #define CLFAST_DECLARE_PER_LEVEL(...) \

@@ -2,7 +2,6 @@
 // the same at every run.
 #pragma once
 #include "launch.h"
-
 #include "retrieval.h"
 #include "rows.cuh"
 

@@ -54,8 +54,8 @@ cudaError_t hebbian_update(const Neighbourhood<T>& n, int64_t batch, const bool*
   const size_t classes = static_cast<size_t>(batch * n.num_classes);
   cudaError_t status = cudaMemsetAsync(delta_bias, 0, classes * sizeof(T), stream);
   if (status != cudaSuccess) return status;
-  status = cudaMemsetAsync(delta_weight, 0, classes * static_cast<size_t>(n.dim) * sizeof(T),
-                           stream);
+  status =
+      cudaMemsetAsync(delta_weight, 0, classes * static_cast<size_t>(n.dim) * sizeof(T), stream);
   if (status != cudaSuccess) return status;
   status = resolve(n, batch, resolved, stream);
   if (status != cudaSuccess) return status;

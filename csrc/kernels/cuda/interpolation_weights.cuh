@@ -1,9 +1,8 @@
 // Hebb paper, Eq. 7: one thread a class.
 #pragma once
-#include "launch.h"
-
 #include "../common/interpolation.h"
 #include "adaptation.h"
+#include "launch.h"
 #include "rows.cuh"
 
 namespace clfast::cuda {

@@ -3,9 +3,8 @@
 #pragma once
 #include <type_traits>
 
-#include "launch.h"
-
 #include "../common/ordering.h"
+#include "launch.h"
 #include "product_tile.cuh"
 #include "retrieval.h"
 

@@ -47,8 +47,7 @@ __global__ void __launch_bounds__(kThreads)
   T logit_shift = block_largest(logits, classes, shared);
   if (p.joint) score_shift = logit_shift = max(score_shift, logit_shift);
   const T zero = T(0);
-  const T memory_norm =
-      p.joint ? zero : block_log_sum_exp(score, neighbours, score_shift, shared);
+  const T memory_norm = p.joint ? zero : block_log_sum_exp(score, neighbours, score_shift, shared);
   const T logits_norm = p.joint ? zero : block_log_sum_exp(logits, classes, logit_shift, shared);
 
   for (int64_t i = threadIdx.x; i < classes; i += kThreads) {
@@ -81,8 +80,8 @@ cudaError_t mixture_log_probs(const MixtureProblem<T>& p, const Resolved<T>& res
   if (p.batch == 0) return cudaSuccess;
   cudaError_t status = resolve(p.neighbourhood, p.batch, resolved, stream);
   if (status != cudaSuccess) return status;
-  status = neighbour_dots(p.neighbourhood, p.batch, p.queries, p.key_sq_norms, resolved, scores,
-                          stream);
+  status =
+      neighbour_dots(p.neighbourhood, p.batch, p.queries, p.key_sq_norms, resolved, scores, stream);
   if (status != cudaSuccess) return status;
   CLFAST_LAUNCH((mix_kernel<T>), grid_of(p.batch), dim3(kThreads), 0, stream, p, resolved, scores,
                 out);

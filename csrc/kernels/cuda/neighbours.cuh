@@ -1,8 +1,7 @@
 // Looking up the neighbours of a batch, and their dot products with the queries.
 #pragma once
-#include "launch.h"
-
 #include "adaptation.h"
+#include "launch.h"
 #include "rows.cuh"
 
 namespace clfast::cuda {
@@ -44,9 +43,8 @@ __global__ void dots_kernel(Neighbourhood<T> n, int64_t batch, const Key* __rest
   sum = warp_sum(sum);
   if (threadIdx.x % kWarpSize != 0) return;
   const T value = static_cast<T>(sum);
-  dots[at] = key_sq_norms == nullptr
-                 ? value
-                 : dot_from_norms(value, key_sq_norms[row], n.sq_distances[at]);
+  dots[at] = key_sq_norms == nullptr ? value
+                                     : dot_from_norms(value, key_sq_norms[row], n.sq_distances[at]);
 }
 
 template <class T>

@@ -23,9 +23,9 @@ struct SortEntry {
 
 template <class T>
 struct KnnScratch {
-  int64_t chunk;            // queries at a time, 1 <= chunk <= 65535
-  T* distances;             // [chunk, M]
-  SortEntry<T>* entries;    // [chunk, entries_per_query(k)]
+  int64_t chunk;          // queries at a time, 1 <= chunk <= 65535
+  T* distances;           // [chunk, M]
+  SortEntry<T>* entries;  // [chunk, entries_per_query(k)]
 };
 
 // The smallest power of two >= k: what the sorting network works on.

@@ -49,7 +49,8 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const Neighbourhood<T> n = in.view<T>(num_classes, eps);
-    T *weight_out = delta_weight.mutable_data_ptr<T>(), *bias_out = delta_bias.mutable_data_ptr<T>();
+    T *weight_out = delta_weight.mutable_data_ptr<T>(),
+      *bias_out = delta_bias.mutable_data_ptr<T>();
     const bool* mask = data_or_null<bool>(chosen);
     for_queries<T>(op, in, num_classes, in.dim + num_classes, 1,
                    [&](int64_t begin, int64_t end, T* scratch) {
@@ -76,13 +77,12 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
   Tensor delta_bias = torch::stable::new_empty(in.keys, {in.batch, num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const cpu::MbpaProblem<T> problem{in.view<T>(num_classes, eps),
-                                      layer.weight.const_data_ptr<T>(),
-                                      data_or_null<T>(layer.bias),
-                                      steps,
-                                      static_cast<T>(lr),
-                                      rule};
-    T *weight_out = delta_weight.mutable_data_ptr<T>(), *bias_out = delta_bias.mutable_data_ptr<T>();
+    const cpu::MbpaProblem<T> problem{
+        in.view<T>(num_classes, eps), layer.weight.const_data_ptr<T>(),
+        data_or_null<T>(layer.bias),  steps,
+        static_cast<T>(lr),           rule};
+    T *weight_out = delta_weight.mutable_data_ptr<T>(),
+      *bias_out = delta_bias.mutable_data_ptr<T>();
     for_queries<T>(op, in, num_classes, cpu::mbpa_scratch(problem), 1,
                    [&](int64_t begin, int64_t end, T* scratch) {
                      return cpu::mbpa_update(problem, begin, end, scratch, weight_out, bias_out);

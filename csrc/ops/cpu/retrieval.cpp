@@ -103,7 +103,8 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
       present.insert(present.end(), mean, mean + dim);
       classes.push_back(c);
     }
-    CLFAST_CHECK(!classes.empty(), "nearest_class_mean: every row of means is zero (an empty class)");
+    CLFAST_CHECK(!classes.empty(),
+                 "nearest_class_mean: every row of means is zero (an empty class)");
     const int64_t count = static_cast<int64_t>(classes.size());
 
     const ScalarKind own = kind_of(in.means);
@@ -125,8 +126,8 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
 
     std::vector<T> distances(samples);
     int64_t* out = labels.mutable_data_ptr<int64_t>();
-    search<T>({queries, {present.data(), own}, nullptr, samples, count, dim, 1},
-              distances.data(), out);
+    search<T>({queries, {present.data(), own}, nullptr, samples, count, dim, 1}, distances.data(),
+              out);
     for (int64_t i = 0; i < samples; ++i) out[i] = classes[out[i]];
   });
   return labels;

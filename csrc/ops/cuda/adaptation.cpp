@@ -20,6 +20,8 @@ struct LookUp {
         closeness(scratch_like(in.keys, in.batch * in.neighbours, in.dtype)),
         scratch(scratch_like(in.keys, in.batch * in.neighbours, in.dtype)) {}
 
+  T* scratch_data() const { return scratch.mutable_data_ptr<T>(); }
+
   cuda::Resolved<T> view() const {
     return {rows.mutable_data_ptr<int64_t>(), labels.mutable_data_ptr<int64_t>(),
             closeness.mutable_data_ptr<T>()};
@@ -33,8 +35,8 @@ struct Layers {
   Tensor weight, weight_state, bias, bias_state, logits;
 
   Layers(const NeighbourInputs& in, int64_t num_classes, int64_t steps)
-      : chunk(queries_at_a_time(
-            in.batch, static_cast<int64_t>(sizeof(T)) * num_classes * (2 * in.dim + in.neighbours))),
+      : chunk(queries_at_a_time(in.batch, static_cast<int64_t>(sizeof(T)) * num_classes *
+                                              (2 * in.dim + in.neighbours))),
         weight(take(in, steps, num_classes * in.dim)),
         weight_state(take(in, steps, num_classes * in.dim)),
         bias(take(in, steps, num_classes)),
@@ -107,12 +109,11 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
     using T = decltype(tag);
     const LookUp<T> look_up(in);
     const Layers<T> layers(in, num_classes, 1);  // the result is a difference of layers: always
-    check_launch(
-        op, cuda::mbpa_update<T>({in.view<T>(num_classes, eps), in.batch,
-                                  layer.weight.const_data_ptr<T>(), data_or_null<T>(layer.bias),
-                                  steps, static_cast<T>(lr), rule},
-                                 look_up.view(), layers.view(), delta_weight.mutable_data_ptr<T>(),
-                                 delta_bias.mutable_data_ptr<T>(), stream));
+    check_launch(op, cuda::mbpa_update<T>(
+                         {in.view<T>(num_classes, eps), in.batch, layer.weight.const_data_ptr<T>(),
+                          data_or_null<T>(layer.bias), steps, static_cast<T>(lr), rule},
+                         look_up.view(), layers.view(), delta_weight.mutable_data_ptr<T>(),
+                         delta_bias.mutable_data_ptr<T>(), stream));
   });
   return {delta_weight, delta_bias};
 }
@@ -136,20 +137,18 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
     const T* bias_data = data_or_null<T>(hebb.layer.bias);
     const LookUp<T> look_up(in);
     const Layers<T> layers(in, num_classes, steps);
-    check_launch(
-        op, cuda::hebb_logits<T>({{in.view<T>(num_classes, eps), in.batch,
-                                   hebb.layer.weight.const_data_ptr<T>(), bias_data, steps,
-                                   static_cast<T>(lr), hebb.optimizer},
-                                  hebb.queries.const_data_ptr<T>(),
-                                  hebb.base_logits.const_data_ptr<T>(),
-                                  hebb.base_lacks_bias ? bias_data : nullptr,
-                                  hebb.interpolation.const_data_ptr<T>(),
-                                  static_cast<T>(eta),
-                                  data_or_null<bool>(hebb.select),
-                                  data_or_null<T>(hebb.key_sq_norms)},
-                                 look_up.view(), layers.view(),
-                                 look_up.scratch.mutable_data_ptr<T>(), out.mutable_data_ptr<T>(),
-                                 stream));
+    check_launch(op, cuda::hebb_logits<T>({{in.view<T>(num_classes, eps), in.batch,
+                                            hebb.layer.weight.const_data_ptr<T>(), bias_data, steps,
+                                            static_cast<T>(lr), hebb.optimizer},
+                                           hebb.queries.const_data_ptr<T>(),
+                                           hebb.base_logits.const_data_ptr<T>(),
+                                           hebb.base_lacks_bias ? bias_data : nullptr,
+                                           hebb.interpolation.const_data_ptr<T>(),
+                                           static_cast<T>(eta),
+                                           data_or_null<bool>(hebb.select),
+                                           data_or_null<T>(hebb.key_sq_norms)},
+                                          look_up.view(), layers.view(), look_up.scratch_data(),
+                                          out.mutable_data_ptr<T>(), stream));
   });
   return out;
 }
@@ -181,14 +180,13 @@ Tensor mixture_log_probs(const Tensor& logits, const Tensor& queries, const Tens
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const LookUp<T> look_up(in);
-    check_launch(op, cuda::mixture_log_probs<T>(
-                         {in.view<T>(mix.num_classes, 1.0), in.batch,
-                          mix.logits.const_data_ptr<T>(), mix.queries.const_data_ptr<T>(),
-                          static_cast<T>(theta), static_cast<T>(std::log(gamma)),
-                          static_cast<T>(std::log1p(-gamma)), mix.joint,
-                          data_or_null<T>(mix.key_sq_norms)},
-                         look_up.view(), look_up.scratch.mutable_data_ptr<T>(),
-                         out.mutable_data_ptr<T>(), stream));
+    check_launch(
+        op, cuda::mixture_log_probs<T>(
+                {in.view<T>(mix.num_classes, 1.0), in.batch, mix.logits.const_data_ptr<T>(),
+                 mix.queries.const_data_ptr<T>(), static_cast<T>(theta),
+                 static_cast<T>(std::log(gamma)), static_cast<T>(std::log1p(-gamma)), mix.joint,
+                 data_or_null<T>(mix.key_sq_norms)},
+                look_up.view(), look_up.scratch_data(), out.mutable_data_ptr<T>(), stream));
   });
   return out;
 }

@@ -54,12 +54,12 @@ Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_cla
   const Tensor sums = scratch_like(in.features, num_classes * in.dim, ScalarType::Double);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    check_launch("class_means",
-                 cuda::class_means<T>({in.features.const_data_ptr(), kind_of(in.features)},
-                                      in.labels.const_data_ptr<int64_t>(), in.samples, in.dim,
-                                      num_classes, normalize, scales.mutable_data_ptr<double>(),
-                                      sums.mutable_data_ptr<double>(), means.mutable_data_ptr<T>(),
-                                      stream));
+    check_launch(
+        "class_means",
+        cuda::class_means<T>({in.features.const_data_ptr(), kind_of(in.features)},
+                             in.labels.const_data_ptr<int64_t>(), in.samples, in.dim, num_classes,
+                             normalize, scales.mutable_data_ptr<double>(),
+                             sums.mutable_data_ptr<double>(), means.mutable_data_ptr<T>(), stream));
   });
   return means;
 }
@@ -73,8 +73,7 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
   Tensor labels = torch::stable::new_empty(in.features, {samples}, ScalarType::Long);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t chunk =
-        queries_at_a_time(samples, classes * static_cast<int64_t>(sizeof(T)));
+    const int64_t chunk = queries_at_a_time(samples, classes * static_cast<int64_t>(sizeof(T)));
     const bool convert = in.cosine || in.features.scalar_type() != in.dtype;
     const Tensor own_features = scratch_like(in.means, convert ? samples * dim : 0, in.dtype);
     const Tensor own_means = scratch_like(in.means, in.cosine ? classes * dim : 0, in.dtype);
@@ -83,14 +82,13 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
     const Tensor nearest = scratch_like(in.means, samples, in.dtype);
     check_launch(
         "nearest_class_mean",
-        cuda::nearest_class_mean<T>({in.features.const_data_ptr(), kind_of(in.features)},
-                                    in.means.const_data_ptr<T>(), samples, dim, classes, in.cosine,
-                                    {chunk, own_features.mutable_data_ptr<T>(),
-                                     own_means.mutable_data_ptr<T>(),
-                                     distances.mutable_data_ptr<T>(),
-                                     static_cast<cuda::SortEntry<T>*>(entries.data_ptr()),
-                                     nearest.mutable_data_ptr<T>()},
-                                    labels.mutable_data_ptr<int64_t>(), stream));
+        cuda::nearest_class_mean<T>(
+            {in.features.const_data_ptr(), kind_of(in.features)}, in.means.const_data_ptr<T>(),
+            samples, dim, classes, in.cosine,
+            {chunk, own_features.mutable_data_ptr<T>(), own_means.mutable_data_ptr<T>(),
+             distances.mutable_data_ptr<T>(), static_cast<cuda::SortEntry<T>*>(entries.data_ptr()),
+             nearest.mutable_data_ptr<T>()},
+            labels.mutable_data_ptr<int64_t>(), stream));
   });
   return labels;
 }
