@@ -35,6 +35,18 @@ def cuda_compiler() -> str | None:
     return str((Path(top[0].strip()) / "bin" / "nvcc").resolve()) if top else nvcc
 
 
+def cuda_architectures() -> str | None:
+    """TORCH_CUDA_ARCH_LIST in CMake's spelling ("8.0 9.0+PTX" -> "80-real;90"), None when unset."""
+    names = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    return (
+        ";".join(
+            name.removesuffix("+PTX").replace(".", "") + ("" if name.endswith("+PTX") else "-real")
+            for name in names
+        )
+        or None
+    )
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         if importlib.util.find_spec("torch") is None:
@@ -55,6 +67,8 @@ class CMakeBuild(build_ext):
         ]
         if nvcc:
             configure.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")
+            if architectures := cuda_architectures():
+                configure.append(f"-DCLFAST_CUDA_ARCHITECTURES={architectures}")
         subprocess.run(configure, check=True)
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
         subprocess.run(["cmake", "--build", str(build), "-j", jobs], check=True)

@@ -1,0 +1,81 @@
+# make demo · make test · make check · make bench · make gpu-check; each sets up .venv when needed.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PY := $(BIN)/python
+# Without a GPU the CUDA library could not be loaded: spare its build. `make check` compiles it.
+CLFAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
+export CLFAST_CUDA
+export PATH := $(BIN):$(PATH)
+
+FAMILY ?= retrieval,adaptation
+OUT ?= gpu-check
+PROCESSES ?= 5
+
+.PHONY: help demo test test-slow check lint bench gpu-check wheel clean
+help:
+	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
+	@echo "make test       build and run the tests"
+	@echo "make test-slow  the tests marked slow"
+	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitizers"
+	@echo "make bench      all benchmarks into benchmarks/results/ and the table of README.md"
+	@echo "make gpu-check  build, test, sanitize and measure on an NVIDIA GPU; FAMILY= OUT="
+	@echo "make wheel      a wheel into dist/"
+	@echo "make clean      remove everything that make made"
+
+demo: $(VENV)/.built
+	@clfast demo
+
+test: $(VENV)/.built
+	@python -m pytest -q -m "not slow and not cuda"
+
+test-slow: $(VENV)/.built
+	@python -m pytest -q -m slow
+
+lint: $(VENV)/.built
+	@ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+check: lint
+	@python tools/check_objects.py build/editable clfast/_C.so
+	python tools/check_cuda_build.py
+	tests/kernels/run_sanitized.sh
+
+bench: $(VENV)/.built
+	@python -m benchmarks.run --family $(FAMILY) --processes $(PROCESSES) \
+	  --out benchmarks/results/cpu.json
+	python -m benchmarks.report benchmarks/results/cpu.json --readme README.md
+
+# Uses the Python that is there, with its torch: a GPU machine may have no network.
+gpu-check:
+	@$(PYTHON) -m benchmarks.gpu_check --family $(FAMILY) --out $(OUT)
+
+wheel: $(VENV)/.installed
+	@pip wheel --no-build-isolation --no-deps -w dist .
+
+clean:
+	rm -rf $(VENV) build dist clfast/_C.so clfast/_C_cuda.so *.egg-info
+
+$(VENV)/.installed: requirements.txt
+	@say() { echo "clfast: $$1" >&2; exit 1; }
+	command -v $(PYTHON) >/dev/null || say "python3 is missing: apt-get install python3 python3-venv"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || say "Python 3.10 or newer is needed; name one with PYTHON="
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || say "Python's venv module is missing: apt-get install python3-venv"
+	command -v g++ >/dev/null || say "g++ is missing: apt-get install g++"
+	[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# CMake decides what to compile again; this only has to notice that something changed.
+$(VENV)/.built: $(VENV)/.installed pyproject.toml setup.py CMakeLists.txt \
+                $(shell find csrc -type f 2>/dev/null)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
