@@ -9,6 +9,16 @@ import torch
 
 import clfast
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests are there to be seen, and say why they did not run."""
+    if torch.cuda.is_available() and clfast._library.cuda_library_loaded():
+        return
+    reason = "needs an NVIDIA GPU and clfast built with CUDA; see `make gpu-check`"
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 LEVELS = {"base": 0, "avx2": 1, "avx512": 2}
 
 

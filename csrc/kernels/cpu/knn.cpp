@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "../common/ordering.h"
 #include "rows.h"
@@ -23,31 +24,38 @@ namespace {
 constexpr int64_t kQueryBlock = 128;  // with d = 512 in float32 one block of queries fits the L2
 constexpr int64_t kKeyBlock = 96;     // a multiple of the register tile's 6 or 12 rows
 constexpr int64_t kDirectQueries = 3;
-constexpr int64_t kMinKeyRange = 1024;
+constexpr int64_t kManyKeys = 16384;
+constexpr int64_t kSpareCandidates = 32;
+constexpr int64_t kFewTimes = 8;  // with fewer keys a neighbour, a shortlist leaves out too little
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Holds the order of a distance and 32 bits.
 template <class T>
-T or_infinity(T x) {
-  return std::isnan(x) ? std::numeric_limits<T>::infinity() : x;
-}
+using Wide = std::conditional_t<sizeof(T) == sizeof(float), uint64_t, unsigned __int128>;
 
 }  // namespace
 
 template <class T>
 Knn<T>::Knn(const KnnProblem<T>& problem, int64_t threads)
-    : problem_(problem), direct_(problem.batch <= kDirectQueries) {
-  query_blocks_ = divide_up(problem.batch, kQueryBlock);
-  // More ranges than threads need would only lengthen the shortlists: each starts from nothing.
-  const int64_t most = std::max<int64_t>(1, problem.memory_size / kMinKeyRange);
+    : problem_(problem),
+      direct_(problem.batch <= kDirectQueries || problem.memory_size <= kFewTimes * problem.k) {
+  // Threads share out few keys by queries, many keys by ranges of keys: a range more means a
+  // shortlist more to fill, a block of queries more means another pass over the keys.
+  const bool many_keys = problem.memory_size >= kManyKeys;
+  const int64_t share = many_keys ? problem.batch : divide_up(problem.batch, threads);
+  const int64_t block = std::min(kQueryBlock, std::max(share, knn_lanes(T{})));
+  query_blocks_ = divide_up(problem.batch, block);
   key_ranges_ = 1;
-  while (key_ranges_ < most && (query_blocks_ * key_ranges_) % threads != 0 &&
+  while (many_keys && (query_blocks_ * key_ranges_) % threads != 0 &&
          query_blocks_ * key_ranges_ < 4 * threads) {
     ++key_ranges_;
   }
   lists_.resize(static_cast<size_t>(problem.batch * key_ranges_));
   for (Shortlist& list : lists_) {
-    list.tighten_at = static_cast<size_t>(2 * problem.k + 64);
+    list.tighten_at = static_cast<size_t>(problem.memory_size <= kFewTimes * problem.k
+                                              ? problem.memory_size + 1
+                                              : 2 * problem.k + kSpareCandidates);
     list.cut = std::numeric_limits<T>::infinity();
   }
 }
@@ -55,13 +63,17 @@ Knn<T>::Knn(const KnnProblem<T>& problem, int64_t threads)
 // The k-th smallest upper bound, widened by the rounding of the distance in difference form (26
 // units, twice): a pair whose lower bound lies above cannot be among the k nearest.
 template <class T>
-T Knn<T>::cut_of(std::vector<Candidate>& candidates) const {
-  const auto kth = candidates.begin() + (problem_.k - 1);
-  std::nth_element(candidates.begin(), kth, candidates.end(),
-                   [](const Candidate& a, const Candidate& b) {
-                     return or_infinity(a.upper) < or_infinity(b.upper);
-                   });
-  return or_infinity(kth->upper) * (1 + 64 * std::numeric_limits<T>::epsilon());
+T Knn<T>::cut_of(const std::vector<Candidate>& candidates) const {
+  // Upper bounds of squares are >= 0, so their bits order; a NaN, which is unknown, counts as last.
+  std::vector<decltype(order_of(T{}))> orders(candidates.size());
+  for (size_t i = 0; i < orders.size(); ++i) {
+    orders[i] = order_of(std::max(candidates[i].upper, T(0)));
+  }
+  const auto kth = orders.begin() + (problem_.k - 1);
+  std::nth_element(orders.begin(), kth, orders.end());
+  const T upper = distance_of(*kth);
+  return std::isnan(upper) ? std::numeric_limits<T>::infinity()
+                           : upper * (1 + 64 * std::numeric_limits<T>::epsilon());
 }
 
 template <class T>
@@ -70,12 +82,14 @@ void Knn<T>::tighten(Shortlist& list) const {
   const auto beyond = [&](const Candidate& c) { return c.lower > list.cut; };
   list.candidates.erase(std::remove_if(list.candidates.begin(), list.candidates.end(), beyond),
                         list.candidates.end());
-  list.tighten_at = std::max(static_cast<size_t>(2 * problem_.k + 64), 2 * list.candidates.size());
+  list.tighten_at =
+      std::max(static_cast<size_t>(2 * problem_.k + kSpareCandidates), 2 * list.candidates.size());
 }
 
 template <class T>
 void Knn<T>::add(Shortlist& list, const Candidate& candidate) const {
   if (candidate.lower > list.cut) return;
+  if (list.candidates.empty()) list.candidates.reserve(list.tighten_at);
   list.candidates.push_back(candidate);
   if (list.candidates.size() >= list.tighten_at) tighten(list);
 }
@@ -124,11 +138,16 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
 
   std::vector<T> columns(d * width, T(0)), query_norms(width, T(0)), scratch(d);
   std::vector<T> cut(width, -std::numeric_limits<T>::infinity());
-  for (int64_t q = 0; q < queries; ++q) {
-    const T* query = problem_.queries + (query_begin + q) * d;
-    for (int64_t j = 0; j < d; ++j) columns[j * width + q] = query[j];
-    cut[q] = lists[q * key_ranges_].cut;
+  // A cache line of every query at a time, so that the columns are written line by line.
+  constexpr int64_t step = 64 / sizeof(T);
+  for (int64_t first = 0; first < d; first += step) {
+    const int64_t last = std::min(first + step, d);
+    for (int64_t q = 0; q < queries; ++q) {
+      const T* query = problem_.queries + (query_begin + q) * d;
+      for (int64_t j = first; j < last; ++j) columns[j * width + q] = query[j];
+    }
   }
+  for (int64_t q = 0; q < queries; ++q) cut[q] = lists[q * key_ranges_].cut;
   const ScalarKind own = sizeof(T) == sizeof(float) ? ScalarKind::kFloat32 : ScalarKind::kFloat64;
   sq_norms({problem_.queries, own}, nullptr, query_begin, queries, d, scratch.data(),
            query_norms.data());
@@ -176,44 +195,43 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
 
 template <class T>
 void Knn<T>::finish(int64_t query, T* sq_distances_out, int64_t* indices_out) {
+  // Keys come in ascending order, in every list and from list to list.
   std::vector<Candidate>& all = lists_[query * key_ranges_].candidates;
   for (int64_t range = 1; range < key_ranges_; ++range) {
     std::vector<Candidate>& more = lists_[query * key_ranges_ + range].candidates;
     all.insert(all.end(), more.begin(), more.end());
   }
-  const T cut = cut_of(all);
-
   std::vector<int64_t> rows;
   std::vector<T> distances;
-  for (const Candidate& c : all) {
-    if (c.lower > cut) continue;
-    rows.push_back(c.key);
-    distances.push_back(c.lower);
-  }
-  if (!direct_) {
+  if (direct_) {
+    for (const Candidate& c : all) {
+      rows.push_back(c.key);
+      distances.push_back(c.lower);
+    }
+  } else {
+    const T cut = cut_of(all);
+    for (const Candidate& c : all) {
+      if (!(c.lower > cut)) rows.push_back(c.key);
+    }
     std::vector<T> scratch(problem_.dim);
+    distances.resize(rows.size());
     sq_distances(problem_.queries + query * problem_.dim, problem_.keys, rows.data(), 0,
                  static_cast<int64_t>(rows.size()), problem_.dim, scratch.data(), distances.data());
   }
 
-  struct Neighbour {
-    decltype(order_of(T{})) order;
-    T distance;
-    int64_t row;
-  };
-  const auto nearer = [](const Neighbour& a, const Neighbour& b) {
-    return a.order != b.order ? a.order < b.order : a.row < b.row;
-  };
-  std::vector<Neighbour> nearest;
+  // Distance above, place among the candidates below: one integer that orders by distance and then
+  // by row.
+  std::vector<Wide<T>> nearest(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
-    nearest.push_back({order_of(distances[i]), distances[i], rows[i]});
+    nearest[i] = static_cast<Wide<T>>(order_of(distances[i])) << 32 | static_cast<uint32_t>(i);
   }
   const auto kth = nearest.begin() + problem_.k;
-  if (kth != nearest.end()) std::nth_element(nearest.begin(), kth, nearest.end(), nearer);
-  std::sort(nearest.begin(), kth, nearer);
+  if (kth != nearest.end()) std::nth_element(nearest.begin(), kth, nearest.end());
+  std::sort(nearest.begin(), kth);
   for (int64_t i = 0; i < problem_.k; ++i) {
-    sq_distances_out[i] = nearest[i].distance;
-    indices_out[i] = nearest[i].row;
+    const size_t place = static_cast<uint32_t>(nearest[i]);
+    sq_distances_out[i] = distances[place];
+    indices_out[i] = rows[place];
   }
 }
 

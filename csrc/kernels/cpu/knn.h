@@ -73,10 +73,12 @@ class Knn {
   void scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Shortlist& list);
   void add(Shortlist& list, const Candidate& candidate) const;
   void tighten(Shortlist& list) const;
-  T cut_of(std::vector<Candidate>& candidates) const;
+  T cut_of(const std::vector<Candidate>& candidates) const;
 
   KnnProblem<T> problem_;
-  bool direct_;  // so few queries that streaming the keys costs less than packing them
+  // All distances at once in difference form: so few queries that streaming the keys costs less
+  // than packing them, or so few keys that nearly all would stay on a shortlist.
+  bool direct_;
   int64_t query_blocks_, key_ranges_;
   std::vector<Shortlist> lists_;  // [B, key_ranges]
 };
