@@ -7,9 +7,11 @@
 // never on blocking, threads or the rest of the batch.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "../common/neighbourhood.h"
+#include "../common/ordering.h"
 #include "simd.h"
 
 namespace clfast::cpu {
@@ -47,15 +49,27 @@ CLFAST_KNN_FUNCTIONS(float)
 CLFAST_KNN_FUNCTIONS(double)
 CLFAST_DECLARE_PER_LEVEL(CLFAST_KNN_FUNCTIONS(float) CLFAST_KNN_FUNCTIONS(double))
 
+// What one thread needs while it works; reused from call to call.
+template <class T>
+struct KnnWorkspace {
+  std::vector<T> columns, query_norms, cut, widened, key_norms, row, distances;
+  std::vector<KnnHit<T>> hits;
+  std::vector<int64_t> rows;
+  std::vector<decltype(order_of(T{}))> orders;
+  // The order of a distance above, 32 bits below.
+  std::vector<std::conditional_t<sizeof(T) == sizeof(float), uint64_t, unsigned __int128>> nearest;
+};
+
 // Independent sweeps (a block of queries against a range of keys), then one finish per query.
-// sweep() calls may run concurrently with each other, and finish() calls with each other.
+// sweep() calls may run concurrently with each other, and finish() calls with each other, each
+// thread with a workspace of its own.
 template <class T>
 class Knn {
  public:
   Knn(const KnnProblem<T>& problem, int64_t threads);
-  int64_t sweeps() const { return query_blocks_ * key_ranges_; }
-  void sweep(int64_t index);
-  void finish(int64_t query, T* sq_distances, int64_t* indices);  // [k] each
+  int64_t sweeps() const { return few_keys_ ? 0 : query_blocks_ * key_ranges_; }
+  void sweep(int64_t index, KnnWorkspace<T>& workspace);
+  void finish(int64_t query, KnnWorkspace<T>& workspace, T* sq_distances, int64_t* indices);
 
  private:
   struct Candidate {
@@ -64,21 +78,22 @@ class Knn {
   };
   struct Shortlist {
     std::vector<Candidate> candidates;
-    size_t tighten_at;
     T cut;
   };
 
   void sweep_block(int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
-                   Shortlist* lists);
-  void scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Shortlist& list);
-  void add(Shortlist& list, const Candidate& candidate) const;
-  void tighten(Shortlist& list) const;
-  T cut_of(const std::vector<Candidate>& candidates) const;
+                   Shortlist* lists, KnnWorkspace<T>& w);
+  void scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Shortlist& list,
+                     KnnWorkspace<T>& w);
+  void pack_queries(int64_t query_begin, int64_t queries, int64_t width, KnnWorkspace<T>& w) const;
+  void add(Shortlist& list, const Candidate& candidate, KnnWorkspace<T>& w) const;
+  void tighten(Shortlist& list, KnnWorkspace<T>& w) const;
+  T cut_of(const std::vector<Candidate>& candidates, KnnWorkspace<T>& w) const;
 
   KnnProblem<T> problem_;
-  // All distances at once in difference form: so few queries that streaming the keys costs less
-  // than packing them, or so few keys that nearly all would stay on a shortlist.
-  bool direct_;
+  bool few_keys_;     // nearly all would stay on a shortlist: no sweep, finish() looks at every key
+  bool direct_;       // so few queries that streaming the keys costs less than packing the queries
+  size_t shortlist_;  // candidates at which a shortlist is cut back
   int64_t query_blocks_, key_ranges_;
   std::vector<Shortlist> lists_;  // [B, key_ranges]
 };

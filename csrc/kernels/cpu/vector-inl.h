@@ -58,13 +58,24 @@ inline Vector<T> load_partial(const T* p, int64_t count) {
 }
 
 template <class T>
+struct LaneIndexOf;
+template <>
+struct LaneIndexOf<float> {
+  typedef int32_t type __attribute__((vector_size(CLFAST_VECTOR_BYTES)));
+};
+template <>
+struct LaneIndexOf<double> {
+  typedef int64_t type __attribute__((vector_size(CLFAST_VECTOR_BYTES)));
+};
+
+// In a tree: the upper half of the lanes onto the lower half, and so on.
+template <class T>
 inline T sum_lanes(Vector<T> v) {
-  T lane[kLanes<T>];
-  store<T>(lane, v);
-  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return lane[0];
+  typename LaneIndexOf<T>::type lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+#pragma GCC unroll 4
+  for (int width = kLanes<T> / 2; width > 0; width /= 2) v += __builtin_shuffle(v, lane + width);
+  return v[0];
 }
 
 // out[0..dim) = row `index` of `rows`, widened to T.

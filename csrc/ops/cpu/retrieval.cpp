@@ -6,40 +6,40 @@
 
 #include "../../kernels/cpu/class_means.h"
 #include "../../kernels/cpu/knn.h"
+#include "../../kernels/cpu/nearest_class_mean.h"
 #include "../../kernels/cpu/rows.h"
 
 namespace clfast::ops {
 namespace {
-
-// Neighbours of `batch` queries: sq_distances and indices are [batch, k].
-template <class T>
-void search(const cpu::KnnProblem<T>& problem, T* sq_distances, int64_t* indices) {
-  if (problem.batch == 0) return;
-  const int64_t k = problem.k;
-  cpu::Knn<T> knn(problem, torch::stable::get_num_threads());
-  torch::stable::parallel_for(0, knn.sweeps(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) knn.sweep(i);
-  });
-  torch::stable::parallel_for(0, problem.batch, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) knn.finish(b, sq_distances + b * k, indices + b * k);
-  });
-}
 
 std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_t k,
                                const std::optional<Tensor>& key_sq_norms) {
   const KnnInputs in = check_knn(queries, keys, k, key_sq_norms);
   Tensor sq_distances = torch::stable::new_empty(in.queries, {in.batch, k}, in.dtype);
   Tensor indices = torch::stable::new_empty(in.queries, {in.batch, k}, ScalarType::Long);
+  if (in.batch == 0) return {sq_distances, indices};
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    search<T>({in.queries.const_data_ptr<T>(),
-               {in.keys.const_data_ptr(), kind_of(in.keys)},
-               data_or_null<T>(in.key_sq_norms),
-               in.batch,
-               in.memory_size,
-               in.dim,
-               k},
-              sq_distances.mutable_data_ptr<T>(), indices.mutable_data_ptr<int64_t>());
+    const cpu::KnnProblem<T> problem{in.queries.const_data_ptr<T>(),
+                                     {in.keys.const_data_ptr(), kind_of(in.keys)},
+                                     data_or_null<T>(in.key_sq_norms),
+                                     in.batch,
+                                     in.memory_size,
+                                     in.dim,
+                                     k};
+    T* distances = sq_distances.mutable_data_ptr<T>();
+    int64_t* rows = indices.mutable_data_ptr<int64_t>();
+    cpu::Knn<T> search(problem, torch::stable::get_num_threads());
+    torch::stable::parallel_for(0, search.sweeps(), 1, [&](int64_t begin, int64_t end) {
+      cpu::KnnWorkspace<T> workspace;
+      for (int64_t i = begin; i < end; ++i) search.sweep(i, workspace);
+    });
+    torch::stable::parallel_for(0, in.batch, 1, [&](int64_t begin, int64_t end) {
+      cpu::KnnWorkspace<T> workspace;
+      for (int64_t b = begin; b < end; ++b) {
+        search.finish(b, workspace, distances + b * k, rows + b * k);
+      }
+    });
   });
   return {sq_distances, indices};
 }
@@ -86,14 +86,15 @@ Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_cla
   return means;
 }
 
-// The nearest mean is the nearest neighbour among the means that are not empty; under "cosine",
-// among unit vectors, where the smallest distance is the largest cosine.
+// Under "cosine" features and means are scaled to unit length, where the smallest distance is the
+// largest cosine.
 Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::string metric) {
   const NearestMeanInputs in = check_nearest_class_mean(features, means, metric);
   const int64_t samples = in.features.size(0), dim = in.features.size(1);
   Tensor labels = torch::stable::new_empty(in.features, {samples}, ScalarType::Long);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
+    const ScalarKind own = kind_of(in.means);
     const T* given = in.means.const_data_ptr<T>();
     std::vector<T> present;
     std::vector<int64_t> classes;
@@ -106,29 +107,32 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
     CLFAST_CHECK(!classes.empty(),
                  "nearest_class_mean: every row of means is zero (an empty class)");
     const int64_t count = static_cast<int64_t>(classes.size());
-
-    const ScalarKind own = kind_of(in.means);
-    std::vector<T> unit;  // queries must be of type T, and of unit length under "cosine"
-    const T* queries = static_cast<const T*>(in.features.const_data_ptr());
-    if (in.cosine || kind_of(in.features) != own) {
-      const Rows rows{in.features.const_data_ptr(), kind_of(in.features)};
-      unit.resize(samples * dim);
-      torch::stable::parallel_for(0, samples, 64, [&](int64_t begin, int64_t end) {
-        if (in.cosine) {
-          cpu::unit_rows(rows, dim, begin, end, unit.data());
-        } else {
-          cpu::widen_rows(rows, nullptr, begin, end - begin, dim, unit.data() + begin * dim, dim);
-        }
-      });
-      queries = unit.data();
-    }
+    const int64_t width = (count + 15) / 16 * 16;
     if (in.cosine) cpu::unit_rows({present.data(), own}, dim, 0, count, present.data());
 
-    std::vector<T> distances(samples);
+    std::vector<T> columns(dim * width), norms(count), row(dim);
+    for (int64_t c = 0; c < count; ++c) {
+      for (int64_t j = 0; j < dim; ++j) columns[j * width + c] = present[c * dim + j];
+    }
+    cpu::sq_norms({present.data(), own}, nullptr, 0, count, dim, row.data(), norms.data());
+
+    Rows rows{in.features.const_data_ptr(), kind_of(in.features)};
+    std::vector<T> unit(in.cosine ? samples * dim : 0);
+    if (in.cosine) {
+      torch::stable::parallel_for(0, samples, 64, [&](int64_t begin, int64_t end) {
+        cpu::unit_rows(rows, dim, begin, end, unit.data());
+      });
+      rows = {unit.data(), own};
+    }
+    const cpu::NearestMeanProblem<T> problem{rows, present.data(), columns.data(), norms.data(),
+                                             dim,  count,          width};
     int64_t* out = labels.mutable_data_ptr<int64_t>();
-    search<T>({queries, {present.data(), own}, nullptr, samples, count, dim, 1}, distances.data(),
-              out);
-    for (int64_t i = 0; i < samples; ++i) out[i] = classes[out[i]];
+    const int64_t grain = 2 * cpu::kNearestMeanBlock;
+    torch::stable::parallel_for(0, samples, grain, [&](int64_t begin, int64_t end) {
+      std::vector<T> scratch(cpu::nearest_class_mean_scratch(problem));
+      cpu::nearest_class_mean(problem, begin, end, scratch.data(), out);
+      for (int64_t i = begin; i < end; ++i) out[i] = classes[out[i]];
+    });
   });
   return labels;
 }

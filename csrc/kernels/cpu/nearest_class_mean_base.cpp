@@ -1,0 +1,1 @@
+#include "nearest_class_mean-inl.h"
