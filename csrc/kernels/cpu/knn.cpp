@@ -135,7 +135,7 @@ void Knn<T>::scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Sh
   }
 }
 
-// Queries as columns, padded with zeros to a multiple of the lanes, and their norms.
+// -2 q as columns, padded with zeros to a multiple of the lanes, and |q|^2.
 template <class T>
 void Knn<T>::pack_queries(int64_t query_begin, int64_t queries, int64_t width,
                           KnnWorkspace<T>& w) const {
@@ -147,7 +147,7 @@ void Knn<T>::pack_queries(int64_t query_begin, int64_t queries, int64_t width,
   for (int64_t first = 0; first < d; first += step) {
     const int64_t last = std::min(first + step, d);
     for (int64_t q = 0; q < queries; ++q) {
-      for (int64_t j = first; j < last; ++j) w.columns[j * width + q] = first_query[q * d + j];
+      for (int64_t j = first; j < last; ++j) w.columns[j * width + q] = -2 * first_query[q * d + j];
     }
   }
   w.query_norms.assign(width, T(0));
@@ -163,22 +163,25 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
   const int64_t width = divide_up(queries, lanes) * lanes;
   const bool widen = problem_.keys.kind != kOwnKind<T>;
   pack_queries(query_begin, queries, width, w);
-  w.cut.assign(width, -std::numeric_limits<T>::infinity());
-  for (int64_t q = 0; q < queries; ++q) w.cut[q] = lists[q * key_ranges_].cut;
+  // A sum of d products rounds by at most d units of |q||k| <= (|q|^2 + |k|^2) / 2, a norm by d
+  // units of itself; 16 more cover the additions, and 2 the second half of each. So the true
+  // distance is within error (|k|^2 + |q|^2) + tiny of |k|^2 + |q|^2 - 2<q,k> as computed.
+  const T error = static_cast<T>(d + 16) * std::numeric_limits<T>::epsilon();
+  const T tiny = static_cast<T>(2 * d + 16) * std::numeric_limits<T>::min();
+  const auto query_term = [&](int64_t q) { return w.query_norms[q] - error * w.query_norms[q]; };
+  w.limits.assign(width, -std::numeric_limits<T>::infinity());
+  for (int64_t q = 0; q < queries; ++q) w.limits[q] = lists[q * key_ranges_].cut - query_term(q);
   if (widen) w.widened.resize(kKeyBlock * d);
   w.key_norms.resize(kKeyBlock);
+  w.key_terms.resize(kKeyBlock);
   w.hits.resize(kKeyBlock * width);
 
   KnnSweep<T> sweep;
   sweep.dim = d;
+  sweep.key_terms = w.key_terms.data();
   sweep.queries = w.columns.data();
-  sweep.query_sq_norms = w.query_norms.data();
-  sweep.cut = w.cut.data();
+  sweep.limits = w.limits.data();
   sweep.query_count = width;
-  // A sum of d products rounds by at most d units of |q||k| <= (|q|^2 + |k|^2) / 2, a norm by d
-  // units of itself; 16 more cover the final additions, and 2 the second half of each.
-  sweep.error = static_cast<T>(d + 16) * std::numeric_limits<T>::epsilon();
-  sweep.tiny = static_cast<T>(2 * d + 16) * std::numeric_limits<T>::min();
 
   // Until a shortlist has k entries everything is a hit: blocks start small and grow.
   int64_t block = problem_.k < kKeyBlock ? kFirstKeyBlock : kKeyBlock;
@@ -190,20 +193,22 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
     } else {
       sweep.keys = static_cast<const T*>(problem_.keys.data) + key * d;
     }
-    if (problem_.key_sq_norms != nullptr) {
-      sweep.key_sq_norms = problem_.key_sq_norms + key;
-    } else {
+    const T* norms = problem_.key_sq_norms == nullptr ? nullptr : problem_.key_sq_norms + key;
+    if (norms == nullptr) {
       sq_norms({sweep.keys, kOwnKind<T>}, nullptr, 0, count, d, w.row.data(), w.key_norms.data());
-      sweep.key_sq_norms = w.key_norms.data();
+      norms = w.key_norms.data();
     }
+    for (int64_t i = 0; i < count; ++i) w.key_terms[i] = norms[i] - error * norms[i] - tiny;
     sweep.key_count = count;
     const int64_t found = knn_sweep(sweep, w.hits.data());
     for (int64_t i = 0; i < found; ++i) {
       const KnnHit<T>& hit = w.hits[i];
       if (hit.query >= queries) continue;
       Shortlist& list = lists[hit.query * key_ranges_];
-      add(list, {hit.lower, hit.upper, key + hit.key}, w);
-      w.cut[hit.query] = list.cut;
+      const T lower = hit.score + query_term(hit.query);
+      const T width_of_bound = 2 * (error * (norms[hit.key] + w.query_norms[hit.query]) + tiny);
+      add(list, {lower, lower + width_of_bound, key + hit.key}, w);
+      w.limits[hit.query] = list.cut - query_term(hit.query);
     }
     key += count;
     block = std::min(2 * block, kKeyBlock);

@@ -24,22 +24,21 @@ struct KnnProblem {
   int64_t batch, memory_size, dim, k;
 };
 
+// A pair whose distance may matter, by its score: |k|^2 - 2<q,k> less an error bound of the key's.
 template <class T>
 struct KnnHit {
-  T lower, upper;  // bounds of the true squared distance
+  T score;
   int32_t key, query;
 };
 
 template <class T>
 struct KnnSweep {
-  const T* keys;          // [key_count, dim]
-  const T* key_sq_norms;  // [key_count]
+  const T* keys;       // [key_count, dim]
+  const T* key_terms;  // [key_count], what a key adds to all its scores
   int64_t key_count, dim;
-  const T* queries;         // [dim, query_count], query_count a multiple of knn_lanes()
-  const T* query_sq_norms;  // [query_count]
-  const T* cut;             // [query_count]: a pair is a hit unless its lower bound is above this
+  const T* queries;  // [dim, query_count], -2 q as columns; query_count a multiple of knn_lanes()
+  const T* limits;   // [query_count]: a pair is a hit unless its score is above this
   int64_t query_count;
-  T error, tiny;  // |computed - true| <= error * (|k|^2 + |q|^2) + tiny
 };
 
 #define CLFAST_KNN_FUNCTIONS(T)                                 \
@@ -52,7 +51,7 @@ CLFAST_DECLARE_PER_LEVEL(CLFAST_KNN_FUNCTIONS(float) CLFAST_KNN_FUNCTIONS(double
 // What one thread needs while it works; reused from call to call.
 template <class T>
 struct KnnWorkspace {
-  std::vector<T> columns, query_norms, cut, widened, key_norms, row, distances;
+  std::vector<T> columns, query_norms, limits, widened, key_norms, key_terms, row, distances;
   std::vector<KnnHit<T>> hits;
   std::vector<int64_t> rows;
   std::vector<decltype(order_of(T{}))> orders;
