@@ -2,9 +2,9 @@
 
 from importlib.metadata import version as _version
 
-from . import ops, reference
+from . import memory, methods, ops, reference, streams
 from ._backend import backend
 
 __version__ = _version("clfast")
 
-__all__ = ["__version__", "backend", "ops", "reference"]
+__all__ = ["__version__", "backend", "memory", "methods", "ops", "reference", "streams"]

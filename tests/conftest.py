@@ -9,6 +9,7 @@ import torch
 
 import clfast
 
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests are there to be seen, and say why they did not run."""
     if torch.cuda.is_available() and clfast._library.cuda_library_loaded():

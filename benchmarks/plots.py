@@ -1,0 +1,118 @@
+"""Plots of a result: how many times faster than whom, and where each op stands under the roof."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart under every common colour blindness.
+RIVALS = {
+    "torch": ("best PyTorch", "o", "#0072B2"),
+    "library": ("library", "s", "#D55E00"),
+    "loop": ("loop", "D", "#009E73"),
+}
+OPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+def draw(result: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+    """Writes `<stem>-ratios.png` and `<stem>-roofline.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}-{name}.png" for name in ("ratios", "roofline")]
+    for path, figure in zip(paths, (ratios(result), roofline(result)), strict=True):
+        # The version of matplotlib in the file would make equal plots differ.
+        figure.savefig(path, metadata={"Software": None})
+    return paths
+
+
+def ratios(result: dict[str, Any]) -> Figure:
+    """One line a row of the table: the rivals' times over clfast's, and the spread of processes."""
+    rows = [
+        (f"{case['op']} {case['size']}{row['name'].removeprefix('clfast')}", row)
+        for case in result["cases"]
+        for row in case["rows"]
+        if row["status"] == "measured"
+    ]
+    figure = Figure(figsize=(9, 1.2 + 0.26 * len(rows)), dpi=150, layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="time / time of clfast")
+    axes.axvline(1, color="0.4", lw=1)
+    for rival, (label, marker, colour) in RIVALS.items():
+        found = [(i, row[rival]["ratio"]) for i, (_, row) in enumerate(rows) if rival in row]
+        if not found:
+            continue
+        middle = [spread["median"] for _, spread in found]
+        below = [spread["median"] - spread["min"] for _, spread in found]
+        above = [spread["max"] - spread["median"] for _, spread in found]
+        axes.errorbar(
+            middle,
+            [i for i, _ in found],
+            xerr=[below, above],
+            fmt=marker,
+            color=colour,
+            label=label,
+            markersize=4,
+            elinewidth=1,
+            capsize=2,
+        )
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(RIVALS), frameon=False)
+    return figure
+
+
+def roofline(result: dict[str, Any]) -> Figure:
+    """FLOP/s against FLOP per byte of the least work, under what the machine was measured to do.
+
+    Filled for clfast, hollow for the best PyTorch, one colour an op.
+    """
+    figure = Figure(figsize=(8.4, 4.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log")
+    axes.set(xlabel="FLOP per byte, at the least", ylabel="GFLOP/s")
+    for number, op in enumerate(dict.fromkeys(case["op"] for case in result["cases"])):
+        colour = OPS[number % len(OPS)]
+        axes.plot([], [], "o", color=colour, ms=4, label=op)
+        for case in result["cases"]:
+            if case["op"] == op:
+                _point(axes, case, colour)
+    _roofs(axes, list(result["machine"].values()))
+    axes.plot([], [], "o", color="0.3", ms=4, label="clfast")
+    axes.plot([], [], "o", color="0.3", mfc="white", ms=4, label="best PyTorch")
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _point(axes: Any, case: dict[str, Any], colour: str) -> None:
+    work = case["work"][0]
+    intensity = work["flops"] / (work["read"] + work["written"])
+    for row in case["rows"]:
+        if row["name"] != "clfast" or row["status"] != "measured":
+            continue
+        own = work["flops"] / row["seconds"] / 1e9
+        if "torch" in row:
+            theirs = work["flops"] / row["torch"]["seconds"] / 1e9
+            axes.plot([intensity] * 2, [theirs, own], color="0.85", lw=1, zorder=1)
+            axes.plot(intensity, theirs, "o", color=colour, mfc="white", ms=4, zorder=2)
+        axes.plot(intensity, own, "o", color=colour, ms=4, zorder=3)
+
+
+def _roofs(axes: Any, machines: list[dict[str, Any]]) -> None:
+    """One roof for each level of memory, all under the FLOP/s of sgemm."""
+    low, high = axes.get_xlim()
+    peak = statistics.median(machine["flops"]["sgemm"] for machine in machines)
+    label = f"sgemm, {peak / 1e9:.0f} GFLOP/s"
+    axes.plot([low, high], [peak / 1e9] * 2, color="0.3", lw=1, label=label)
+    for number, level in enumerate(machines[0]["memory"]):
+        read = statistics.median(machine["memory"][number]["read"] for machine in machines)
+        ridge = max(peak / read, low)
+        roof = [min(peak, read * x) / 1e9 for x in (low, ridge)]
+        label = f"{level['name']} read, {read / 1e9:.0f} GB/s"
+        style = ("--", ":", "-.")[number % 3]
+        axes.plot([low, ridge], roof, style, color="0.3", lw=1, label=label)

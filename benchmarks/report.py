@@ -1,0 +1,157 @@
+"""Tables and plots of result files.
+
+    python -m benchmarks.report benchmarks/results/*.json --readme README.md
+
+prints the tables as markdown, draws the plots beside each file, and with --readme puts the tables
+between the README's benchmark markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .store import write_whole
+
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+NOT_MEASURED = "not measured"
+# Share of the cores that other processes may use before the report mentions it.
+QUIET = 0.05
+DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
+COLUMNS = (
+    *("op", "size", "clfast", "best PyTorch", "PyTorch / clfast"),
+    *("loop / clfast", "library / clfast", "of the machine's limit"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.report")
+    parser.add_argument("results", type=Path, nargs="+", help="from benchmarks.run or gpu_check")
+    parser.add_argument("--readme", type=Path, help="rewrite the tables between its markers")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="instead of beside each file")
+    options = parser.parse_args(argv)
+    found = {name: result for path in options.results for name, result in load(path).items()}
+    text = markdown(found.values())
+    sys.stdout.write(text)
+    from . import plots  # only here is matplotlib needed
+
+    for name, result in found.items():
+        plots.draw(result, options.plots or name.parent, name.name)
+    if options.readme:
+        write_whole(options.readme, rewritten(options.readme.read_text(), text))
+    return 0
+
+
+def load(path: Path) -> dict[Path, dict[str, Any]]:
+    """The results in a file of `benchmarks.run`, or of `benchmarks.gpu_check`; keys are the paths
+    of their plots, less what each plot adds."""
+    content, stem = json.loads(path.read_text()), path.with_suffix("")
+    if "benchmarks" not in content:
+        return {stem: content}
+    families = content["benchmarks"].items()
+    return {stem.with_name(f"{stem.name}-{family}"): result for family, result in families}
+
+
+def markdown(results: Iterable[dict[str, Any]]) -> str:
+    """A paragraph on how to read them, and one table a result."""
+    results = list(results)
+    parts = [
+        "Times are medians, ratios are medians over fresh processes [smallest to largest]; above 1 "
+        "clfast is faster. The limit is the bandwidth or FLOP/s that the same run measured.\n"
+    ]
+    for result in results:
+        parts += [heading(result), table(result)]
+    for device, name in DEVICES.items():
+        if all(result["device"] != device for result in results):
+            parts.append(f"On {name}: {NOT_MEASURED}.\n")
+    return "\n".join(parts)
+
+
+def heading(result: dict[str, Any]) -> str:
+    """The machine, the versions and the command."""
+    made, machine = result["environment"], result["hardware"]
+    if result["device"] == "cpu":
+        machine += f", {_count(result['threads'], 'thread')}"
+    return (
+        f"**{DEVICES[result['device']]}**: {machine}, torch {made['torch']}, "
+        f"clfast {made['clfast']}, {_count(result['processes'], 'process')}; "
+        f"made by `{result['command']}`{_disturbance(result)}.\n"
+    )
+
+
+def _disturbance(result: dict[str, Any]) -> str:
+    """Says so when the machine was not quiet."""
+    noisy = [max(case["others"]) for case in result["cases"] if max(case["others"]) > QUIET]
+    if not noisy:
+        return ""
+    return (
+        f". Not a quiet machine: in {len(noisy)} of {len(result['cases'])} cases other programs "
+        f"used more than {100 * QUIET:.0f} % of the cores, up to {100 * max(noisy):.0f} %"
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    """One line for each variant of clfast in each case."""
+    lines = [COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2))]
+    lines += [_cells(case, row) for case in result["cases"] for row in case["rows"]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def rewritten(text: str, tables: str) -> str:
+    """`text` with `tables` between the markers; ValueError unless each stands there once."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the README must hold {BEGIN} and after it {END}, once each")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n{tables}{END}{after}"
+
+
+def _cells(case: dict[str, Any], row: dict[str, Any]) -> tuple[str, ...]:
+    _, _, choice = row["name"].partition(", ")
+    op = f"{case['op']} ({choice})" if choice else case["op"]
+    if row["status"] != "measured":
+        state = NOT_MEASURED if row["status"] == "missing" else row["status"]
+        return (op, case["size"], state, *[NOT_MEASURED] * (len(COLUMNS) - 3))
+    best = row.get("torch")
+    kinds = {variant["kind"] for variant in case["variants"].values()}
+    return (
+        op,
+        case["size"],
+        _milliseconds(row["seconds"]),
+        f"{_milliseconds(best['seconds'])} ({best['name']})" if best else NOT_MEASURED,
+        *(_ratio(row, rival, kinds) for rival in ("torch", "loop", "library")),
+        _share(row["limit"]),
+    )
+
+
+def _ratio(row: dict[str, Any], rival: str, kinds: set[str]) -> str:
+    """ "none" where no such rival is known."""
+    if rival not in row:
+        return NOT_MEASURED if rival in kinds else "none"
+    spread = {key: _three_digits(value) for key, value in row[rival]["ratio"].items()}
+    return f"{spread['median']}x [{spread['min']} to {spread['max']}]"
+
+
+def _share(limit: dict[str, Any]) -> str:
+    percent = 100 * limit["fraction"]["median"]
+    return f"{'<1' if percent < 1 else format(percent, '.0f')} % of {limit['bound']}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{_three_digits(1e3 * seconds)} ms"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _count(number: int, noun: str) -> str:
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

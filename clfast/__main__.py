@@ -1,0 +1,5 @@
+"""``python -m clfast``."""
+
+from .cli import main
+
+main(prog_name="clfast")

@@ -1,0 +1,160 @@
+"""The command line: ``clfast info`` for bug reports, ``clfast demo`` for a first look."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+
+from . import __version__
+from ._library import cuda_library_loaded
+from .experiments.run_folder import environment
+
+_SIMD_LEVELS = ("base", "avx2", "avx512", "amx")
+_OPTIONAL = {
+    "scikit-learn": "demo",
+    "matplotlib": "demo",
+    "faiss-cpu": "faiss",
+    "faiss-gpu": "faiss",
+    "pytest": "test",
+    "pytest-benchmark": "bench",
+}
+"""Distributions of the extras, and the extra that brings them."""
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(__version__, prog_name="clfast")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Continual-learning methods at hardware speed. Without a command: info."""
+    if context.invoked_subcommand is None:
+        context.invoke(info)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(as_json: bool = False) -> None:
+    """What is installed and in use, for a bug report."""
+    facts = _facts()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = [f"{key} {entry or 'not installed'}" for key, entry in value.items()]
+        if isinstance(value, list):
+            value = ", ".join(value)
+        click.echo(f"{name.replace('_', ' '):12} {'none' if value is None else value}")
+
+
+@main.command()
+@click.option(
+    "--data",
+    type=click.Choice(["digits", "mnist"]),
+    default="digits",
+    show_default=True,
+    help="scikit-learn's digits, about a minute; or MNIST, a few minutes.",
+)
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder with the four MNIST files.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The run's folder; a run that was cut short goes on.  [default: runs/demo-DATA-TIME]",
+)
+@click.option("--tune", is_flag=True, help="Choose the hyper-parameters again first: minutes.")
+def demo(data: str, root: Path | None, seeds: int, out: Path | None, tune: bool) -> None:
+    """Online adaptation to new classes on real images (section 4.3 of the Hebb paper, in small).
+
+    Prints a table of Parametric, Mixture, MbPA and Hebb: accuracy on new, old and all classes, and
+    the time of clfast beside that of a plain PyTorch loop over the queries. The run's folder gets
+    the configuration, the metrics and a plot.
+    """
+    if data == "mnist" and root is None:
+        raise click.UsageError("--data mnist needs --root, the folder with the four MNIST files")
+    _require("matplotlib", extra="demo")
+    if data == "digits":
+        _require("sklearn", extra="demo")
+    # Only now: the rest of the command line should not wait for these.
+    from .experiments import online_adaptation, online_report, online_tuning
+    from .experiments.images import load_images
+
+    try:
+        images = load_images(data, root)
+        config = dataclasses.replace(online_adaptation.PRESETS[data], seeds=seeds)
+        if tune:
+            config = online_tuning.tune(config, images)
+            click.echo(f"Tuned: {config}")
+        path = out or Path("runs", f"demo-{data}-{time.strftime('%Y%m%d-%H%M%S')}")
+        table, plot = online_report.run(config, images, path)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    table.print(Console())
+    click.echo(f"Plot: {plot}\nMetrics: {path / 'metrics.jsonl'}")
+
+
+def _facts() -> dict[str, Any]:
+    here = environment()
+    level = int(torch.ops.clfast.simd_level())
+    libraries = ["_C.so", *(["_C_cuda.so"] if cuda_library_loaded() else [])]
+    return {
+        "clfast": here["clfast"],
+        "python": here["python"],
+        "torch": here["torch"],
+        "numpy": here["numpy"],
+        "platform": here["platform"],
+        "cpu": here["cpu"],
+        "cpus": here["cpu_count"],
+        "threads": here["threads"],
+        "gpu": here["gpu"],
+        "libraries": libraries,
+        "build": _text_of("build_info"),
+        "cuda_build": _text_of("cuda_build_info") if cuda_library_loaded() else None,
+        "simd_in_use": _simd_name(level),
+        "simd_best": _simd_name(_best_simd_level(level)),
+        "extras": {name: _installed(name) for name in _OPTIONAL},
+    }
+
+
+def _text_of(op: str) -> str | None:
+    """What a compiled library says of itself; None from one that does not."""
+    function = getattr(torch.ops.clfast, op, None)
+    return function() if function else None
+
+
+def _best_simd_level(current: int) -> int:
+    """What this processor can do: levels above are lowered to it."""
+    torch.ops.clfast.set_simd_level(len(_SIMD_LEVELS) - 1)
+    best = int(torch.ops.clfast.simd_level())
+    torch.ops.clfast.set_simd_level(current)
+    return best
+
+
+def _simd_name(level: int) -> str:
+    return _SIMD_LEVELS[level]
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _require(module: str, *, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise click.ClickException(
+            f"the demo needs {module}, which is not installed: pip install clfast[{extra}]"
+        )

@@ -1,0 +1,294 @@
+"""Mixture, MbPA and Hebb: a classifier whose output layer adapts to the neighbours of a query.
+
+Mi and Faltings, "Memory-based Hebbian Parameter Adaptation"; equation, table and section numbers
+are that paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..memory import KeyValueMemory
+from ..ops import Neighbors, hebb_logits, interpolation_weights, mixture_log_probs
+from ..ops.adaptation import Optimizer
+from . import checks
+from .neighbours import NeighbourLearner
+from .protocol import Batches
+
+Form = Literal["normalized", "joint"]
+
+
+class Mixture(NeighbourLearner):
+    """The classifier's prediction mixed with the labels of the K nearest neighbours (Eq. 8).
+
+    "Mixture" of section 4.2, after Grave et al. 2017 and Orhan 2018. Defaults are Table 6's for
+    online adaptation with ResnetV1.
+
+    Args:
+        features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
+        k: K >= 1; fewer while the memory holds fewer.
+        theta: flatness of the neighbours' distribution.
+        gamma: weight of the neighbours' part, in [0, 1].
+        form: ``"normalized"`` mixes two distributions, as implementations of neural caches do;
+            ``"joint"`` is Eq. 8 to the letter. See `clfast.ops.mixture_log_probs`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        head: nn.Linear,
+        memory: KeyValueMemory,
+        *,
+        k: int = 200,
+        theta: float = 1.0,
+        gamma: float = 0.1,
+        form: Form = "normalized",
+        base_optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        super().__init__(features, head, memory, k=k, base_optimizer=base_optimizer)
+        name = type(self).__name__
+        self.theta = checks.real(theta, "theta", name)
+        self.gamma = checks.real(gamma, "gamma", name, least=0, most=1)
+        checks.one_of(form, get_args(Form), "form", name)
+        self.form: Form = form
+
+    def _adapted(
+        self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
+    ) -> Tensor:
+        memory = self.memory
+        return mixture_log_probs(
+            *(base_logits, queries, memory.keys, memory.values, neighbors),
+            theta=self.theta,
+            gamma=self.gamma,
+            form=self.form,
+            key_sq_norms=memory.key_sq_norms,
+        )
+
+
+class MbPA(NeighbourLearner):
+    """Memory-based parameter adaptation: gradient steps on the neighbours of each query (Eq. 5).
+
+    Sprechmann et al. 2018, as the Hebb paper's section 3.3 has it: no pull towards the weights the
+    adaptation starts from. Each query adapts the output layer on its own, and the change is
+    dropped after its prediction. Defaults are Table 6's for online adaptation with ResnetV1.
+
+    Args:
+        features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
+        k: K >= 1; fewer while the memory holds fewer.
+        eps: > 0, in the closeness c_k = 1 / (eps + ||h_x - h_k||^2) (Eq. 2); the paper gives none.
+        steps: gradient steps a query, >= 0.
+        lr: lambda, their learning rate, >= 0.
+        optimizer: of these steps, ``"rmsprop"`` (PyTorch's), ``"rmsprop_tf"`` (TensorFlow 1's) or
+            ``"sgd"``; see `clfast.ops.mbpa_update`. The paper does not say which RMSprop; the first
+            step of PyTorch's is 10 lr in every weight, that of TensorFlow's about lr g.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        head: nn.Linear,
+        memory: KeyValueMemory,
+        *,
+        k: int = 200,
+        eps: float = 1e-3,
+        steps: int = 5,
+        lr: float = 1e-4,
+        optimizer: Optimizer = "rmsprop",
+        base_optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        super().__init__(features, head, memory, k=k, base_optimizer=base_optimizer)
+        name = type(self).__name__
+        self.eps = checks.real(eps, "eps", name, least=0)
+        if self.eps == 0:
+            raise ValueError(f"{name}: eps must be positive: a key may equal the query")
+        self.steps = checks.integer(steps, "steps", name, least=0)
+        self.lr = checks.real(lr, "lr", name, least=0)
+        checks.one_of(optimizer, get_args(Optimizer), "optimizer", name)
+        self.optimizer: Optimizer = optimizer
+
+    def _adapted(
+        self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
+    ) -> Tensor:
+        none = base_logits.new_zeros(len(seen))
+        return self._hebb_logits(queries, base_logits, neighbors, none, eta=0, select=None)
+
+    def _hebb_logits(
+        self,
+        queries: Tensor,
+        base_logits: Tensor,
+        neighbors: Neighbors,
+        interpolation: Tensor,
+        *,
+        eta: float,
+        select: Tensor | None,
+    ) -> Tensor:
+        memory, bias = self.memory, self.head.bias
+        return hebb_logits(
+            queries,
+            self._as_memory(self.head.weight),
+            None if bias is None else self._as_memory(bias),
+            *(memory.keys, memory.values, neighbors),
+            interpolation=interpolation,
+            eta=eta,
+            steps=self.steps,
+            lr=self.lr,
+            optimizer=self.optimizer,
+            eps=self.eps,
+            select=select,
+            key_sq_norms=memory.key_sq_norms,
+            base_logits=base_logits,
+        )
+
+
+class Hebb(MbPA):
+    """MbPA and the Hebbian update of new classes, weighted by how often a class was seen (Eq. 7).
+
+    Algorithm 1. For each query the output layer becomes W + (1 - E) dW_MbPA + E eta dW_Hebb, the
+    bias likewise, with E_i = (1 - beta) / (1 - beta^n_i) for class i. n_i counts what was written
+    to the memory, stored or not: ``memory.seen``.
+
+    Which classes are new? Those that pre-training did not show: all but the *base classes*. They
+    are declared once, in one of three ways: the argument ``base_classes``; ``mark_base_classes``;
+    or the first ``on_task_end``, which takes all classes written so far if nobody declared any.
+    Until then no class is a base class, and every class counts as new. When all outputs of the
+    head are base classes there is nothing new to learn, and the update goes to all classes, as in
+    the paper's sections 4.1 and 4.4; so it does with ``hebb_on="all"`` (Hebb-v2 of Table 9).
+
+    Defaults are Table 6's for online adaptation with ResnetV1.
+
+    Args:
+        features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
+        k, eps, steps, lr, optimizer: see `MbPA`.
+        beta: decay of E with n_i, in [0, 1).
+        eta: learning rate of the Hebbian update.
+        hebb_on: ``"new"`` or ``"all"``, which classes get a Hebbian update.
+        base_classes: labels known from pre-training; None: declared later.
+        unseen_interpolation: E at n_i = 0, in [0, 1], where the formula is undefined. 1: a class
+            without any sample keeps its weights; 0: MbPA moves it, as any wrong class.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        head: nn.Linear,
+        memory: KeyValueMemory,
+        *,
+        k: int = 200,
+        eps: float = 1e-3,
+        beta: float = 0.5,
+        eta: float = 1.5,
+        steps: int = 5,
+        lr: float = 1e-4,
+        optimizer: Optimizer = "rmsprop",
+        hebb_on: Literal["new", "all"] = "new",
+        base_classes: Iterable[int] | None = None,
+        unseen_interpolation: float = 1.0,
+        base_optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        super().__init__(
+            *(features, head, memory),
+            k=k,
+            eps=eps,
+            steps=steps,
+            lr=lr,
+            optimizer=optimizer,
+            base_optimizer=base_optimizer,
+        )
+        name = type(self).__name__
+        self.beta = checks.real(beta, "beta", name, least=0, most=1)
+        if self.beta == 1:
+            raise ValueError(f"{name}: beta must be below 1, where E is 0 for every class")
+        self.eta = checks.real(eta, "eta", name)
+        checks.one_of(hebb_on, ("new", "all"), "hebb_on", name)
+        self.hebb_on = hebb_on
+        self.unseen_interpolation = checks.real(
+            unseen_interpolation, "unseen_interpolation", name, least=0, most=1
+        )
+        self._base_classes: frozenset[int] | None = None
+        if base_classes is not None:
+            self.mark_base_classes(base_classes)
+
+    @property
+    def base_classes(self) -> tuple[int, ...]:
+        """Labels declared as known from pre-training, ascending."""
+        return tuple(sorted(self._base_classes or ()))
+
+    def mark_base_classes(self, classes: Iterable[int] | None = None) -> None:
+        """Declare classes as known from pre-training, beside those declared before.
+
+        Args:
+            classes: labels >= 0; None: all classes written to the memory so far.
+
+        Raises:
+            TypeError, ValueError: not integers, or negative.
+        """
+        where = f"{type(self).__name__}.mark_base_classes"
+        if classes is None:
+            classes = self.memory.seen(self.num_classes).nonzero().flatten().tolist()
+        marked = {checks.integer(label, "classes", where, least=0) for label in classes}
+        self._base_classes = (self._base_classes or frozenset()) | marked
+
+    def on_task_end(self, loader: Batches | None = None) -> None:
+        """Write the samples of `loader`, if given; the first time, pre-training is over.
+
+        Then all classes written so far are marked as base classes, if none were declared before.
+        """
+        super().on_task_end(loader)
+        if self._base_classes is None:
+            self.mark_base_classes()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Parametric.state_dict`, and the base classes (None if not declared)."""
+        declared = None if self._base_classes is None else list(self.base_classes)
+        return {**super().state_dict(), "base_classes": declared}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        rest = dict(state_dict)
+        where = f"{type(self).__name__}.load_state_dict"
+        if "base_classes" not in rest:
+            raise ValueError(f"{where}: base_classes missing; nothing was loaded")
+        declared = rest.pop("base_classes")
+        try:
+            labels = (
+                None
+                if declared is None
+                else frozenset(
+                    checks.integer(label, "base_classes", where, least=0) for label in declared
+                )
+            )
+        except TypeError as error:
+            raise ValueError(f"{where}: base_classes {error}; nothing was loaded") from error
+        super().load_state_dict(rest)
+        self._base_classes = labels
+
+    def _adapted(
+        self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
+    ) -> Tensor:
+        interpolation = interpolation_weights(seen, self.beta, dtype=base_logits.dtype)
+        interpolation = interpolation.masked_fill(seen == 0, self.unseen_interpolation)
+        select = self._new_classes(len(seen), seen.device)
+        return self._hebb_logits(
+            queries, base_logits, neighbors, interpolation, eta=self.eta, select=select
+        )
+
+    def _new_classes(self, num_classes: int, device: torch.device) -> Tensor | None:
+        """[C] bool, the classes with a Hebbian update; None for all."""
+        known = [label for label in self.base_classes if label < num_classes]
+        if self.hebb_on == "all" or not known or len(known) == num_classes:
+            return None
+        new = torch.ones(num_classes, dtype=torch.bool)
+        new[known] = False
+        return new.to(device)

@@ -1,0 +1,90 @@
+"""The cases: well formed, and every opponent computes what the op does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import families, oracle
+from benchmarks.case import Case, tensors
+from clfast import ops, reference
+
+ALL = [(family, case) for family in families.names() for case in families.cases(family)]
+SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
+
+
+def test_an_unknown_family_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'nothing'; there are adaptation, retrieval"):
+        families.cases("nothing")
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_names_are_unique(family: str) -> None:
+    cases = families.cases(family)
+    assert len({case.name for case in cases}) == len(cases)
+    for case in cases:
+        names = [variant.name for variant in case.variants]
+        assert len(set(names)) == len(names)
+        assert {"clfast", "loop", "torch", "compiled"} <= {v.kind for v in case.variants}
+        assert "clfast" in names
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_every_op_of_a_family_has_a_case_and_a_small_one(family: str) -> None:
+    module = getattr(ops, family)
+    functions = {n for n in module.__all__ if callable(getattr(reference, family).__dict__.get(n))}
+    functions -= {"Neighbors"}
+    assert {case.op for case in families.cases(family)} == functions
+    assert {case.op for case in families.cases(family) if case.small} == functions
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_every_variant_is_right(case: Case) -> None:
+    with torch.no_grad():
+        inputs = case.make_inputs(1, "cpu")
+        expected = case.oracle(inputs)
+        for variant in case.variants:
+            if variant.kind != "compiled" and variant.installed():
+                (call,) = variant.bind([inputs])
+                assert case.error(call(), expected, inputs) <= case.tolerance, variant.name
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_a_wrong_result_is_noticed(case: Case) -> None:
+    """The oracle of one seed does not accept the result of another."""
+    with torch.no_grad():
+        inputs = case.make_inputs(1, "cpu")
+        expected = case.oracle(case.make_inputs(2, "cpu"))
+        (call,) = case.variants[0].bind([inputs])
+        assert not case.error(call(), expected, inputs) <= case.tolerance
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_no_variant_changes_its_inputs(case: Case) -> None:
+    with torch.no_grad():
+        inputs, untouched = case.make_inputs(1, "cpu"), case.make_inputs(1, "cpu")
+        for variant in case.variants:
+            if variant.kind != "compiled" and variant.installed():
+                variant.bind([inputs])[0]()
+    for tensor, original in zip(tensors(inputs), tensors(untouched), strict=True):
+        assert torch.equal(tensor, original)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_work_is_whole_numbers_that_json_can_hold(case: Case) -> None:
+    work = case.work(case.make_inputs(0, "cpu"))
+    assert all(isinstance(number, int) and number >= 0 for number in work)
+    assert json.loads(json.dumps(work._asdict())) == work._asdict()
+
+
+def test_the_oracle_finds_what_the_reference_finds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(5, 9, generator=generator, dtype=torch.float64)
+    keys = torch.randn(100, 9, generator=generator, dtype=torch.float64)
+    distances, indices = oracle.neighbors(queries, keys, 7)
+    expected = reference.retrieval.knn(queries, keys, 7)
+    assert torch.equal(indices, expected.indices)
+    torch.testing.assert_close(distances, expected.sq_distances)
+    torch.testing.assert_close(oracle.distances_to(queries, keys, indices), distances)

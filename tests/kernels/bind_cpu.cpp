@@ -1,0 +1,130 @@
+// The raw CPU kernels of retrieval, each with the SIMD level it shall run at.
+#include "bind_cpu.h"
+
+#include "cpu/class_means.h"
+#include "cpu/knn.h"
+#include "cpu/rows.h"
+
+namespace clfast::bind {
+
+void use_level(int level) {
+  if (level < 0 || level > static_cast<int>(cpu::best_simd_level())) {
+    throw py::value_error("this processor has no such SIMD level");
+  }
+  cpu::set_simd_level(static_cast<cpu::Simd>(level));
+}
+
+namespace {
+
+using Array = py::object;
+
+// Rows `indices`, or rows [begin, begin + count) when it is None.
+const int64_t* indices_of(const Array& indices, int64_t count) {
+  return indices.is_none() ? nullptr : data_of<const int64_t>(indices, "indices", {count});
+}
+
+void sq_distances(int level, const Array& query, const Array& rows, const Array& indices,
+                  int64_t begin, const Array& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(out, 0), dim = extent(rows, 1);
+    cpu::sq_distances(data_of<const T>(query, "query", {dim}), rows_of(rows, "rows"),
+                      indices_of(indices, count), begin, count, dim, Scratch<T>(dim).data(),
+                      data_of<T>(out, "out", {count}));
+  });
+}
+
+void dots(int level, const Array& query, const Array& rows, const Array& indices, int64_t begin,
+          const Array& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(out, 0), dim = extent(rows, 1);
+    cpu::dots(data_of<const T>(query, "query", {dim}), rows_of(rows, "rows"),
+              indices_of(indices, count), begin, count, dim, Scratch<T>(dim).data(),
+              data_of<T>(out, "out", {count}));
+  });
+}
+
+void sq_norms(int level, const Array& rows, const Array& indices, int64_t begin, const Array& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(out, 0), dim = extent(rows, 1);
+    cpu::sq_norms(rows_of(rows, "rows"), indices_of(indices, count), begin, count, dim,
+                  Scratch<T>(dim).data(), data_of<T>(out, "out", {count}));
+  });
+}
+
+// The columns of `out` behind the rows' own are a gap between one row and the next.
+void widen_rows(int level, const Array& rows, const Array& indices, int64_t begin,
+                const Array& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(out, 0), stride = extent(out, 1);
+    cpu::widen_rows(rows_of(rows, "rows"), indices_of(indices, count), begin, count,
+                    extent(rows, 1), data_of<T>(out, "out", {count, stride}), stride);
+  });
+}
+
+void knn(int level, const py::object& problem, int64_t threads, const Array& sq_distances,
+         const Array& indices) {
+  use_level(level);
+  with_type_of(sq_distances, [&](auto tag) {
+    using T = decltype(tag);
+    const py::object queries = problem.attr("queries"), keys = problem.attr("keys");
+    const int64_t batch = extent(queries, 0), rows = extent(keys, 0), dim = extent(keys, 1);
+    const int64_t k = problem.attr("k").cast<int64_t>();
+    T* distances_out = data_of<T>(sq_distances, "sq_distances", {batch, k});
+    int64_t* indices_out = data_of<int64_t>(indices, "indices", {batch, k});
+    cpu::Knn<T> search({field<T>(problem, "queries", {batch, dim}), rows_of(keys, "keys"),
+                        field_or_null<T>(problem, "key_sq_norms", {rows}), batch, rows, dim, k},
+                       threads);
+    cpu::KnnWorkspace<T> workspace;
+    for (int64_t i = 0; i < search.sweeps(); ++i) search.sweep(i, workspace);
+    for (int64_t q = 0; q < batch; ++q) {
+      search.finish(q, workspace, distances_out + q * k, indices_out + q * k);
+    }
+  });
+}
+
+void class_mean(int level, const Array& features, const Array& members, bool normalize,
+                const Array& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(members, 0), dim = extent(features, 1);
+    cpu::class_mean(rows_of(features, "features"), dim,
+                    data_of<const int64_t>(members, "members", {count}), count, normalize,
+                    Scratch<T>(dim).data(), Scratch<double>(dim).data(),
+                    data_of<T>(out, "out", {dim}));
+  });
+}
+
+void unit_rows(int level, const Array& rows, int64_t begin, int64_t end, const Array& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(rows, 0), dim = extent(rows, 1);
+    cpu::unit_rows(rows_of(rows, "rows"), dim, begin, end, data_of<T>(out, "out", {count, dim}));
+  });
+}
+
+}  // namespace
+}  // namespace clfast::bind
+
+PYBIND11_MODULE(_cpu_kernels, m) {
+  using namespace clfast::bind;
+  m.attr("best_level") = static_cast<int>(clfast::cpu::best_simd_level());
+  m.attr("sanitized") = kSanitized;
+  m.def("sq_distances", &sq_distances);
+  m.def("dots", &dots);
+  m.def("sq_norms", &sq_norms);
+  m.def("widen_rows", &widen_rows);
+  m.def("knn", &knn);
+  m.def("class_mean", &class_mean);
+  m.def("unit_rows", &unit_rows);
+  bind_cpu_adaptation(m);
+}

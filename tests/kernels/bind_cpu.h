@@ -1,0 +1,12 @@
+#pragma once
+#include "bind_problems.h"
+#include "cpu/simd.h"
+
+namespace clfast::bind {
+
+// Throws where set_simd_level() would fall back to what the processor has.
+void use_level(int level);
+
+void bind_cpu_adaptation(py::module_& m);
+
+}  // namespace clfast::bind

@@ -1,0 +1,15 @@
+#pragma once
+#include <stdexcept>
+
+#include "bind_problems.h"
+#include "cuda/launch.h"
+
+namespace clfast::bind {
+
+inline void check_launch(cudaError_t status) {
+  if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
+}
+
+void bind_cuda_adaptation(py::module_& m);
+
+}  // namespace clfast::bind

@@ -1,0 +1,94 @@
+"""Builds the kernels' Python modules, sanitized where CLFAST_SANITIZE=1, and imports them."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SANITIZE = os.environ.get("CLFAST_SANITIZE") == "1"
+ROOT = Path(__file__).parents[2]
+# Loaded here already; compilers and other programs do without it.
+os.environ.pop("LD_PRELOAD", None)
+
+
+def _run(*command: str) -> None:
+    # cmake and ninja may be there in this Python's environment only.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def build_folder() -> Path:
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        pytest.skip(
+            "the kernels' Python modules need Python's headers: apt-get install python3-dev"
+        )
+    folder = ROOT / "build" / ("kernels-sanitize" if SANITIZE else "kernels")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:  # one build at a time, whoever runs the tests
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run(
+            *("cmake", "-S", str(ROOT / "tests" / "kernels"), "-B", str(folder), "-GNinja"),
+            f"-DPython3_EXECUTABLE={sys.executable}",
+            f"-DCLFAST_SANITIZE={'ON' if SANITIZE else 'OFF'}",
+        )
+        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
+        _run("cmake", "--build", str(folder), "-j", jobs)
+    return folder
+
+
+def _load(folder: Path, name: str) -> ModuleType:
+    (path,) = folder.glob(f"{name}.*.so")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.sanitized == SANITIZE
+    return module
+
+
+@pytest.fixture(scope="session")
+def cpu(build_folder: Path) -> ModuleType:
+    return _load(build_folder, "_cpu_kernels")
+
+
+@pytest.fixture(scope="session")
+def cuda(build_folder: Path) -> ModuleType:
+    """The CUDA kernels in the SIMT emulator."""
+    return _load(build_folder, "_cuda_kernels")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """The oracles are small: torch's threads would wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=[0, 1, 2], ids=["base", "avx2", "avx512"])
+def level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
+    if request.param > cpu.best_level:
+        pytest.skip("this processor has no such SIMD level")
+    number: int = request.param
+    return number

@@ -1,0 +1,433 @@
+"""The raw CPU kernels at every SIMD level, in buffers of exactly the size that they may use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+from guarded_arrays import Array, Guarded, call_guarded
+from kernel_problems import (
+    ADAPTATION,
+    KINDS,
+    Knn,
+    Neighbourhood,
+    Sizes,
+    assert_near,
+    assert_nearest,
+    make,
+    make_huge_mixture,
+    make_knn,
+    stored,
+    unit,
+    variants,
+    widened,
+)
+
+DTYPES = ["float32", "float64"]
+TAILS = [1, 15, 16, 17, 31, 32, 33, 63, 64, 65]
+# Of a sum of non-negative terms, as rows.h promises: 2e-6 in float32.
+SUM_UNITS = 16
+
+every_kernel = pytest.mark.parametrize("kernel", ADAPTATION)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def run(
+    cpu: ModuleType, level: int, problem: Neighbourhood, ranges: list[tuple[int, int]] | None = None
+) -> list[Array]:
+    """The outputs of a problem, computed one range of queries after another."""
+
+    def call(*outputs: Array) -> None:
+        for begin, end in ranges or [(0, problem.batch)]:
+            kernel = getattr(cpu, problem.kernel)
+            assert kernel(level, problem, begin, end, *outputs) is None
+
+    return call_guarded(problem.outputs(), call)
+
+
+def run_knn(cpu: ModuleType, level: int, problem: Knn, threads: int = 1) -> list[Array]:
+    return call_guarded(problem.outputs(), lambda *out: cpu.knn(level, problem, threads, *out))
+
+
+# ---- Rows ----
+
+
+def row_results(
+    cpu: ModuleType, level: int, dtype: str, rows: Array, query: Array, indices: Array | None
+) -> list[Array]:
+    """sq_distances, dots and sq_norms of some rows: `indices`, or [2, 2 + 5)."""
+    count = 5 if indices is None else len(indices)
+
+    def call(distances: Array, dots: Array, norms: Array) -> None:
+        cpu.sq_distances(level, query, rows, indices, 2, distances)
+        cpu.dots(level, query, rows, indices, 2, dots)
+        cpu.sq_norms(level, rows, indices, 2, norms)
+
+    return call_guarded(3 * [((count,), np.dtype(dtype))], call)
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("dim", [*TAILS, 127, 128, 129, 1025, 4100])
+def test_sums_over_rows(
+    cpu: ModuleType, level: int, dtype: str, kind: str, dim: int, rng: np.random.Generator
+) -> None:
+    rows = stored(unit(rng, 7, dim), kind)
+    query = unit(rng, dim).astype(dtype)
+    for indices in (None, np.array([6, 0, 3, 3])):
+        got = row_results(cpu, level, dtype, rows, query, indices)
+        chosen = widened(rows)[2:7] if indices is None else widened(rows)[indices]
+        differences = np.square(chosen - widened(query)).sum(axis=1)
+        norms = np.square(chosen).sum(axis=1)
+        rtol = SUM_UNITS * float(np.finfo(dtype).eps)
+        np.testing.assert_allclose(got[0], differences, rtol=rtol)
+        np.testing.assert_allclose(got[2], norms, rtol=rtol)
+        sizes = np.abs(chosen * widened(query)).sum(axis=1)
+        assert (np.abs(got[1] - (chosen * widened(query)).sum(axis=1)) <= rtol * sizes).all()
+
+
+@every_dtype
+def test_every_16_bit_number_is_widened_exactly(cpu: ModuleType, level: int, dtype: str) -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    halves, bfloats = bits.view(np.float16), (bits.astype(np.uint32) << 16).view(np.float32)
+    for rows, wanted in ((halves, halves), (bits, bfloats)):
+        matrix = rows.reshape(-1, 2**9)
+        (got,) = call_guarded(
+            [(matrix.shape, dtype)], lambda out, m=matrix: cpu.widen_rows(level, m, None, 0, out)
+        )
+        with np.errstate(invalid="ignore"):  # NaN that signals
+            np.testing.assert_array_equal(got, wanted.reshape(-1, 2**9).astype(dtype))
+        assert (np.signbit(got).ravel() == np.signbit(wanted)).all()
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("dim", TAILS)
+def test_widened_rows_leave_the_gap_between_them(
+    cpu: ModuleType, level: int, dtype: str, kind: str, dim: int, rng: np.random.Generator
+) -> None:
+    rows = stored(unit(rng, 7, dim), kind)
+    for indices in (None, np.array([6, 0, 3, 3, 1])):
+        guard = Guarded((5, dim + 3), dtype)
+        cpu.widen_rows(level, rows, indices, 2, guard.array)
+        guard.check_margins()
+        assert guard.written()[:, :dim].all()
+        assert not guard.written()[:, dim:].any()
+        chosen = rows[2:7] if indices is None else rows[indices]
+        np.testing.assert_array_equal(guard.array[:, :dim], widened(chosen).astype(dtype))
+
+
+# ---- Class means ----
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dim", TAILS)
+def test_class_mean(
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    kind: str,
+    dim: int,
+    normalize: bool,
+    rng: np.random.Generator,
+) -> None:
+    features = stored(unit(rng, 40, dim) + 0.5, kind)
+    features[3] = 0
+    for members in (np.array([3, 17, 0, 39, 5]), np.array([], np.int64), np.array([3])):
+        (got,) = call_guarded(
+            [((dim,), dtype)],
+            lambda out, m=members: cpu.class_mean(level, features, m, normalize, out),
+        )
+        chosen = widened(features)[members]
+        if normalize:
+            lengths = np.linalg.norm(chosen, axis=1, keepdims=True)
+            chosen = chosen / np.maximum(lengths, 1e-12)
+        mean = chosen.sum(axis=0) / max(1, len(members))
+        if normalize:
+            mean /= max(float(np.linalg.norm(mean)), 1e-12)
+        atol = SUM_UNITS * float(np.finfo(dtype).eps) * np.abs(mean).max()
+        np.testing.assert_allclose(got, mean, rtol=0, atol=atol)
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("dim", TAILS)
+def test_unit_rows(
+    cpu: ModuleType, level: int, dtype: str, kind: str, dim: int, rng: np.random.Generator
+) -> None:
+    rows = stored(unit(rng, 9, dim), kind)
+    rows[4] = 0
+    guard = Guarded((9, dim), dtype)
+    cpu.unit_rows(level, rows, 2, 7, guard.array)
+    guard.check_margins()
+    assert guard.written()[2:7].all()
+    assert not guard.written()[[0, 1, 7, 8]].any()
+    wide = widened(rows)[2:7]
+    wanted = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    atol = SUM_UNITS * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(guard.array[2:7], wanted, rtol=0, atol=atol)
+
+
+# ---- Nearest neighbours ----
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 4, 33])
+def test_knn_of_all_types(
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    kind: str,
+    batch: int,
+    norms: bool,
+    rng: np.random.Generator,
+) -> None:
+    problem = make_knn(Sizes(batch, rows=300, k=9, dim=17), dtype, kind, rng, norms=norms)
+    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+
+
+@pytest.mark.parametrize("size", [*TAILS, 95, 96, 97, 127, 128, 129, 257])
+@pytest.mark.parametrize("axis", ["batch", "rows", "k", "dim"])
+def test_knn_tails(
+    cpu: ModuleType, level: int, axis: str, size: int, rng: np.random.Generator
+) -> None:
+    sizes = replace(Sizes(batch=5, rows=260), **{axis: size})
+    for dtype in DTYPES:
+        problem = make_knn(sizes, dtype, dtype, rng, norms=True)
+        assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize("k", [1, 500])
+def test_knn_of_one_and_of_all(
+    cpu: ModuleType, level: int, batch: int, k: int, rng: np.random.Generator
+) -> None:
+    problem = make_knn(Sizes(batch, rows=500, k=k), "float32", "float32", rng)
+    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+
+
+@pytest.mark.parametrize("batch", [2, 7, 140])
+@every_dtype
+def test_knn_does_not_depend_on_threads(
+    cpu: ModuleType, level: int, batch: int, dtype: str, rng: np.random.Generator
+) -> None:
+    """More threads, more ranges of keys: each has a shortlist of its own."""
+    problem = make_knn(Sizes(batch, rows=4500, k=40, dim=9), dtype, dtype, rng)
+    wanted = run_knn(cpu, level, problem)
+    assert_nearest(problem, wanted, SUM_UNITS)
+    for threads in (2, 3, 16):
+        got = run_knn(cpu, level, problem, threads)
+        assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+def test_knn_puts_the_smaller_row_first_among_equals(
+    cpu: ModuleType, level: int, batch: int, rng: np.random.Generator
+) -> None:
+    keys = np.tile(rng.integers(-1, 2, (11, 4)), (40, 1)).astype(np.float32)
+    queries = rng.integers(-1, 2, (batch, 4)).astype(np.float32)
+    for k in (1, 45, 440):
+        problem = Knn(queries, keys, k)
+        distances, indices = run_knn(cpu, level, problem)
+        order = np.argsort(problem.true_distances(), axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(indices, order)
+        np.testing.assert_array_equal(
+            distances, np.take_along_axis(problem.true_distances(), order, 1)
+        )
+
+
+@every_dtype
+@pytest.mark.parametrize("batch", [2, 9])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+def test_knn_puts_infinity_and_then_nan_last(
+    cpu: ModuleType, level: int, dtype: str, batch: int, k: int
+) -> None:
+    keys = np.zeros((6, 4), dtype)
+    keys[0], keys[5], keys[3] = np.nan, np.nan, 2
+    keys[1, 2], keys[4, 0] = np.inf, -np.inf
+    problem = Knn(np.ones((batch, 4), dtype), keys, k)
+    distances, indices = run_knn(cpu, level, problem)
+    wanted = [4, 4, np.inf, np.inf, np.nan, np.nan][:k]
+    np.testing.assert_array_equal(distances, np.tile(wanted, (batch, 1)))
+    np.testing.assert_array_equal(indices, np.tile([2, 3, 1, 4, 0, 5][:k], (batch, 1)))
+
+
+# ---- Adaptation ----
+
+
+def assert_right(cpu: ModuleType, problem: Neighbourhood) -> None:
+    """At every level; the oracle, which takes longest, is asked once."""
+    wanted = problem.oracle()
+    for level in range(cpu.best_level + 1):
+        assert_near(problem, run(cpu, level, problem), wanted, f"at level {level}")
+
+
+@every_kernel
+@every_kind
+@every_dtype
+def test_adaptation_of_all_types(
+    cpu: ModuleType, kernel: str, dtype: str, kind: str, rng: np.random.Generator
+) -> None:
+    assert_right(cpu, make(kernel, Sizes(), dtype, kind, rng))
+
+
+@every_kernel
+@every_dtype
+@pytest.mark.parametrize(
+    ("axis", "size"),
+    [
+        *(("batch", size) for size in (1, 2, 33)),
+        *(("rows", size) for size in (1, 300)),
+        *((axis, size) for axis in ("k", "dim", "classes") for size in (*TAILS, 257, 300)),
+    ],
+)
+def test_adaptation_tails(
+    cpu: ModuleType, kernel: str, dtype: str, axis: str, size: int, rng: np.random.Generator
+) -> None:
+    assert_right(cpu, make(kernel, replace(Sizes(), **{axis: size}), dtype, dtype, rng))
+
+
+@every_kernel
+@every_dtype
+@pytest.mark.parametrize("k", [9, 40], ids=["fewer than features", "more than features"])
+def test_adaptation_on_every_path(
+    cpu: ModuleType, kernel: str, dtype: str, k: int, rng: np.random.Generator
+) -> None:
+    given = make(kernel, Sizes(k=k), dtype, dtype, rng)
+    for changes in variants(kernel, rng, dtype):
+        assert_right(cpu, replace(given, **changes))
+
+
+@pytest.mark.parametrize("kernel", ["hebb_logits", "mixture_log_probs"])
+@every_dtype
+@every_kind
+def test_dot_products_from_norms(
+    cpu: ModuleType, kernel: str, dtype: str, kind: str, rng: np.random.Generator
+) -> None:
+    given = make(kernel, Sizes(), dtype, kind, rng)
+    norms = np.square(widened(given.keys)).sum(axis=1).astype(dtype)
+    assert_right(cpu, replace(given, key_sq_norms=norms))
+
+
+@every_kernel
+def test_zero_and_infinite_distances(
+    cpu: ModuleType, kernel: str, rng: np.random.Generator
+) -> None:
+    problem = make(kernel, Sizes(batch=3), "float32", "float32", rng)
+    problem.sq_distances[:, 0] = 0
+    problem.sq_distances[1, 2:5] = np.inf
+    problem.sq_distances[2] = np.inf
+    assert_right(cpu, problem)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_mixture_of_huge_scores_and_logits(
+    cpu: ModuleType, joint: bool, rng: np.random.Generator
+) -> None:
+    assert_right(cpu, make_huge_mixture(rng, joint=joint))
+
+
+@every_kernel
+def test_ranges_of_queries_are_independent(
+    cpu: ModuleType, level: int, kernel: str, rng: np.random.Generator
+) -> None:
+    problem = make(kernel, Sizes(batch=6), "float32", "float32", rng)
+    whole = run(cpu, level, problem)
+    parts = run(cpu, level, problem, [(4, 6), (0, 1), (1, 4), (2, 2)])
+    assert all(np.array_equal(a, b) for a, b in zip(parts, whole, strict=True))
+    guards = [Guarded(shape, dtype) for shape, dtype in problem.outputs()]
+    getattr(cpu, kernel)(level, problem, 2, 4, *(guard.array for guard in guards))
+    for guard, wanted in zip(guards, whole, strict=True):
+        guard.check_margins()
+        assert not guard.written()[[0, 1, 4, 5]].any()
+        np.testing.assert_array_equal(guard.array[2:4], wanted[2:4])
+
+
+@every_kernel
+def test_no_queries(cpu: ModuleType, level: int, kernel: str, rng: np.random.Generator) -> None:
+    problem = make(kernel, Sizes(batch=0), "float32", "float32", rng)
+    assert all(output.size == 0 for output in run(cpu, level, problem))
+
+
+def test_knn_without_queries(cpu: ModuleType, level: int, rng: np.random.Generator) -> None:
+    problem = make_knn(Sizes(batch=0), "float32", "float32", rng)
+    assert all(output.size == 0 for output in run_knn(cpu, level, problem))
+
+
+FAULTS = [
+    ("index", "indices", -1),
+    ("index", "indices", 37),
+    ("index", "indices", 2**40),
+    ("distance", "sq_distances", -0.5),
+    ("distance", "sq_distances", np.nan),
+    ("distance", "sq_distances", -np.inf),
+    ("label", "labels", -1),
+    ("label", "labels", 7),
+    ("label", "labels", -(2**40)),
+]
+
+
+@every_kernel
+@pytest.mark.parametrize(("fault", "field", "value"), FAULTS)
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_the_first_fault_is_reported(
+    cpu: ModuleType,
+    level: int,
+    kernel: str,
+    fault: str,
+    field: str,
+    value: float,
+    optimizer: str,
+    rng: np.random.Generator,
+) -> None:
+    problem = make(kernel, Sizes(batch=5), "float32", "float32", rng)
+    if hasattr(problem, "optimizer"):
+        problem = replace(problem, optimizer=optimizer)
+    if field == "labels":
+        problem.indices[problem.indices == 30] = 31
+        problem.indices[[2, 3], [4, 1]] = 30
+        problem.labels[30] = value
+    else:
+        getattr(problem, field)[[2, 3], [4, 1]] = value
+    guards = [Guarded(shape, dtype) for shape, dtype in problem.outputs()]
+    outputs = [guard.array for guard in guards]
+    call = getattr(cpu, kernel)
+    assert call(level, problem, 0, 5, *outputs) == (fault, 2, 4)
+    assert call(level, problem, 3, 5, *outputs) == (fault, 3, 1)
+    assert call(level, problem, 4, 5, *outputs) is None
+    for guard in guards:
+        guard.check_margins()
+
+
+# ---- One level against another ----
+
+
+@every_kernel
+@every_dtype
+def test_levels_agree(cpu: ModuleType, kernel: str, dtype: str, rng: np.random.Generator) -> None:
+    problem = make(kernel, Sizes(batch=9, k=20, dim=33), dtype, dtype, rng)
+    base, *others = (run(cpu, level, problem) for level in range(cpu.best_level + 1))
+    for other in others:
+        assert_near(problem, other, base)
+
+
+@every_dtype
+def test_levels_find_the_same_rows(cpu: ModuleType, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_knn(Sizes(batch=20, rows=2000, k=50, dim=33), dtype, dtype, rng)
+    base, *others = (run_knn(cpu, level, problem) for level in range(cpu.best_level + 1))
+    rtol = SUM_UNITS * float(np.finfo(dtype).eps)
+    for distances, indices in others:
+        np.testing.assert_array_equal(indices, base[1])
+        np.testing.assert_allclose(distances, base[0], rtol=rtol)

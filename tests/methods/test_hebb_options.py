@@ -1,0 +1,141 @@
+"""Hebb: which classes are new, how often each was seen, and what the options mean."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from method_helpers import CLASSES, DIM, OLD, batch, learner, model
+
+from clfast.memory import KeyValueMemory
+from clfast.methods import Hebb, MbPA
+from clfast.ops import hebb_logits
+
+F64 = torch.float64
+
+
+def made(**options: Any) -> Hebb:
+    options = {"base_classes": OLD, "eta": 0.7, "steps": 2, "lr": 0.01, **options}
+    return cast(Hebb, learner("Hebb", dtype=F64, **options))
+
+
+def expected(of: Hebb, x: torch.Tensor, interpolation: torch.Tensor, select: Any) -> torch.Tensor:
+    of.features.eval()
+    with torch.no_grad():
+        queries = of.features(x)
+        logits = hebb_logits(
+            *(queries, of.head.weight, of.head.bias, of.memory.keys, of.memory.values),
+            of.memory.search(queries, of.k),
+            interpolation=interpolation,
+            eta=of.eta,
+            steps=of.steps,
+            lr=of.lr,
+            select=select,
+            base_logits=of.head(queries),
+        )
+        log_proba: torch.Tensor = logits.log_softmax(1)
+    return log_proba
+
+
+def weights(counts: torch.Tensor, beta: float = 0.5) -> torch.Tensor:
+    return torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1).double()), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "select"),
+    [
+        ({}, [False, True, False, True, True]),
+        ({"base_classes": [3]}, [True, True, True, False, True]),
+        ({"base_classes": [0, 2, 7]}, [False, True, False, True, True]),
+        ({"base_classes": None}, None),
+        ({"base_classes": []}, None),
+        ({"base_classes": range(CLASSES)}, None),
+        ({"hebb_on": "all"}, None),
+    ],
+)
+def test_which_classes_get_a_hebbian_update(
+    options: dict[str, Any], select: list[bool] | None
+) -> None:
+    hebb = made(**options)
+    x, _ = batch(7, seed=2, dtype=F64)
+    interpolation = weights(hebb.memory.seen(CLASSES))
+    mask = None if select is None else torch.tensor(select)
+    torch.testing.assert_close(
+        hebb.predict_log_proba(x), expected(hebb, x, interpolation, mask), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_ways_to_declare_base_classes() -> None:
+    hebb = made(base_classes=None)
+    assert not hebb.base_classes
+    hebb.mark_base_classes([2])
+    hebb.mark_base_classes(torch.tensor([0]))
+    assert hebb.base_classes == (0, 2)
+
+    features, head = model()
+    x, _ = batch(6)
+    first = Hebb(features, head, KeyValueMemory(DIM))
+    first.fit_memory([(x, torch.tensor([3, 1, 1, 3, 3, 3]))])
+    assert not first.base_classes
+    first.mark_base_classes()
+    assert first.base_classes == (1, 3)
+
+
+def test_the_first_task_end_declares_base_classes() -> None:
+    features, head = model()
+    hebb = Hebb(features, head, KeyValueMemory(DIM))
+    x, _ = batch(4)
+    hebb.observe(x, torch.tensor([3, 1, 1, 3]))
+    hebb.on_task_end([(x, torch.tensor([4, 1, 1, 1]))])
+    assert hebb.base_classes == (1, 3, 4)
+    assert len(hebb.memory) == 8
+    hebb.observe(x, torch.tensor([0, 0, 2, 2]))
+    hebb.on_task_end()
+    assert hebb.base_classes == (1, 3, 4)
+
+    declared = Hebb(features, head, hebb.memory, base_classes=[0])
+    declared.on_task_end()
+    assert declared.base_classes == (0,)
+
+
+def test_counts_are_of_all_that_was_written() -> None:
+    memory = KeyValueMemory(DIM, dtype=F64, capacity=12)
+    hebb = made(memory=memory)
+    assert len(memory) == 12
+    x, _ = batch(7, seed=2, dtype=F64)
+    _, written = batch(40, seed=1)
+    new = torch.tensor([label not in OLD for label in range(CLASSES)])
+    torch.testing.assert_close(
+        hebb.predict_log_proba(x),
+        expected(hebb, x, weights(written.bincount(minlength=CLASSES)), new),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("unseen", [0.0, 0.25, 1.0])
+def test_interpolation_of_a_class_without_samples(unseen: float) -> None:
+    hebb = made(rows=0, unseen_interpolation=unseen)
+    x, _ = batch(12, dtype=F64)
+    hebb.observe(x, torch.arange(12) % (CLASSES - 1))
+    counts = torch.tensor([3, 3, 3, 3, 0])
+    interpolation = torch.where(counts > 0, weights(counts), unseen)
+    new = torch.tensor([label not in OLD for label in range(CLASSES)])
+    torch.testing.assert_close(
+        hebb.predict_log_proba(x), expected(hebb, x, interpolation, new), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_the_parts_alone() -> None:
+    x, _ = batch(7, seed=2, dtype=F64)
+    hebb = made(steps=0)
+    new = torch.tensor([label not in OLD for label in range(CLASSES)])
+    interpolation = weights(hebb.memory.seen(CLASSES))
+    only_hebbian = expected(hebb, x, interpolation, new)
+    torch.testing.assert_close(hebb.predict_log_proba(x), only_hebbian, rtol=1e-9, atol=1e-9)
+    nothing = made(steps=0, eta=0)
+    base = nothing.head(nothing.features.eval()(x)).log_softmax(1)
+    assert torch.equal(nothing.predict_log_proba(x), base.detach())
+    mbpa = MbPA(hebb.features, hebb.head, hebb.memory, steps=0)
+    assert torch.equal(mbpa.predict_log_proba(x), base.detach())

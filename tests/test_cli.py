@@ -1,0 +1,141 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import clfast
+from clfast.cli import main
+from clfast.experiments import online_adaptation
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_info_as_json() -> None:
+    level = torch.ops.clfast.simd_level()
+    found = call("info", "--json")
+    assert found.exit_code == 0
+    facts = json.loads(found.stdout)
+    assert facts["clfast"] == clfast.__version__
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["libraries"][0] == "_C.so"
+    assert ("_C_cuda.so" in facts["libraries"]) == (facts["cuda_build"] is not None)
+    levels = ["base", "avx2", "avx512", "amx"]
+    assert facts["simd_in_use"] == levels[level]
+    assert levels.index(facts["simd_best"]) >= level
+    assert torch.ops.clfast.simd_level() == level
+    assert facts["extras"]["pytest"] == pytest.__version__
+
+
+def test_the_best_level_is_told_apart_from_the_one_in_use() -> None:
+    level = torch.ops.clfast.simd_level()
+    torch.ops.clfast.set_simd_level(0)
+    try:
+        facts = json.loads(call("info", "--json").stdout)
+        assert torch.ops.clfast.simd_level() == 0
+    finally:
+        torch.ops.clfast.set_simd_level(level)
+    assert facts["simd_in_use"] == "base"
+    assert facts["simd_best"] == json.loads(call("info", "--json").stdout)["simd_best"]
+
+
+def test_info_as_text_is_what_no_command_prints() -> None:
+    lines = call("info").stdout.splitlines()
+    assert lines[0].split() == ["clfast", clfast.__version__]
+    assert any(line.startswith("simd in use") for line in lines)
+    assert call().stdout.splitlines() == lines
+
+
+def test_version_and_help() -> None:
+    assert call("--version").stdout == f"clfast, version {clfast.__version__}\n"
+    assert "demo" in call("--help").stdout
+
+
+def test_python_m_clfast() -> None:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "clfast", "info", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env,
+    )
+    assert json.loads(done.stdout)["clfast"] == clfast.__version__
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    small = replace(online_adaptation.DIGITS, chunk=50, pretrain_epochs=1, timed_chunks=1, dim=8)
+    monkeypatch.setitem(online_adaptation.PRESETS, "digits", small)
+    done = call("demo", "--seeds", "2", "--out", str(tmp_path / "run"))
+    assert done.exit_code == 0, done.output
+    for method in ("Parametric", "Mixture", "MbPA", "Hebb"):
+        assert f"| {method} |" in done.stdout
+    assert "2 seeds" in done.stdout
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "run" / "new_classes.png").exists()
+
+    monkeypatch.chdir(tmp_path)
+    assert call("demo", "--seeds", "1").exit_code == 0
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("demo-digits-")
+
+    other = call("demo", "--seeds", "3", "--out", str(tmp_path / "run"))
+    assert other.exit_code == 1
+    assert "Error: RunFolder: " in other.output
+    assert "seeds is 2 there, 3 now" in other.output
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "sklearn"])
+def test_demo_names_the_extra_that_is_missing(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+
+    def without(name: str, package: str | None = None) -> Any:
+        return None if name == module else find_spec(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    done = call("demo")
+    assert done.exit_code == 1
+    assert done.output == (
+        f"Error: the demo needs {module}, which is not installed: pip install clfast[demo]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--data", "mnist"], 2, "--data mnist needs --root"),
+        (["--data", "cifar"], 2, "'cifar' is not one of 'digits', 'mnist'"),
+        (["--seeds", "0"], 2, "0 is not in the range x>=1"),
+        (["--data", "mnist", "--root", "nowhere"], 2, "'nowhere' does not exist"),
+        (["--data", "mnist", "--root", "."], 1, "Error: load_mnist: no train-images-idx3-ubyte"),
+    ],
+)
+def test_demo_misused(
+    arguments: list[str],
+    status: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    done = call("demo", *arguments)
+    assert done.exit_code == status
+    assert message in done.output
+    assert list(tmp_path.iterdir()) == []
