@@ -141,6 +141,7 @@ def _fresh_process(
         "settings": _header(options)["settings"],
         "deadline": deadline,
     }
+    left = iter(cases)
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(task)]
     with subprocess.Popen(
@@ -148,7 +149,6 @@ def _fresh_process(
     ) as worker:
         assert worker.stdout is not None
         try:
-            left = iter(cases)
             for line in worker.stdout:
                 record = json.loads(line)
                 if "family" in record:

@@ -104,7 +104,7 @@ def hebbian_update(
     labels, share = _labels_and_shares(batch, memory, num_classes, rule)
     member = share.new_zeros(*share.shape, num_classes)
     member = member.scatter(2, labels[:, :, None], share[:, :, None])
-    return torch.bmm(member.transpose(1, 2), memory.keys[batch.indices]), member.sum(1)
+    return torch.bmm(member.transpose(1, 2), _rows(memory.keys, batch)), member.sum(1)
 
 
 def hebbian_update_index_add(
@@ -115,7 +115,7 @@ def hebbian_update_index_add(
     queries, width = len(labels), memory.keys.shape[1]
     first = torch.arange(queries, device=labels.device)[:, None] * num_classes
     row = (first + labels).flatten()
-    weighted = (share[:, :, None] * memory.keys[batch.indices]).flatten(0, 1)
+    weighted = (share[:, :, None] * _rows(memory.keys, batch)).flatten(0, 1)
     delta_weight = weighted.new_zeros(queries * num_classes, width).index_add_(0, row, weighted)
     delta_bias = share.new_zeros(queries * num_classes).index_add_(0, row, share.flatten())
     return (
@@ -133,7 +133,7 @@ def mbpa_update_gram(
     batch: Batch, memory: Memory, layer: Layer, rule: Rule
 ) -> tuple[Tensor, Tensor]:
     coefficients = _gram_coefficients(batch, memory, layer, rule)
-    features = memory.keys[batch.indices]
+    features = _rows(memory.keys, batch)
     return torch.bmm(coefficients.transpose(1, 2), features), coefficients.sum(1)
 
 
@@ -146,7 +146,7 @@ def mixture(batch: Batch, memory: Memory, theta: float, gamma: float) -> Tensor:
 
 
 def mixture_by_gather(batch: Batch, memory: Memory, theta: float, gamma: float) -> Tensor:
-    dots = torch.bmm(memory.keys[batch.indices], batch.queries[:, :, None])[:, :, 0]
+    dots = torch.bmm(_rows(memory.keys, batch), batch.queries[:, :, None])[:, :, 0]
     return _mixed(batch, memory, dots, theta, gamma)
 
 
@@ -158,16 +158,22 @@ def interpolation_weights(counts: Tensor, beta: float) -> Tensor:
 # --- shared parts ---------------------------------------------------------------------------------
 
 
+def _rows(table: Tensor, batch: Batch) -> Tensor:
+    """table[batch.indices], in the form that is fastest on CPUs."""
+    found = table.index_select(0, batch.indices.flatten())
+    return found.view(*batch.indices.shape, *table.shape[1:])
+
+
 def _query_dots(batch: Batch, memory: Memory) -> Tensor:
     """h_k . h, [B, K]."""
     query_sq_norms = batch.queries.square().sum(1, keepdim=True)
-    return 0.5 * (memory.key_sq_norms[batch.indices] + query_sq_norms - batch.sq_distances)
+    return 0.5 * (_rows(memory.key_sq_norms, batch) + query_sq_norms - batch.sq_distances)
 
 
 def _hebbian_logits(
     batch: Batch, memory: Memory, layer: Layer, interpolation: Tensor, rule: Rule
 ) -> Tensor:
-    labels = memory.labels[batch.indices]
+    labels = _rows(memory.labels, batch)
     closeness = 1 / (batch.sq_distances + rule.eps)
     zeros = closeness.new_zeros(len(labels), len(layer.bias))
     sums = zeros.scatter_add(1, labels, closeness * (_query_dots(batch, memory) + 1))
@@ -179,7 +185,7 @@ def _labels_and_shares(
     batch: Batch, memory: Memory, num_classes: int, rule: Rule
 ) -> tuple[Tensor, Tensor]:
     """Labels of the neighbours, and c_k over the number of neighbours of that class, [B, K]."""
-    labels = memory.labels[batch.indices]
+    labels = _rows(memory.labels, batch)
     closeness = 1 / (batch.sq_distances + rule.eps)
     counts = closeness.new_zeros(len(labels), num_classes)
     counts = counts.scatter_add(1, labels, torch.ones_like(closeness))
@@ -188,8 +194,8 @@ def _labels_and_shares(
 
 def _adapted(batch: Batch, memory: Memory, layer: Layer, rule: Rule) -> tuple[Tensor, Tensor]:
     """Each query's layer after `rule.steps` steps of MbPA: [B, C, d] and [B, C]."""
-    features = memory.keys[batch.indices]
-    labels = memory.labels[batch.indices][:, :, None]
+    features = _rows(memory.keys, batch)
+    labels = _rows(memory.labels, batch)[:, :, None]
     closeness = (1 / (batch.sq_distances + rule.eps) / labels.shape[1])[:, :, None]
     weight = layer.weight.repeat(len(features), 1, 1)
     bias = layer.bias.repeat(len(features), 1)
@@ -220,8 +226,8 @@ def _step(rule: Rule, value: Tensor, gradient: Tensor, average: Tensor) -> None:
 
 def _gram_coefficients(batch: Batch, memory: Memory, layer: Layer, rule: Rule) -> Tensor:
     """A [B, K, C], with A^T H the weights' update after `rule.steps` steps of SGD."""
-    features = memory.keys[batch.indices]
-    labels = memory.labels[batch.indices][:, :, None]
+    features = _rows(memory.keys, batch)
+    labels = _rows(memory.labels, batch)[:, :, None]
     closeness = (1 / (batch.sq_distances + rule.eps) / labels.shape[1])[:, :, None]
     first = F.linear(features, layer.weight, layer.bias)
     coefficients = _residual(first, labels, closeness).mul_(-rule.lr)
@@ -235,4 +241,4 @@ def _gram_coefficients(batch: Batch, memory: Memory, layer: Layer, rule: Rule) -
 def _mixed(batch: Batch, memory: Memory, dots: Tensor, theta: float, gamma: float) -> Tensor:
     neighbours = dots.mul(theta).softmax(1).mul_(gamma)
     mixed = batch.base_logits.softmax(1).mul_(1 - gamma)
-    return mixed.scatter_add_(1, memory.labels[batch.indices], neighbours).log_()
+    return mixed.scatter_add_(1, _rows(memory.labels, batch), neighbours).log_()

@@ -5,6 +5,7 @@ Squared norms of the keys come in as an argument: a memory can keep them, and cl
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -57,7 +58,10 @@ def knn_addmm_key_blocks(
 
 def faiss_index(keys: Tensor) -> Any:
     """IndexFlatL2 over the keys; faiss copies them."""
-    import faiss
+    # Its import warns of a deprecation, and crashes where warnings are errors.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import faiss
 
     index = faiss.IndexFlatL2(keys.shape[1])
     index.add(keys.numpy())

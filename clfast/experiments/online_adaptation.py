@@ -100,13 +100,13 @@ MNIST = OnlineAdaptation(
     pretrain_per_class=500,
     pretrain_epochs=10,
     k=200,
-    base_lr=1e-3,
-    theta=0.01,
-    gamma=0.3,
+    base_lr=2e-3,
+    theta=0.3,
+    gamma=0.1,
     lr=1e-3,
     steps=5,
     beta=0.9,
-    eta=0.5,
+    eta=0.2,
 )
 
 PRESETS = {config.data: config for config in (DIGITS, MNIST)}

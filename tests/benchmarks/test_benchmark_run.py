@@ -132,3 +132,16 @@ def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     changed = sources.digest(tmp_path, ["csrc"])
     file.rename(tmp_path / "csrc" / "other.cpp")
     assert len({before, changed, sources.digest(tmp_path, ["csrc"])}) == 3
+
+
+def test_a_worker_that_dies_names_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = tmp_path / "worker"
+    worker.write_text('#!/bin/sh\necho \'{"family": "retrieval"}\'\nexit 9\n')
+    worker.chmod(0o755)
+    monkeypatch.setattr(run.sys, "executable", str(worker))
+    options = run._options(OPTIONS)
+    cases = [("retrieval", name) for name in CASES]
+    records = run._fresh_process(0, cases, options, deadline=float("inf"))
+    assert next(records) == {"family": "retrieval"}
+    with pytest.raises(SystemExit, match=f"process 1 ended with code 9, at the {CASES[1]}"):
+        next(records)

@@ -384,3 +384,14 @@ def make_huge_mixture(rng: np.random.Generator, *, joint: bool) -> Any:
     problem.logits[1, 2:] = -np.inf
     problem.keys[::2] *= 300
     return problem
+
+
+def make_far_mixture(which: str, rng: np.random.Generator, *, joint: bool) -> Any:
+    """All logits, or all scores, are large numbers whose differences are exact."""
+    problem = make("mixture_log_probs", Sizes(dim=1), "float32", "float32", rng, joint=joint)
+    if which == "logits":
+        problem.logits[:] = np.round(problem.logits * 8) + 2**22
+    else:
+        problem.keys[:] = np.round(problem.keys * 4) + 2**22
+        problem.queries[:] = 1
+    return replace(problem, theta=1.0)

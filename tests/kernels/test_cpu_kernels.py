@@ -17,6 +17,7 @@ from kernel_problems import (
     assert_near,
     assert_nearest,
     make,
+    make_far_mixture,
     make_huge_mixture,
     make_knn,
     stored,
@@ -337,6 +338,31 @@ def test_mixture_of_huge_scores_and_logits(
     cpu: ModuleType, joint: bool, rng: np.random.Generator
 ) -> None:
     assert_right(cpu, make_huge_mixture(rng, joint=joint))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("which", ["logits", "scores"])
+def test_mixture_of_numbers_far_from_zero(
+    cpu: ModuleType, which: str, joint: bool, rng: np.random.Generator
+) -> None:
+    assert_right(cpu, make_far_mixture(which, rng, joint=joint))
+
+
+@every_kernel
+@pytest.mark.parametrize("name", ["queries", "weight", "bias", "logits", "base_logits"])
+def test_nan_reaches_the_results_that_depend_on_it(
+    cpu: ModuleType, kernel: str, name: str, rng: np.random.Generator
+) -> None:
+    problem = make(kernel, Sizes(), "float32", "float32", rng)
+    if hasattr(problem, name):
+        getattr(problem, name)[1] = np.nan
+        assert any(np.isnan(wanted).any() for wanted in problem.oracle())
+    assert_right(cpu, problem)
+
+
+@every_kernel
+def test_rows_without_features(cpu: ModuleType, kernel: str, rng: np.random.Generator) -> None:
+    assert_right(cpu, make(kernel, Sizes(dim=0), "float32", "float32", rng))
 
 
 @every_kernel

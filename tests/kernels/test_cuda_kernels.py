@@ -25,6 +25,7 @@ from kernel_problems import (
     assert_near,
     assert_nearest,
     make,
+    make_far_mixture,
     make_huge_mixture,
     make_knn,
     stored,
@@ -173,7 +174,7 @@ def run_class_means(
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(
     ("samples", "dim"),
-    [(0, 5), (1, 1), (7, 33), (8, 32), (9, 31), (255, 3), (256, 2), (257, 1), (20, 255), (20, 257)],
+    [(0, 5), (1, 1), (7, 33), (8, 32), (9, 31), (255, 3), (256, 2), (257, 3), (20, 255), (20, 257)],
 )
 def test_class_means(
     cuda: ModuleType,
@@ -263,6 +264,13 @@ def test_nearest_class_mean_of_ties_and_of_nothing(cuda: ModuleType, cosine: boo
     assert run_nearest_class_mean(cuda, features, none, cosine, 2).tolist() == [-1, -1, -1]
 
 
+def test_nearest_class_mean_of_features_that_are_not_numbers(cuda: ModuleType) -> None:
+    """All distances are NaN, or infinite: the first class that is not empty, as on the CPU."""
+    features = np.array([[np.nan, 0], [np.inf, 0], [1, 0]], np.float32)
+    means = np.array([[0, 0], [2, 0], [1, 1]], np.float32)
+    assert run_nearest_class_mean(cuda, features, means, False, 3).tolist() == [1, 1, 1]
+
+
 # ---- Adaptation ----
 
 
@@ -330,6 +338,31 @@ def test_mixture_of_huge_scores_and_logits(
     assert_right(cuda, make_huge_mixture(rng, joint=joint))
 
 
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("which", ["logits", "scores"])
+def test_mixture_of_numbers_far_from_zero(
+    cuda: ModuleType, which: str, joint: bool, rng: np.random.Generator
+) -> None:
+    assert_right(cuda, make_far_mixture(which, rng, joint=joint))
+
+
+@every_kernel
+@pytest.mark.parametrize("name", ["queries", "weight", "bias", "logits", "base_logits"])
+def test_nan_reaches_the_results_that_depend_on_it(
+    cuda: ModuleType, kernel: str, name: str, rng: np.random.Generator
+) -> None:
+    problem = make(kernel, Sizes(), "float32", "float32", rng)
+    if hasattr(problem, name):
+        getattr(problem, name)[1] = np.nan
+        assert any(np.isnan(wanted).any() for wanted in problem.oracle())
+    assert_right(cuda, problem)
+
+
+@every_kernel
+def test_rows_without_features(cuda: ModuleType, kernel: str, rng: np.random.Generator) -> None:
+    assert_right(cuda, make(kernel, Sizes(dim=0), "float32", "float32", rng))
+
+
 @pytest.mark.parametrize("kernel", ["mbpa_update", "hebb_logits"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 9])
 def test_adaptation_in_chunks(
@@ -379,9 +412,11 @@ def test_neighbours_at_fault_are_left_out(
     spoil(problem, rng)
     assert [problem.fine(query).any() for query in range(4)] == [False, True, True, True]
     assert [problem.fine(query).all() for query in range(4)] == [False, False, False, True]
-    by_query = [problem.of_query(query).oracle() for query in range(4)]
-    wanted = [np.concatenate(results) for results in zip(*by_query, strict=True)]
-    assert_near(problem, run(cuda, problem), wanted)
+    for changes in ({}, {"select": None}) if hasattr(problem, "select") else ({},):
+        changed = replace(problem, **changes)
+        by_query = [changed.of_query(query).oracle() for query in range(4)]
+        wanted = [np.concatenate(results) for results in zip(*by_query, strict=True)]
+        assert_near(problem, run(cuda, changed), wanted)
 
 
 # ---- Interpolation weights ----

@@ -135,9 +135,11 @@ cudaError_t adapt(const MbpaProblem<T>& p, const Resolved<T>& resolved, int64_t 
   const Neighbourhood<T>& n = p.neighbourhood;
   const int64_t classes = n.num_classes, first = begin * n.neighbours;
   const T first_state = static_cast<T>(initial_square_average(p.optimizer));
-  CLFAST_LAUNCH((start_kernel<T>), grid_of(divide_up(classes * n.dim, kThreads), count),
-                dim3(kThreads), 0, stream, p.weight, classes * n.dim, first_state, s.weight,
-                s.weight_state);
+  if (n.dim > 0) {  // without features there are biases only
+    CLFAST_LAUNCH((start_kernel<T>), grid_of(divide_up(classes * n.dim, kThreads), count),
+                  dim3(kThreads), 0, stream, p.weight, classes * n.dim, first_state, s.weight,
+                  s.weight_state);
+  }
   CLFAST_LAUNCH((start_kernel<T>), grid_of(divide_up(classes, kThreads), count), dim3(kThreads), 0,
                 stream, p.bias, classes, first_state, s.bias, s.bias_state);
   return dispatch_rows(n.keys, T{}, [&](auto* keys) {
@@ -150,10 +152,12 @@ cudaError_t adapt(const MbpaProblem<T>& p, const Resolved<T>& resolved, int64_t 
       CLFAST_LAUNCH((residual_kernel<T>), grid_of(n.neighbours, count), dim3(kThreads), 0, stream,
                     n.neighbours, classes, resolved.labels + first, resolved.closeness + first,
                     s.logits);
-      CLFAST_LAUNCH((step_kernel<T, Key>),
-                    grid_of(divide_up(n.dim, kTile), divide_up(classes, kTile), count),
-                    dim3(kThreads), 0, stream, keys, n.dim, n.neighbours, classes,
-                    resolved.rows + first, s.logits, p.optimizer, p.lr, s.weight, s.weight_state);
+      if (n.dim > 0) {
+        CLFAST_LAUNCH((step_kernel<T, Key>),
+                      grid_of(divide_up(n.dim, kTile), divide_up(classes, kTile), count),
+                      dim3(kThreads), 0, stream, keys, n.dim, n.neighbours, classes,
+                      resolved.rows + first, s.logits, p.optimizer, p.lr, s.weight, s.weight_state);
+      }
       if (p.bias != nullptr) {
         CLFAST_LAUNCH((bias_step_kernel<T>), grid_of(divide_up(classes, kThreads), count),
                       dim3(kThreads), 0, stream, n.neighbours, classes, s.logits, p.optimizer, p.lr,

@@ -27,9 +27,11 @@ cudaError_t mbpa_update(const MbpaProblem<T>& p, const Resolved<T>& resolved,
     const int64_t count = p.batch - begin < scratch.chunk ? p.batch - begin : scratch.chunk;
     status = adapt(p, resolved, begin, count, scratch, stream);
     if (status != cudaSuccess) return status;
-    CLFAST_LAUNCH((difference_kernel<T>), grid_of(divide_up(entries, kThreads), count),
-                  dim3(kThreads), 0, stream, scratch.weight, p.weight, entries,
-                  delta_weight + begin * entries);
+    if (entries > 0) {
+      CLFAST_LAUNCH((difference_kernel<T>), grid_of(divide_up(entries, kThreads), count),
+                    dim3(kThreads), 0, stream, scratch.weight, p.weight, entries,
+                    delta_weight + begin * entries);
+    }
     CLFAST_LAUNCH((difference_kernel<T>), grid_of(divide_up(n.num_classes, kThreads), count),
                   dim3(kThreads), 0, stream, scratch.bias, p.bias, n.num_classes,
                   delta_bias + begin * n.num_classes);

@@ -6,7 +6,8 @@ namespace clfast::cuda {
 
 template <class T>
 __device__ __forceinline__ T log_add_exp(T a, T b) {
-  const T high = max(a, b), low = min(a, b);
+  // Comparisons, not max and min, which would lose a NaN.
+  const T high = a > b ? a : b, low = a > b ? b : a;
   return low == static_cast<T>(-INFINITY) ? high : high + log1p(exp(low - high));
 }
 

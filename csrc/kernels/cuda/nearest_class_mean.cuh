@@ -20,12 +20,16 @@ __global__ void exclude_empty_kernel(const T* __restrict__ means, int64_t num_cl
   }
 }
 
-// A nearest distance that is NaN means that no class was there.
+// Where every distance is NaN, the smallest class that is not empty, as on the CPU; -1 if all are.
 template <class T>
-__global__ void forget_absent_kernel(const T* __restrict__ nearest, int64_t samples,
-                                     int64_t* __restrict__ labels) {
+__global__ void settle_nan_kernel(const T* __restrict__ means, int64_t num_classes, int64_t dim,
+                                  const T* __restrict__ nearest, int64_t samples,
+                                  int64_t* __restrict__ labels) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < samples && nearest[i] != nearest[i]) labels[i] = -1;
+  if (i >= samples || nearest[i] == nearest[i]) return;
+  int64_t entry = 0;
+  while (entry < num_classes * dim && means[entry] == T(0)) ++entry;
+  labels[i] = entry < num_classes * dim ? entry / dim : -1;
 }
 
 template <class T>
@@ -60,8 +64,8 @@ cudaError_t nearest_class_mean(Rows features, const T* means, int64_t samples, i
                             scratch.nearest + begin, labels + begin, stream);
     if (status != cudaSuccess) return status;
   }
-  CLFAST_LAUNCH((forget_absent_kernel<T>), grid_of(divide_up(samples, kThreads)), dim3(kThreads), 0,
-                stream, scratch.nearest, samples, labels);
+  CLFAST_LAUNCH((settle_nan_kernel<T>), grid_of(divide_up(samples, kThreads)), dim3(kThreads), 0,
+                stream, means, num_classes, dim, scratch.nearest, samples, labels);
   return cudaGetLastError();
 }
 
