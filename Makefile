@@ -5,12 +5,11 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
-PY := $(BIN)/python
+PY := $(VENV)/bin/python
 # Without a GPU the CUDA library could not be loaded: spare its build. `make check` compiles it.
 CLFAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
 export CLFAST_CUDA
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 FAMILY ?= retrieval,adaptation
 OUT ?= gpu-check

@@ -12,7 +12,7 @@ class backend:  # noqa: N801 - reads as a function: clfast.backend("reference")
 
     Args:
         name: ``"compiled"`` (the default) or ``"reference"``, plain PyTorch on whatever device the
-            tensors are. This is the only switch: nothing falls back silently.
+            tensors are. This is the only switch, for all threads: nothing falls back silently.
 
     Raises:
         ValueError: for another name.
@@ -26,10 +26,13 @@ class backend:  # noqa: N801 - reads as a function: clfast.backend("reference")
         global _in_use
         if name not in ("compiled", "reference"):
             raise ValueError(f"clfast.backend: name must be compiled or reference, got {name!r}")
+        self._name = name
         self._before = _in_use
         _in_use = name
 
     def __enter__(self) -> backend:
+        global _in_use
+        _in_use = self._name  # again: a block may be entered more than once
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from . import __version__
 from ._library import cuda_library_loaded
 from .experiments.run_folder import environment
 
-_SIMD_LEVELS = ("base", "avx2", "avx512", "amx")
+_SIMD_LEVELS = ("base", "avx2", "avx512")
 _OPTIONAL = {
     "scikit-learn": "demo",
     "matplotlib": "demo",

@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -19,15 +20,34 @@ def require(condition: bool, message: str) -> None:
 
 
 def refuse_grad(op: str, **tensors: Tensor | None) -> None:
-    """Raises when an input of an op without a gradient requires one while grad mode is on."""
-    if not torch.is_grad_enabled():
-        return
+    """Raises when an input of an op without a gradient is to be differentiated through.
+
+    That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD. An
+    input that is no tensor at all is a TypeError that names it.
+    """
+    grad_mode = torch.is_grad_enabled()
+    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.requires_grad:
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"clfast::{op}: {name} must be a tensor, got {type(tensor).__name__}")
+        required = grad_mode and tensor.requires_grad
+        if required or (forward_mode and forward_ad.unpack_dual(tensor).tangent is not None):
             raise RuntimeError(
                 f"clfast::{op}: {name} requires grad, but {op} has no gradient; "
                 f"call it under torch.no_grad() or pass {name}.detach()"
             )
+
+
+def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
+    """The two halves of a ``Neighbors``, or of a pair that stands for one."""
+    if not (isinstance(neighbors, tuple) and len(neighbors) == 2):
+        raise TypeError(
+            f"clfast::{op}: neighbors must be Neighbors(sq_distances, indices), as knn returns, "
+            f"got {type(neighbors).__name__}"
+        )
+    return neighbors
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -94,3 +114,9 @@ def in_range(op: str, name: str, tensor: Tensor, limit: int, what: str) -> None:
 def not_negative(op: str, name: str, tensor: Tensor, problem: str) -> None:
     if values_known(tensor):
         require(bool((tensor >= 0).all()), f"{op}: {name} is {problem}")
+
+
+def no_nan(op: str, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and values_known(tensor):
+            require(not bool(tensor.isnan().any()), f"{op}: {name} holds NaN")

@@ -7,9 +7,9 @@ Mi & Faltings, "Memory-based Hebbian Parameter Adaptation". Shared arguments:
   inside the op.
 * ``eps`` > 0 in the closeness c_k = 1 / (eps + ||h_x - h_k||^2) (Eq. 2).
 
-On CPU tensors, an index outside the memory, a negative or NaN distance, or a neighbour's label
-outside the classes raises. On CUDA tensors, where looking would synchronise, such a neighbour is
-left out.
+On CPU tensors, an index outside the memory, a negative or NaN distance, a neighbour's label outside
+the classes, or NaN in the result raises. On CUDA tensors, where looking would synchronise, such a
+neighbour is left out, and NaN travels on.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def hebbian_update(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = neighbors
+    distances, indices = _check.neighbours("hebbian_update", neighbors)
     _check.refuse_grad("hebbian_update", keys=keys, **{"neighbors.sq_distances": distances})
     if uses_reference():
         _check_hebbian_update(keys, labels, distances, indices, num_classes, eps, select)
@@ -110,7 +110,7 @@ def mbpa_update(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = neighbors
+    distances, indices = _check.neighbours("mbpa_update", neighbors)
     _check.refuse_grad(
         "mbpa_update",
         weight=weight,
@@ -182,7 +182,7 @@ def hebb_logits(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = neighbors
+    distances, indices = _check.neighbours("hebb_logits", neighbors)
     _check.refuse_grad(
         "hebb_logits",
         queries=queries,
@@ -277,7 +277,7 @@ def mixture_log_probs(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = neighbors
+    distances, indices = _check.neighbours("mixture_log_probs", neighbors)
     _check.refuse_grad(
         "mixture_log_probs",
         logits=logits,
@@ -420,6 +420,8 @@ def _check_mbpa_update(
     _check_floats(op, "weight", weight, (num_classes, sizes[1]), keys)
     _check_floats(op, "bias", bias, (num_classes,), keys)
     _check_steps(op, steps, lr, optimizer, eps)
+    if uses_reference():
+        _check.no_nan(op, weight=weight, bias=bias)
     return sizes
 
 
@@ -479,6 +481,9 @@ def _check_hebb_logits(
     _check_select(op, select, num_classes, keys)
     _check_floats(op, "key_sq_norms", key_sq_norms, (keys.shape[0],), keys)
     _check_floats(op, "base_logits", base_logits, (batch, num_classes), keys)
+    if uses_reference():
+        _check.no_nan(op, queries=queries, weight=weight, interpolation=interpolation)
+        _check.no_nan(op, bias=bias, base_logits=base_logits)
     return batch
 
 
@@ -551,6 +556,8 @@ def _check_mixture_log_probs(
     _check_floats(op, "logits", logits, (batch, num_classes), keys)
     _check_floats(op, "queries", queries, (batch, dim), keys)
     _check_floats(op, "key_sq_norms", key_sq_norms, (keys.shape[0],), keys)
+    if uses_reference():
+        _check.no_nan(op, logits=logits, queries=queries)
     return batch
 
 

@@ -29,7 +29,8 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
         queries: [B, d], any floating dtype. B may be 0.
         keys: [M, d]; float64 only together with float64 queries.
         k: neighbours a query, 1 <= k <= M.
-        key_sq_norms: [M] squared norms of the keys, if you keep them: saves one pass over the keys.
+        key_sq_norms: [M] squared norms of the keys, for callers that keep them. The result does not
+            depend on them.
 
     Returns:
         ``Neighbors(sq_distances [B, k], indices [B, k])``.
@@ -91,8 +92,8 @@ def class_means(
         [C, d]; a class without samples is a row of zeros.
 
     Raises:
-        RuntimeError: wrong shape, dtype, device, a label out of range (seen on CPU tensors; on CUDA
-            such a sample is left out), an input that requires grad in grad mode.
+        RuntimeError: wrong shape, dtype, device; a label out of range (seen on CPU tensors; on CUDA
+            such a sample is left out); NaN features (CPU); an input that requires grad.
     """
     _check.refuse_grad("class_means", features=features)
     if uses_reference():
@@ -112,6 +113,7 @@ def _check_class_means(features: Tensor, labels: Tensor, num_classes: int) -> No
     _check.require(num_classes >= 1, f"{op}: num_classes must be >= 1, got {num_classes}")
     if uses_reference():
         _check.in_range(op, "labels", labels, num_classes, "the classes")
+        _check.no_nan(op, features=features)
 
 
 @torch.library.register_fake("clfast::class_means")

@@ -41,12 +41,14 @@ def class_means(
 def nearest_class_mean(features: Tensor, means: Tensor, *, metric: str = "euclidean") -> Tensor:
     features, means = _widened(features), _widened(means)
     present = (means != 0).any(1)
-    if not bool(present.any()):
+    if len(features) and not bool(present.any()):
         raise RuntimeError(
             "clfast::nearest_class_mean: every row of means is zero (an empty class)"
         )
     if metric == "cosine":
         features, means = F.normalize(features, dim=1), F.normalize(means, dim=1)
     classes = present.nonzero()[:, 0]
+    if not len(features):
+        return classes[:0]
     nearest = knn(features, means[classes], 1).indices[:, 0]
     return classes[nearest]

@@ -189,7 +189,7 @@ inline Tensor check_interpolation(const Tensor& counts, double beta, ScalarType 
   check_dtype(op, "counts", counts, ScalarType::Long);
   check_range(op, "beta", beta, beta >= 0 && beta < 1, "in [0, 1)");
   CLFAST_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, op,
-               ": dtype must be float32 or float64, got ", torch::headeronly::toString(dtype));
+               ": dtype must be float32 or float64, got ", name_of(dtype));
   return as_contiguous(counts);
 }
 

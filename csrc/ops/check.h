@@ -7,7 +7,10 @@
 
 #include <initializer_list>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "../kernels/common/scalar.h"
 
@@ -16,8 +19,41 @@ namespace clfast::ops {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  message << "clfast::";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
 // CLFAST_CHECK(k > 0, "knn: k must be ...") raises RuntimeError("clfast::knn: k must be ...").
-#define CLFAST_CHECK(condition, ...) STD_TORCH_CHECK(condition, "clfast::", __VA_ARGS__)
+#define CLFAST_CHECK(condition, ...)                    \
+  do {                                                  \
+    if (!(condition)) ::clfast::ops::fail(__VA_ARGS__); \
+  } while (false)
+
+// The dtype as Python spells it.
+inline std::string name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return "torch.float32";
+    case ScalarType::Double:
+      return "torch.float64";
+    case ScalarType::Half:
+      return "torch.float16";
+    case ScalarType::BFloat16:
+      return "torch.bfloat16";
+    case ScalarType::Int:
+      return "torch.int32";
+    case ScalarType::Long:
+      return "torch.int64";
+    case ScalarType::Bool:
+      return "torch.bool";
+    default:
+      return torch::headeronly::toString(type);
+  }
+}
 
 inline std::string shape_of(const Tensor& t) {
   std::string text = "[";
@@ -45,9 +81,8 @@ inline void check_shape(const char* op, const char* name, const Tensor& t,
 }
 
 inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType wanted) {
-  CLFAST_CHECK(t.scalar_type() == wanted, op, ": ", name, " must be of dtype ",
-               torch::headeronly::toString(wanted), ", got ",
-               torch::headeronly::toString(t.scalar_type()));
+  CLFAST_CHECK(t.scalar_type() == wanted, op, ": ", name, " must be of dtype ", name_of(wanted),
+               ", got ", name_of(t.scalar_type()));
 }
 
 inline bool is_float64(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
@@ -57,16 +92,15 @@ inline void check_floating(const char* op, const char* name, const Tensor& t) {
   CLFAST_CHECK(type == ScalarType::Float || type == ScalarType::Double ||
                    type == ScalarType::Half || type == ScalarType::BFloat16,
                op, ": ", name, " must be float16, bfloat16, float32 or float64, got ",
-               torch::headeronly::toString(type));
+               name_of(type));
 }
 
 // 16-bit and 32-bit arguments mix (all arithmetic is in float32); float64 mixes with nothing.
 inline void check_same_precision(const char* op, const char* name, const Tensor& t,
                                  const char* other_name, const Tensor& other) {
   check_floating(op, name, t);
-  CLFAST_CHECK(is_float64(t) == is_float64(other), op, ": ", name, " is ",
-               torch::headeronly::toString(t.scalar_type()), " but ", other_name, " is ",
-               torch::headeronly::toString(other.scalar_type()),
+  CLFAST_CHECK(is_float64(t) == is_float64(other), op, ": ", name, " is ", name_of(t.scalar_type()),
+               " but ", other_name, " is ", name_of(other.scalar_type()),
                "; float64 does not mix with other dtypes");
 }
 
@@ -106,6 +140,27 @@ inline ScalarKind kind_of(const Tensor& t) {
 template <class T>
 inline const T* data_or_null(const std::optional<Tensor>& t) {
   return t.has_value() ? t->const_data_ptr<T>() : nullptr;
+}
+
+// Whether a contiguous CPU tensor of type T holds a NaN.
+template <class T>
+inline bool holds_nan(const Tensor& t) {
+  const T* data = t.const_data_ptr<T>();
+  int64_t found = 0;
+  for (int64_t i = 0; i < t.numel(); ++i) found += data[i] != data[i];
+  return found > 0;
+}
+
+// Results are much smaller than inputs, and a NaN among the first comes from the second: so results
+// are looked through, and inputs only to name the culprit.
+template <class T>
+inline void raise_on_nan(const char* op, const Tensor& result,
+                         std::initializer_list<std::pair<const char*, const Tensor*>> inputs) {
+  if (!holds_nan<T>(result)) return;
+  for (const auto& [name, tensor] : inputs) {
+    CLFAST_CHECK(!holds_nan<T>(*tensor), op, ": ", name, " holds NaN");
+  }
+  CLFAST_CHECK(false, op, ": keys or another input hold NaN, or infinities that cancel");
 }
 
 // Calls f with a value of the C++ type of the arithmetic.

@@ -8,10 +8,11 @@ struct KnnInputs {
   ScalarType dtype;  // of the arithmetic and of the distances
   Tensor queries;    // [B, d] in dtype
   Tensor keys;       // [M, d] as stored
-  std::optional<Tensor> key_sq_norms;
   int64_t batch, memory_size, dim;
 };
 
+// key_sq_norms are checked and not used: both kernels form the norms they need from keys that they
+// have in cache anyway, and a result that is exact must not hang on numbers from outside.
 inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
                            const std::optional<Tensor>& key_sq_norms) {
   const char* op = "knn";
@@ -25,14 +26,12 @@ inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
                " features but keys have ", dim);
   CLFAST_CHECK(k >= 1 && k <= memory_size, op, ": k must be in [1, ", memory_size,
                "], the number of keys, got ", k);
-  KnnInputs in{
-      compute_dtype(queries), {}, as_contiguous(keys), {}, queries.size(0), memory_size, dim};
+  KnnInputs in{compute_dtype(queries), {}, as_contiguous(keys), queries.size(0), memory_size, dim};
   in.queries = as_compute(queries, in.dtype);
   if (key_sq_norms.has_value()) {
     check_shape(op, "key_sq_norms", *key_sq_norms, {memory_size});
     check_same_precision(op, "key_sq_norms", *key_sq_norms, "queries", queries);
     check_same_device(op, "key_sq_norms", *key_sq_norms, "queries", queries);
-    in.key_sq_norms = as_compute(*key_sq_norms, in.dtype);
   }
   return in;
 }

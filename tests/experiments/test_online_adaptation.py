@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from clfast.experiments.online_adaptation import (
     OnlineAdaptation,
     Trial,
     paper_learners,
+    threads,
 )
 from clfast.methods import Hebb, Parametric
 
@@ -38,6 +40,13 @@ TINY = replace(
     timed_chunks=2,
     timed_queries=2,
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As runs have it: two threads on tiny layers take far longer on a busy machine."""
+    with threads(1):
+        yield
 
 
 def samples(per_class: int, seed: int) -> Samples:

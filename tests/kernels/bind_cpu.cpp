@@ -79,9 +79,9 @@ void knn(int level, const py::object& problem, int64_t threads, const Array& sq_
     const int64_t k = problem.attr("k").cast<int64_t>();
     T* distances_out = data_of<T>(sq_distances, "sq_distances", {batch, k});
     int64_t* indices_out = data_of<int64_t>(indices, "indices", {batch, k});
-    cpu::Knn<T> search({field<T>(problem, "queries", {batch, dim}), rows_of(keys, "keys"),
-                        field_or_null<T>(problem, "key_sq_norms", {rows}), batch, rows, dim, k},
-                       threads);
+    cpu::Knn<T> search(
+        {field<T>(problem, "queries", {batch, dim}), rows_of(keys, "keys"), batch, rows, dim, k},
+        threads);
     cpu::KnnWorkspace<T> workspace;
     for (int64_t i = 0; i < search.sweeps(); ++i) search.sweep(i, workspace);
     for (int64_t q = 0; q < batch; ++q) {

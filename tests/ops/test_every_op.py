@@ -266,4 +266,9 @@ def test_backend_switch() -> None:
             assert clfast._backend.backend_in_use() == "compiled"
         assert clfast._backend.backend_in_use() == "reference"
     assert clfast._backend.backend_in_use() == "compiled"
+    block = clfast.backend("reference")
+    for _ in range(2):  # a block may be entered again
+        with block:
+            assert clfast._backend.backend_in_use() == "reference"
+        assert clfast._backend.backend_in_use() == "compiled"
     assert reference.retrieval.knn is not ops.knn

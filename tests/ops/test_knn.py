@@ -210,3 +210,27 @@ def test_cosine_ignores_the_length_of_means() -> None:
     assert nearest_class_mean(features, means).item() == 1
     assert nearest_class_mean(features * 100, means).item() == 0
     assert nearest_class_mean(features * 100, means, metric="cosine").item() == 1
+
+
+def test_wrong_norms_do_not_change_the_result(rng: torch.Generator) -> None:
+    """What a user hands over as norms may be rounded, stale or plain wrong."""
+    keys, queries = 10 + torch.randn(3000, 64, generator=rng), torch.randn(30, 64, generator=rng)
+    wanted = knn(queries, keys, 20)
+    for norms in (torch.zeros(3000), torch.full((3000,), -50.0), keys.square().sum(1).bfloat16()):
+        found = knn(queries, keys, 20, key_sq_norms=norms)
+        assert torch.equal(found.indices, wanted.indices)
+        assert torch.equal(found.sq_distances, wanted.sq_distances)
+
+
+def test_shortlists_that_would_hold_everything_are_given_up(rng: torch.Generator) -> None:
+    """Identical keys: no bound tells them apart, and every key is looked at instead."""
+    queries = torch.randn(40, 16, generator=rng)
+    keys = torch.zeros(20000, 16)
+    keys[17_000] = queries[5]
+    found = knn(queries, keys, 10)
+    assert found.indices[5, 0] == 17_000
+    assert torch.equal(found.indices[0], torch.arange(10))
+
+
+def test_empty_batch_of_features_needs_no_class() -> None:
+    assert nearest_class_mean(torch.ones(0, 4), torch.zeros(5, 4)).shape == (0,)

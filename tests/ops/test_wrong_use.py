@@ -175,6 +175,20 @@ WRONG_VALUES: list[tuple[str, str, Change]] = [
     ("class_means", "labels", _set(1, _first(-1))),
     ("nearest_class_mean", "every row of means is zero", _set(1, torch.zeros_like)),
     ("interpolation_weights", "counts", _set(0, _first(-1))),
+    ("class_means", "features holds NaN", _set(0, _first(math.nan))),
+    ("mbpa_update", "weight holds NaN", _set(0, _first(math.nan))),
+    ("mbpa_update", "bias holds NaN", _set(1, _first(math.nan))),
+    ("hebb_logits", "queries holds NaN", _set(0, _first(math.nan))),
+    ("hebb_logits", "weight holds NaN", _set(1, _first(math.nan))),
+    ("hebb_logits", "bias holds NaN", _set(2, _first(math.nan))),
+    ("hebb_logits", "interpolation holds NaN", _set("interpolation", _first(math.nan))),
+    (
+        "hebb_logits",
+        "base_logits holds NaN",
+        _put("base_logits", torch.full((5, 7), math.nan)),
+    ),
+    ("mixture_log_probs", "logits holds NaN", _set(0, _first(math.nan))),
+    ("mixture_log_probs", "queries holds NaN", _set(1, _first(math.nan))),
 ]
 for _op, _at in POSITION.items():
     WRONG_VALUES += [
@@ -231,6 +245,22 @@ def test_the_first_wrong_neighbour_is_named() -> None:
     indices[1, 4], indices[3, 0] = 99, -7
     with pytest.raises(RuntimeError, match=r"neighbors.indices\[1, 4\] is 99, outside the 37 rows"):
         clfast.ops.hebbian_update(*args[:2], Neighbors(args[2].sq_distances, indices), args[3])
+
+
+def test_something_else_than_a_tensor_or_neighbours() -> None:
+    keys, labels = torch.ones(3, 2), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(TypeError, match=r"clfast::knn: queries must be a tensor, got ndarray"):
+        clfast.ops.knn(keys.numpy(), keys, 1)  # type: ignore[arg-type]
+    for wrong in (None, (1, 2, 3), torch.ones(2, 2)):
+        with pytest.raises(TypeError, match=r"clfast::hebbian_update: neighbors must be Neighbors"):
+            clfast.ops.hebbian_update(keys, labels, wrong, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, at first use
+def test_forward_mode_is_refused_too() -> None:
+    keys = torch.ones(3, 2)
+    with pytest.raises(RuntimeError, match=r"clfast::knn: queries requires grad"):
+        torch.func.jvp(lambda q: clfast.ops.knn(q, keys, 1).sq_distances, (keys,), (keys,))
 
 
 def test_a_device_without_kernels_is_named() -> None:

@@ -48,7 +48,8 @@ Knn<T>::Knn(const KnnProblem<T>& problem, int64_t threads)
     : problem_(problem),
       few_keys_(problem.memory_size <= kFewTimes * problem.k),
       direct_(problem.batch <= kDirectQueries),
-      shortlist_(static_cast<size_t>(2 * problem.k + kSpareCandidates)) {
+      shortlist_(static_cast<size_t>(2 * problem.k + kSpareCandidates)),
+      longest_(std::max(4 * shortlist_, static_cast<size_t>(problem.memory_size / 16))) {
   // Threads share out few keys by queries, many keys by ranges of keys: a range more means a
   // shortlist more to fill, a block of queries more means another pass over the keys.
   const bool many_keys = problem.memory_size >= kManyKeys;
@@ -61,7 +62,10 @@ Knn<T>::Knn(const KnnProblem<T>& problem, int64_t threads)
     ++key_ranges_;
   }
   lists_.resize(static_cast<size_t>(problem.batch * key_ranges_));
-  for (Shortlist& list : lists_) list.cut = std::numeric_limits<T>::infinity();
+  for (Shortlist& list : lists_) {
+    list.cut = std::numeric_limits<T>::infinity();
+    list.everything = false;
+  }
 }
 
 template <class T>
@@ -86,12 +90,18 @@ void Knn<T>::tighten(Shortlist& list, KnnWorkspace<T>& w) const {
 
 template <class T>
 void Knn<T>::add(Shortlist& list, const Candidate& candidate, KnnWorkspace<T>& w) const {
-  if (candidate.lower > list.cut) return;
+  if (list.everything || candidate.lower > list.cut) return;
   std::vector<Candidate>& candidates = list.candidates;
   // Where many bounds overlap, a list that was just cut back may still be long: it may double.
   const bool full = candidates.size() == candidates.capacity();
   if (full && candidates.size() >= shortlist_) {
     tighten(list, w);
+    if (candidates.size() > longest_) {
+      list.everything = true;
+      list.cut = -std::numeric_limits<T>::infinity();
+      std::vector<Candidate>().swap(candidates);
+      return;
+    }
     if (2 * candidates.size() > candidates.capacity()) candidates.reserve(2 * candidates.size());
     if (candidate.lower > list.cut) return;
   } else if (full) {
@@ -163,10 +173,12 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
   const int64_t width = divide_up(queries, lanes) * lanes;
   const bool widen = problem_.keys.kind != kOwnKind<T>;
   pack_queries(query_begin, queries, width, w);
-  // A sum of d products rounds by at most d units of |q||k| <= (|q|^2 + |k|^2) / 2, a norm by d
-  // units of itself; 16 more cover the additions, and 2 the second half of each. So the true
-  // distance is within error (|k|^2 + |q|^2) + tiny of |k|^2 + |q|^2 - 2<q,k> as computed.
-  const T error = static_cast<T>(d + 16) * std::numeric_limits<T>::epsilon();
+  // With u = epsilon / 2, a sum of d products rounds by at most d u / (1 - d u) of |q||k|, which is
+  // at most (|q|^2 + |k|^2) / 2, and a norm by as much of itself; 16 u more cover the additions
+  // that join them. Taken twice, the true distance is within error (|k|^2 + |q|^2) + tiny of |k|^2
+  // + |q|^2 - 2<q,k> as computed here.
+  const T units = std::min(static_cast<T>(d + 16) * std::numeric_limits<T>::epsilon(), T(0.5));
+  const T error = units / (1 - units);
   const T tiny = static_cast<T>(2 * d + 16) * std::numeric_limits<T>::min();
   const auto query_term = [&](int64_t q) { return w.query_norms[q] - error * w.query_norms[q]; };
   w.limits.assign(width, -std::numeric_limits<T>::infinity());
@@ -193,11 +205,8 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
     } else {
       sweep.keys = static_cast<const T*>(problem_.keys.data) + key * d;
     }
-    const T* norms = problem_.key_sq_norms == nullptr ? nullptr : problem_.key_sq_norms + key;
-    if (norms == nullptr) {
-      sq_norms({sweep.keys, kOwnKind<T>}, nullptr, 0, count, d, w.row.data(), w.key_norms.data());
-      norms = w.key_norms.data();
-    }
+    const T* norms = w.key_norms.data();
+    sq_norms({sweep.keys, kOwnKind<T>}, nullptr, 0, count, d, w.row.data(), w.key_norms.data());
     for (int64_t i = 0; i < count; ++i) w.key_terms[i] = norms[i] - error * norms[i] - tiny;
     sweep.key_count = count;
     const int64_t found = knn_sweep(sweep, w.hits.data());
@@ -218,7 +227,11 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
 template <class T>
 void Knn<T>::finish(int64_t query, KnnWorkspace<T>& w, T* sq_distances_out, int64_t* indices_out) {
   w.rows.clear();
-  if (few_keys_) {
+  bool everything = few_keys_;
+  for (int64_t range = 0; range < key_ranges_; ++range) {
+    everything = everything || lists_[query * key_ranges_ + range].everything;
+  }
+  if (everything) {
     w.rows.resize(problem_.memory_size);
     std::iota(w.rows.begin(), w.rows.end(), int64_t{0});
   } else {
@@ -236,7 +249,7 @@ void Knn<T>::finish(int64_t query, KnnWorkspace<T>& w, T* sq_distances_out, int6
   w.row.resize(problem_.dim);
   w.distances.resize(w.rows.size());
   sq_distances(problem_.queries + query * problem_.dim, problem_.keys,
-               few_keys_ ? nullptr : w.rows.data(), 0, static_cast<int64_t>(w.rows.size()),
+               everything ? nullptr : w.rows.data(), 0, static_cast<int64_t>(w.rows.size()),
                problem_.dim, w.row.data(), w.distances.data());
 
   // Distance above, place among the candidates below: one integer that orders by distance and then

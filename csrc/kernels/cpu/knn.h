@@ -18,9 +18,8 @@ namespace clfast::cpu {
 
 template <class T>
 struct KnnProblem {
-  const T* queries;       // [B, d]
-  Rows keys;              // [M, d]
-  const T* key_sq_norms;  // [M], or null
+  const T* queries;  // [B, d]
+  Rows keys;         // [M, d]
   int64_t batch, memory_size, dim, k;
 };
 
@@ -78,6 +77,7 @@ class Knn {
   struct Shortlist {
     std::vector<Candidate> candidates;
     T cut;
+    bool everything;  // too many bounds overlap: finish() looks at every key
   };
 
   void sweep_block(int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
@@ -93,6 +93,7 @@ class Knn {
   bool few_keys_;     // nearly all would stay on a shortlist: no sweep, finish() looks at every key
   bool direct_;       // so few queries that streaming the keys costs less than packing the queries
   size_t shortlist_;  // candidates at which a shortlist is cut back
+  size_t longest_;    // candidates that a shortlist may keep: B lists take B M bytes at most
   int64_t query_blocks_, key_ranges_;
   std::vector<Shortlist> lists_;  // [B, key_ranges]
 };

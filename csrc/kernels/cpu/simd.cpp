@@ -1,6 +1,7 @@
 #include "simd.h"
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -25,9 +26,11 @@ Simd level_at_start() {
   const Simd best = best_simd_level();
   const char* wish = std::getenv("CLFAST_SIMD");
   if (wish == nullptr) return best;
-  for (const Simd level : {Simd::kBase, Simd::kAvx2}) {
+  for (const Simd level : {Simd::kBase, Simd::kAvx2, Simd::kAvx512}) {
     if (std::strcmp(wish, simd_name(level)) == 0) return level < best ? level : best;
   }
+  std::fprintf(stderr, "clfast: CLFAST_SIMD=%s is none of base, avx2, avx512; using %s\n", wish,
+               simd_name(best));
   return best;
 }
 

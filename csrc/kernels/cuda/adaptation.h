@@ -12,7 +12,7 @@ namespace clfast::cuda {
 // The neighbours of B queries, looked up: [B, K] each.
 template <class T>
 struct Resolved {
-  int64_t* rows;    // row of the memory; 0 for a neighbour that is left out
+  int64_t* rows;    // row of the memory; -1 for a neighbour that is left out
   int64_t* labels;  // its class; -1 for a neighbour that is left out
   T* closeness;     // c_k; 0 for a neighbour that is left out
 };

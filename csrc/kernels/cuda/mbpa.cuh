@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads)
       dim,
       [&](int row, int64_t p) {
         const int64_t k = first_k + row;
-        return k < neighbours && p < dim ? static_cast<T>(widen(keys[row_of[k] * dim + p])) : T(0);
+        return k < neighbours && p < dim ? feature_of<T>(keys, row_of[k], dim, p) : T(0);
       },
       [&](int row, int64_t p) {
         const int64_t i = first_class + row;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
       },
       [&](int row, int64_t k) {
         const int64_t j = first_feature + row;
-        return j < dim && k < neighbours ? static_cast<T>(widen(keys[row_of[k] * dim + j])) : T(0);
+        return j < dim && k < neighbours ? feature_of<T>(keys, row_of[k], dim, j) : T(0);
       },
       total);
   for_each_entry(total, [&](int row, int column, double value) {

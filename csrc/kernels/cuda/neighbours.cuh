@@ -11,9 +11,8 @@ __global__ void resolve_kernel(Neighbourhood<T> n, int64_t batch, Resolved<T> ou
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= batch * n.neighbours) return;
   const bool fine = check_neighbour(n, at / n.neighbours, at % n.neighbours) == Fault::kNone;
-  const int64_t row = fine ? n.indices[at] : 0;
-  out.rows[at] = row;
-  out.labels[at] = fine ? n.labels[row] : -1;
+  out.rows[at] = fine ? n.indices[at] : -1;
+  out.labels[at] = fine ? n.labels[n.indices[at]] : -1;
   out.closeness[at] = fine ? closeness(n.sq_distances[at], n.eps) : T(0);
 }
 
@@ -34,6 +33,10 @@ __global__ void dots_kernel(Neighbourhood<T> n, int64_t batch, const Key* __rest
   if (at >= batch * n.neighbours) return;
   const T* x = queries + at / n.neighbours * n.dim;
   const int64_t row = resolved.rows[at];
+  if (row < 0) {
+    if (threadIdx.x % kWarpSize == 0) dots[at] = T(0);
+    return;
+  }
   double sum = 0;
   for (int64_t j = threadIdx.x % kWarpSize; j < n.dim; j += kWarpSize) {
     const double other = static_cast<double>(
@@ -57,6 +60,12 @@ cudaError_t neighbour_dots(const Neighbourhood<T>& n, int64_t batch, const T* qu
                   dim3(kThreads), 0, stream, n, batch, keys, queries, key_sq_norms, resolved, dots);
     return cudaGetLastError();
   });
+}
+
+// Feature j of a neighbour; nothing is read for one that is left out.
+template <class T, class Key>
+__device__ __forceinline__ T feature_of(const Key* keys, int64_t row, int64_t dim, int64_t j) {
+  return row < 0 ? T(0) : static_cast<T>(widen(keys[row * dim + j]));
 }
 
 // Whether no neighbour before k has k's class: then thread k speaks for the class. No atomics, so

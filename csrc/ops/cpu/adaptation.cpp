@@ -87,6 +87,9 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
                    [&](int64_t begin, int64_t end, T* scratch) {
                      return cpu::mbpa_update(problem, begin, end, scratch, weight_out, bias_out);
                    });
+    const Tensor& result = layer.bias.has_value() ? delta_bias : delta_weight;
+    const Tensor& shift = layer.bias.has_value() ? *layer.bias : layer.weight;
+    raise_on_nan<T>(op, result, {{"weight", &layer.weight}, {"bias", &shift}});
   });
   return {delta_weight, delta_bias};
 }
@@ -123,6 +126,13 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
                    [&](int64_t begin, int64_t end, T* scratch) {
                      return cpu::hebb_logits(problem, begin, end, scratch, result);
                    });
+    raise_on_nan<T>(
+        op, out,
+        {{"queries", &hebb.queries},
+         {"weight", &hebb.layer.weight},
+         {"interpolation", &hebb.interpolation},
+         {hebb.base_lacks_bias ? "bias" : "base_logits",
+          hebb.base_lacks_bias && hebb.layer.bias ? &*hebb.layer.bias : &hebb.base_logits}});
   });
   return out;
 }
@@ -169,6 +179,7 @@ Tensor mixture_log_probs(const Tensor& logits, const Tensor& queries, const Tens
                    [&](int64_t begin, int64_t end, T* scratch) {
                      return cpu::mixture_log_probs(problem, begin, end, scratch, result);
                    });
+    raise_on_nan<T>(op, out, {{"logits", &mix.logits}, {"queries", &mix.queries}});
   });
   return out;
 }

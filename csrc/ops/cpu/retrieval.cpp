@@ -22,7 +22,6 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
     using T = decltype(tag);
     const cpu::KnnProblem<T> problem{in.queries.const_data_ptr<T>(),
                                      {in.keys.const_data_ptr(), kind_of(in.keys)},
-                                     data_or_null<T>(in.key_sq_norms),
                                      in.batch,
                                      in.memory_size,
                                      in.dim,
@@ -82,6 +81,8 @@ Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_cla
                         normalize, scratch.data(), sum.data(), out + c * in.dim);
       }
     });
+    CLFAST_CHECK(!holds_nan<T>(means),
+                 "class_means: features holds NaN, or infinities that cancel");
   });
   return means;
 }
@@ -92,6 +93,7 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
   const NearestMeanInputs in = check_nearest_class_mean(features, means, metric);
   const int64_t samples = in.features.size(0), dim = in.features.size(1);
   Tensor labels = torch::stable::new_empty(in.features, {samples}, ScalarType::Long);
+  if (samples == 0) return labels;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const ScalarKind own = kind_of(in.means);

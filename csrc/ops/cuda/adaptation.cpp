@@ -58,11 +58,6 @@ struct Layers {
   }
 };
 
-// Kernels clamp a bad index to row 0, which must then exist.
-void check_memory(const char* op, const NeighbourInputs& in) {
-  CLFAST_CHECK(in.memory_size > 0 || in.batch == 0, op, ": keys must have at least one row");
-}
-
 std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labels,
                                           const Tensor& sq_distances, const Tensor& indices,
                                           int64_t num_classes, double eps,
@@ -71,7 +66,6 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
   const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
   CLFAST_CHECK(num_classes >= 1, op, ": num_classes must be >= 1, got ", num_classes);
   check_eps(op, eps);
-  check_memory(op, in);
   const std::optional<Tensor> chosen = check_select(op, select, num_classes, keys);
   const DeviceStream stream(in.keys);
   Tensor delta_weight =
@@ -98,7 +92,6 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
   const LayerInputs layer = check_layer(op, weight, bias, in);
   check_steps(op, steps, lr);
   check_eps(op, eps);
-  check_memory(op, in);
   const Optimizer rule = check_optimizer(op, optimizer);
   const DeviceStream stream(in.keys);
   const int64_t num_classes = layer.num_classes;
@@ -126,7 +119,6 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
                    const std::optional<Tensor>& base_logits) {
   const char* op = "hebb_logits";
   const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
-  check_memory(op, in);
   const DeviceStream stream(in.keys);
   const HebbInputs hebb = check_hebb(op, in, queries, weight, bias, interpolation, eta, steps, lr,
                                      optimizer, eps, select, key_sq_norms, base_logits);
@@ -172,7 +164,6 @@ Tensor mixture_log_probs(const Tensor& logits, const Tensor& queries, const Tens
                          const std::optional<Tensor>& key_sq_norms) {
   const char* op = "mixture_log_probs";
   const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
-  check_memory(op, in);
   const MixtureInputs mix =
       check_mixture(op, in, logits, queries, theta, gamma, form, key_sq_norms);
   const DeviceStream stream(in.keys);
