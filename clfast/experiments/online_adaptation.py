@@ -96,6 +96,8 @@ DIGITS = OnlineAdaptation(
 
 MNIST = OnlineAdaptation(
     data="mnist",
+    # With 10 classes a chunk holds some 10 samples of each, not one as in the paper: E is 0.15
+    # already when the memory first knows a new class, and Hebb does nearly what MbPA does.
     chunk=100,
     pretrain_per_class=500,
     pretrain_epochs=10,
