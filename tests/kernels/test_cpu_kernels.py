@@ -219,6 +219,19 @@ def test_knn_of_one_and_of_all(
     assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 
+@every_dtype
+@pytest.mark.parametrize("shift", [0, 30, 1000])
+@pytest.mark.parametrize("spread", [1e-5, 1e-3, 1])
+def test_knn_where_products_cancel(
+    cpu: ModuleType, level: int, dtype: str, shift: float, spread: float, rng: np.random.Generator
+) -> None:
+    """|k|^2 + |q|^2 - 2 <k, q> has few digits left, or none, so bounds must be wide enough."""
+    keys = (shift + unit(rng, 1, 33) + spread * unit(rng, 700, 33)).astype(dtype)
+    queries = keys[100:105] + (spread / 8 * unit(rng, 5, 33)).astype(dtype)
+    problem = Knn(queries, keys, 20)
+    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+
+
 @pytest.mark.parametrize("batch", [2, 7, 140])
 @every_dtype
 def test_knn_does_not_depend_on_threads(
