@@ -3,6 +3,7 @@
 
 #include "cpu/class_means.h"
 #include "cpu/knn.h"
+#include "cpu/nearest_class_mean.h"
 #include "cpu/rows.h"
 
 namespace clfast::bind {
@@ -112,6 +113,28 @@ void unit_rows(int level, const Array& rows, int64_t begin, int64_t end, const A
   });
 }
 
+// Labels [begin, end). No row of `means` is empty.
+void nearest_class_mean(int level, const Array& features, const Array& means, int64_t begin,
+                        int64_t end, const Array& labels) {
+  use_level(level);
+  with_type_of(means, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t samples = extent(features, 0), dim = extent(features, 1);
+    const int64_t classes = extent(means, 0), width = (classes + 15) / 16 * 16;
+    const T* rows = data_of<const T>(means, "means", {classes, dim});
+    Scratch<T> columns(dim * width, 0x11), norms(classes), row(dim);
+    for (int64_t c = 0; c < classes; ++c) {
+      for (int64_t j = 0; j < dim; ++j) columns.data()[j * width + c] = rows[c * dim + j];
+    }
+    cpu::sq_norms(rows_of(means, "means"), nullptr, 0, classes, dim, row.data(), norms.data());
+    const cpu::NearestMeanProblem<T> problem{
+        rows_of(features, "features"), rows, columns.data(), norms.data(), dim, classes, width};
+    cpu::nearest_class_mean(problem, begin, end,
+                            Scratch<T>(cpu::nearest_class_mean_scratch(problem)).data(),
+                            data_of<int64_t>(labels, "labels", {samples}));
+  });
+}
+
 }  // namespace
 }  // namespace clfast::bind
 
@@ -126,5 +149,6 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("knn", &knn);
   m.def("class_mean", &class_mean);
   m.def("unit_rows", &unit_rows);
+  m.def("nearest_class_mean", &nearest_class_mean);
   bind_cpu_adaptation(m);
 }

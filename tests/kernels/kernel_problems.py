@@ -91,7 +91,7 @@ class Neighbourhood:
         """Which neighbours have a row, a distance and a class."""
         rows, distances = self.indices[query], self.sq_distances[query]
         there = (rows >= 0) & (rows < len(self.keys))
-        labels = np.where(there, self.labels[np.where(there, rows, 0)], -1)
+        labels = np.append(self.labels, -1)[np.where(there, rows, -1)]
         return there & (distances >= 0) & (labels >= 0) & (labels < self.num_classes)
 
     def of_query(self, query: int) -> Any:
@@ -242,7 +242,6 @@ class Knn:
     queries: Array  # [B, d]
     keys: Array  # [M, d]
     k: int
-    key_sq_norms: Array | None = None  # [M]
 
     def outputs(self) -> Shapes:
         shape = (len(self.queries), self.k)
@@ -290,13 +289,9 @@ def unit(rng: np.random.Generator, *shape: int) -> Array:
     return values.astype(np.float32).astype(np.float64)
 
 
-def make_knn(
-    s: Sizes, dtype: str, kind: str, rng: np.random.Generator, *, norms: bool = False
-) -> Knn:
+def make_knn(s: Sizes, dtype: str, kind: str, rng: np.random.Generator) -> Knn:
     keys = stored(unit(rng, s.rows, s.dim), kind)
-    squares = np.square(widened(keys)).sum(axis=1).astype(dtype)
-    queries = unit(rng, s.batch, s.dim).astype(dtype)
-    return Knn(queries, keys, min(s.k, s.rows), squares if norms else None)
+    return Knn(unit(rng, s.batch, s.dim).astype(dtype), keys, min(s.k, s.rows))
 
 
 def make(

@@ -179,35 +179,95 @@ def test_unit_rows(
     np.testing.assert_allclose(guard.array[2:7], wanted, rtol=0, atol=atol)
 
 
+def run_nearest_class_mean(
+    cpu: ModuleType, level: int, features: Array, means: Array, ranges: list[tuple[int, int]]
+) -> list[int]:
+    def call(labels: Array) -> None:
+        for begin, end in ranges:
+            cpu.nearest_class_mean(level, features, means, begin, end, labels)
+
+    (labels,) = call_guarded([((len(features),), np.int64)], call)
+    return labels.tolist()
+
+
+def nearest_by_distances(features: Array, means: Array) -> list[int]:
+    differences = widened(features)[:, None] - widened(means)
+    return np.square(differences).sum(axis=2).argmin(axis=1).tolist()
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize(
+    ("samples", "classes", "dim"),
+    [
+        *((samples, 7, 17) for samples in (0, 1, 5, 6, 11, 12, 13, 23, 24, 25, 49)),
+        *((9, classes, 17) for classes in (1, 2, 3, 4, 5, *TAILS[1:], 300)),
+        *((9, 7, dim) for dim in (*TAILS, 300)),
+    ],
+)
+def test_nearest_class_mean(
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    kind: str,
+    samples: int,
+    classes: int,
+    dim: int,
+    rng: np.random.Generator,
+) -> None:
+    features, means = stored(unit(rng, samples, dim), kind), unit(rng, classes, dim).astype(dtype)
+    wanted = nearest_by_distances(features, means)
+    half = samples // 2
+    for ranges in ([(0, samples)], [(half, samples), (0, half)]):
+        assert run_nearest_class_mean(cpu, level, features, means, ranges) == wanted
+
+
+@every_dtype
+@pytest.mark.parametrize("shift", [0, 30, 1000])
+@pytest.mark.parametrize("spread", [1e-5, 1e-3, 1])
+def test_nearest_class_mean_where_products_cancel(
+    cpu: ModuleType, level: int, dtype: str, shift: float, spread: float, rng: np.random.Generator
+) -> None:
+    """|m|^2 - 2 <x, m> has few digits left, or none: distances in difference form must decide."""
+    means = (shift + unit(rng, 1, 33) + spread * unit(rng, 40, 33)).astype(dtype)
+    features = means[10:30] + (spread / 8 * unit(rng, 20, 33)).astype(dtype)
+    wanted = nearest_by_distances(features, means)
+    assert run_nearest_class_mean(cpu, level, features, means, [(0, 20)]) == wanted
+
+
+@every_dtype
+def test_nearest_class_mean_of_ties_and_of_what_is_not_a_number(
+    cpu: ModuleType, level: int, dtype: str
+) -> None:
+    """Ties, and NaN throughout, go to the smaller class; any number is nearer than NaN."""
+    nan, inf = np.nan, np.inf
+    means = np.array([[nan, 0], [2, 0], [0, 1], [2, 0], [inf, 0], [0, 1]], dtype)
+    features = np.array([[1, 0], [0, 1], [3, 0], [nan, 0], [inf, 0], [-inf, 1]], dtype)
+    labels = run_nearest_class_mean(cpu, level, features, means, [(0, 6)])
+    assert labels == [1, 2, 1, 0, 1, 1]
+
+
 # ---- Nearest neighbours ----
 
 
 @every_kind
 @every_dtype
-@pytest.mark.parametrize("norms", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 4, 33])
 def test_knn_of_all_types(
-    cpu: ModuleType,
-    level: int,
-    dtype: str,
-    kind: str,
-    batch: int,
-    norms: bool,
-    rng: np.random.Generator,
+    cpu: ModuleType, level: int, dtype: str, kind: str, batch: int, rng: np.random.Generator
 ) -> None:
-    problem = make_knn(Sizes(batch, rows=300, k=9, dim=17), dtype, kind, rng, norms=norms)
+    problem = make_knn(Sizes(batch, rows=300, k=9, dim=17), dtype, kind, rng)
     assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 
+@every_dtype
 @pytest.mark.parametrize("size", [*TAILS, 95, 96, 97, 127, 128, 129, 257])
 @pytest.mark.parametrize("axis", ["batch", "rows", "k", "dim"])
 def test_knn_tails(
-    cpu: ModuleType, level: int, axis: str, size: int, rng: np.random.Generator
+    cpu: ModuleType, level: int, dtype: str, axis: str, size: int, rng: np.random.Generator
 ) -> None:
-    sizes = replace(Sizes(batch=5, rows=260), **{axis: size})
-    for dtype in DTYPES:
-        problem = make_knn(sizes, dtype, dtype, rng, norms=True)
-        assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+    problem = make_knn(replace(Sizes(batch=5, rows=260), **{axis: size}), dtype, dtype, rng)
+    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 
 @pytest.mark.parametrize("batch", [2, 5])
@@ -220,25 +280,33 @@ def test_knn_of_one_and_of_all(
 
 
 @every_dtype
+@pytest.mark.parametrize("k", [1, 20])
 @pytest.mark.parametrize("shift", [0, 30, 1000])
 @pytest.mark.parametrize("spread", [1e-5, 1e-3, 1])
 def test_knn_where_products_cancel(
-    cpu: ModuleType, level: int, dtype: str, shift: float, spread: float, rng: np.random.Generator
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    shift: float,
+    spread: float,
+    k: int,
+    rng: np.random.Generator,
 ) -> None:
-    """|k|^2 + |q|^2 - 2 <k, q> has few digits left, or none, so bounds must be wide enough."""
+    """|k|^2 - 2 <k, q> has few digits left, or none: bounds must be wide enough."""
     keys = (shift + unit(rng, 1, 33) + spread * unit(rng, 700, 33)).astype(dtype)
     queries = keys[100:105] + (spread / 8 * unit(rng, 5, 33)).astype(dtype)
-    problem = Knn(queries, keys, 20)
+    problem = Knn(queries, keys, k)
     assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 
+@pytest.mark.parametrize("rows", [4500, 17000])
 @pytest.mark.parametrize("batch", [2, 7, 140])
 @every_dtype
 def test_knn_does_not_depend_on_threads(
-    cpu: ModuleType, level: int, batch: int, dtype: str, rng: np.random.Generator
+    cpu: ModuleType, level: int, rows: int, batch: int, dtype: str, rng: np.random.Generator
 ) -> None:
-    """More threads, more ranges of keys: each has a shortlist of its own."""
-    problem = make_knn(Sizes(batch, rows=4500, k=40, dim=9), dtype, dtype, rng)
+    """More threads, more blocks of queries or ranges of keys: each has shortlists of its own."""
+    problem = make_knn(Sizes(batch, rows=rows, k=40, dim=3), dtype, dtype, rng)
     wanted = run_knn(cpu, level, problem)
     assert_nearest(problem, wanted, SUM_UNITS)
     for threads in (2, 3, 16):

@@ -37,8 +37,8 @@ from kernel_problems import (
 
 from clfast import reference
 
-# Distances add up 64 terms in their own type, so are less precise than the CPU's.
-DISTANCE_UNITS = 42
+# Of a sum of squares, as product_tile.cuh promises.
+DISTANCE_UNITS = 20
 
 every_kernel = pytest.mark.parametrize("kernel", ADAPTATION)
 every_pair = pytest.mark.parametrize(("dtype", "kind"), PAIRS)
@@ -386,11 +386,22 @@ def test_knn_without_queries(cuda: ModuleType, rng: np.random.Generator) -> None
 
 
 def spoil(problem: Any, rng: np.random.Generator) -> None:
-    """Neighbours at fault of every kind; all of query 0, none of the last."""
+    """Neighbours at fault of every kind; all of query 0, none of the last.
+
+    Rows whose labels are at fault, row 0 among them, hold NaN: nothing of them may be used.
+    """
     indices, distances, last = problem.indices, problem.sq_distances, problem.batch - 1
     rows, beyond = len(problem.keys), [-1, 2**40, -(2**40)]
+    stranger = np.setdiff1d(np.arange(rows), indices[last])[0]
+    per_row = [problem.keys, problem.labels]
+    if getattr(problem, "key_sq_norms", None) is not None:
+        per_row.append(problem.key_sq_norms)
+    for array in per_row:
+        array[[0, stranger]] = array[[stranger, 0]]
+    indices[:] = np.where(indices == 0, stranger, np.where(indices == stranger, 0, indices))
     strangers = np.setdiff1d(np.arange(rows), indices[last])
     problem.labels[strangers] = rng.choice([*beyond, problem.num_classes], len(strangers))
+    problem.keys[strangers] = 0x7FC0 if problem.keys.dtype == np.uint16 else np.nan
     indices[0, ::2], distances[0, 1::2] = -1, np.nan
     indices[1:last, 0::9] = rng.choice([*beyond, rows], indices[1:last, 0::9].shape)
     bad = distances[1:last, 4::9]
@@ -417,6 +428,20 @@ def test_neighbours_at_fault_are_left_out(
         by_query = [changed.of_query(query).oracle() for query in range(4)]
         wanted = [np.concatenate(results) for results in zip(*by_query, strict=True)]
         assert_near(problem, run(cuda, changed), wanted)
+
+
+@every_kernel
+@every_pair
+def test_an_empty_memory(
+    cuda: ModuleType, kernel: str, dtype: str, kind: str, rng: np.random.Generator
+) -> None:
+    """Whatever the neighbours are, there is no row that could be read."""
+    full = make(kernel, Sizes(), dtype, kind, rng)
+    problem = replace(full, keys=full.keys[:0].copy(), labels=full.labels[:0].copy())
+    assert not any(problem.fine(query).any() for query in range(problem.batch))
+    by_query = [problem.of_query(query).oracle() for query in range(problem.batch)]
+    wanted = [np.concatenate(results) for results in zip(*by_query, strict=True)]
+    assert_near(problem, run(cuda, problem), wanted)
 
 
 # ---- Interpolation weights ----
