@@ -84,9 +84,9 @@ def demo(data: str, root: Path | None, seeds: int, out: Path | None, tune: bool)
     """
     if data == "mnist" and root is None:
         raise click.UsageError("--data mnist needs --root, the folder with the four MNIST files")
-    _require("matplotlib", extra="demo")
+    _require("matplotlib", "matplotlib")
     if data == "digits":
-        _require("sklearn", extra="demo")
+        _require("sklearn", "scikit-learn")
     # Only now: the rest of the command line should not wait for these.
     from .experiments import online_adaptation, online_report, online_tuning
     from .experiments.images import load_images
@@ -153,8 +153,8 @@ def _installed(distribution: str) -> str | None:
         return None
 
 
-def _require(module: str, *, extra: str) -> None:
+def _require(module: str, package: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise click.ClickException(
-            f"the demo needs {module}, which is not installed: pip install clfast[{extra}]"
+            f"the demo needs {package}, which is not installed: pip install {package}"
         )

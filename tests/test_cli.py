@@ -101,18 +101,22 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "seeds is 2 there, 3 now" in other.output
 
 
-@pytest.mark.parametrize("module", ["matplotlib", "sklearn"])
-def test_demo_names_the_extra_that_is_missing(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "package"), [("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")]
+)
+def test_demo_names_the_package_that_is_missing(
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find_spec = importlib.util.find_spec
 
-    def without(name: str, package: str | None = None) -> Any:
-        return None if name == module else find_spec(name, package)
+    def without(name: str, parent: str | None = None) -> Any:
+        return None if name == module else find_spec(name, parent)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
     done = call("demo")
     assert done.exit_code == 1
     assert done.output == (
-        f"Error: the demo needs {module}, which is not installed: pip install clfast[demo]\n"
+        f"Error: the demo needs {package}, which is not installed: pip install {package}\n"
     )
 
 

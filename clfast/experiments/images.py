@@ -75,7 +75,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "digits come with scikit-learn: pip install clfast[demo]"
+            "digits come with scikit-learn: pip install scikit-learn"
         ) from error
     data = load_digits()
     x = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16

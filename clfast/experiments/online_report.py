@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from .._files import write_text
 from .images import Images
 from .online_adaptation import WINDOWS, OnlineAdaptation, Trial, threads
 from .plots import learning_curves
 from .progress import track
-from .run_folder import RunFolder, atomic_write
+from .run_folder import RunFolder
 from .tables import MeanStd, Table
 
 Record = dict[str, Any]
@@ -43,8 +44,7 @@ def run(
             trial.step(x, y)
     records = [record for line in folder.metrics() for record in line["methods"]]
     results = table(config, records)
-    with atomic_write(folder.path / "table.json") as file:
-        file.write(results.to_json().encode())
+    write_text(folder.path / "table.json", results.to_json())
     return results, plot(config, records, len(images.test[1]), folder.path / "new_classes.png")
 
 

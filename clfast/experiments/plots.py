@@ -1,4 +1,4 @@
-"""Plots as PNG files. They need matplotlib (`pip install clfast[viz]`), and no display.
+"""Plots as PNG files. They need matplotlib, and no display.
 
 Figures are made by matplotlib's object interface, so nothing here touches pyplot's global state.
 Each function writes its file atomically and returns its path; the same input gives the same bytes.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .run_folder import atomic_write
+from .._files import atomic_write
 
 # Okabe and Ito's palette: told apart under every common colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -200,7 +200,7 @@ def _figure(size: tuple[float, float]) -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("plots need matplotlib: pip install clfast[viz]") from error
+        raise ModuleNotFoundError("plots need matplotlib: pip install matplotlib") from error
     return Figure(figsize=size, dpi=150, layout="constrained")
 
 

@@ -7,13 +7,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+
+from .._files import atomic_write, leftovers, write_text
 
 
 class Checkpoint(NamedTuple):
@@ -54,8 +57,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             _write_json(self.path / "config.json", self.config)
         self._checkpoints.mkdir(exist_ok=True)
-        for leftover in self._checkpoints.glob(".*.tmp"):
-            leftover.unlink()
+        for leftover in leftovers(self.path) + leftovers(self._checkpoints):
+            shutil.rmtree(leftover)
         _write_json(self.path / "environment.json", environment())
         self._drop_torn_line()
 
@@ -156,9 +159,9 @@ class RunFolder:
                     f"RunFolder: {self.path} holds a run of another config: {'; '.join(found)}"
                 )
             return False
-        # A start that was killed may have left the temporary file of its configuration.
-        found = [] if not self.path.exists() else [entry.name for entry in self.path.iterdir()]
-        if set(found) - {_temporary(config_path).name}:
+        # A start that was killed may have left what was to become its configuration.
+        entries = set(self.path.iterdir()) if self.path.exists() else set()
+        if entries - set(leftovers(self.path, config_path.name)):
             raise ValueError(f"RunFolder: {self.path} is not empty and holds no config.json")
         return True
 
@@ -166,30 +169,6 @@ class RunFolder:
         if self._metrics.exists():
             whole = self._metrics.read_bytes().rfind(b"\n") + 1
             os.truncate(self._metrics, whole)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path`, synced to disk, when the block ends.
-
-    When the block raises, or the process is killed, `path` is what it was.
-    """
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The new name is on disk only once the directory is.
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def environment() -> dict[str, Any]:
@@ -274,10 +253,5 @@ def _parsed(text: bytes, path: Path, line: int = 1) -> dict[str, Any]:
     return value
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
 def _write_json(path: Path, value: Any) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=2).encode() + b"\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")

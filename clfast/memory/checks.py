@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-
-def one_of(choice: object, choices: Iterable[object], name: str, where: str) -> None:
-    """`choice` is among `choices`; ValueError otherwise."""
-    known = list(choices)
-    if choice not in known:
-        raise ValueError(
-            f"{where}: {name} must be one of {', '.join(map(str, known))}, got {choice!r}"
-        )
-
-
-def positive_int(number: object, name: str, where: str) -> int:
-    """`number` as an int of at least 1; TypeError or ValueError otherwise."""
-    try:
-        result = operator.index(number)  # type: ignore[arg-type]
-    except TypeError:
-        kind = type(number).__name__
-        raise TypeError(f"{where}: {name} must be an integer, got {kind}") from None
-    if result < 1:
-        raise ValueError(f"{where}: {name} must be at least 1, got {result}")
-    return result
+from .. import _arguments
 
 
 def class_count(number: object, highest: int, where: str) -> int:
     """`number` of classes as an int, larger than the `highest` label."""
-    count = positive_int(number, "num_classes", where)
+    count = _arguments.integer(number, "num_classes", where, least=1)
     if highest >= count:
         raise ValueError(
             f"{where}: num_classes is {count}, but the memory has label {highest}; "

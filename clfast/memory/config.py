@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .checks import one_of, positive_int
+from .._arguments import integer, one_of
 from .policies import POLICIES
 
 _DTYPES = {
@@ -35,9 +35,9 @@ class Config:
     def __post_init__(self) -> None:
         where = "KeyValueMemory"
         # Numbers of other integer types, numpy's for one, would not go into a file.
-        object.__setattr__(self, "dim", positive_int(self.dim, "dim", where))
+        object.__setattr__(self, "dim", integer(self.dim, "dim", where, least=1))
         if self.capacity is not None:
-            capacity = positive_int(self.capacity, "capacity", where)
+            capacity = integer(self.capacity, "capacity", where, least=1)
             object.__setattr__(self, "capacity", capacity)
         one_of(self.policy, POLICIES, "policy", where)
         one_of(self.index, ("exact",), "index", where)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from .. import _arguments
 from ..ops.retrieval import Neighbors, knn
 from . import checks, state, storage
 from .config import Config
@@ -61,9 +63,10 @@ class KeyValueMemory:
         self._config: Final = Config(dim, capacity, policy, index, dtype)
         if generator is None:
             generator = torch.Generator("cpu").manual_seed(0)
-        elif generator.device.type != "cpu":
-            raise ValueError(f"KeyValueMemory: generator must be on cpu, got {generator.device}")
-        self._content = Content(self._config, torch.device(device), generator)
+        else:
+            _arguments.cpu_generator(generator, "KeyValueMemory")
+        device = _arguments.device(device, "KeyValueMemory")
+        self._content = Content(self._config, device, generator)
 
     @property
     def dim(self) -> int:
@@ -110,7 +113,6 @@ class KeyValueMemory:
         kind = ", ".join(f"{name}={value!r}" for name, value in self._config.to_plain().items())
         return f"KeyValueMemory({kind}, device='{self.device}', len={len(self)})"
 
-    @torch.no_grad()
     def add(self, keys: Tensor, values: Tensor) -> None:
         """Store samples; when the memory is full, the policy says which, and in place of which.
 
@@ -124,13 +126,26 @@ class KeyValueMemory:
             ValueError: wrong shape or device; NaN or Inf; keys, or their squared norms, that
                 overflow the dtype they are stored in; a negative label. The memory is as before.
         """
+        self.staged(keys, values)()
+
+    @torch.no_grad()
+    def staged(self, keys: Tensor, values: Tensor) -> Callable[[], None]:
+        """`add` in two parts, for callers that change something else in between.
+
+        Takes the arguments of `add`, checks and converts them now and raises what it would; the
+        returned call stores them.
+        """
         where = "KeyValueMemory.add"
         checks.check_vectors(keys, "keys", self.dim, self.device, where)
         checks.check_labels(values, len(keys), self.device, where)
         stored = keys.detach().to(self.dtype).contiguous()
         sq_norms = squared_norms(stored)
         checks.check_storable(keys, stored, sq_norms, where)
-        self._content.add(stored, values, sq_norms)
+        return partial(self._store, stored, values, sq_norms)
+
+    @torch.no_grad()
+    def _store(self, keys: Tensor, values: Tensor, sq_norms: Tensor) -> None:
+        self._content.add(keys, values, sq_norms)
 
     def search(self, queries: Tensor, k: int) -> Neighbors:
         """The nearest keys of each query by Euclidean distance (Hebb paper, Eq. 2).
@@ -152,7 +167,7 @@ class KeyValueMemory:
         """
         where = "KeyValueMemory.search"
         checks.check_vectors(queries, "queries", self.dim, self.device, where)
-        k = checks.positive_int(k, "k", where)
+        k = _arguments.integer(k, "k", where, least=1)
         if not len(self):
             raise ValueError(f"{where}: the memory is empty; add keys first")
         queries = queries.to(sum_dtype(self.dtype))
@@ -185,7 +200,7 @@ class KeyValueMemory:
 
     def to(self, device: torch.device | str) -> KeyValueMemory:
         """Move the rows to a device, in place; returns the memory itself."""
-        self._content.rows.to(torch.device(device))
+        self._content.rows.to(_arguments.device(device, "KeyValueMemory.to"))
         return self
 
     def clone(self) -> KeyValueMemory:

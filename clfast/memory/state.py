@@ -26,7 +26,11 @@ def pack(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def unpack(state: Mapping[str, Any], where: str) -> tuple[Config, dict[str, Any]]:
-    """What `pack` put together, tensors unchecked; ValueError for other formats and versions."""
+    """What `pack` put together, tensors unchecked; ValueError for other formats and versions,
+    TypeError for what is no mapping.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{where}: state must be a mapping, got {type(state).__name__}")
     tensors = dict(state)
     header = tensors.pop("format", None), tensors.pop("version", None)
     if header != (FORMAT, VERSION):

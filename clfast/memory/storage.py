@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from .. import _files
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any], where: str) -> None:
@@ -40,20 +41,11 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], where: str) ->
     plain = {name: entry for name, entry in state.items() if name not in tensors}
     metadata = {"format": plain.pop("format"), "plain": json.dumps(plain)}
     try:
-        # A folder, because safetensors may put a temporary file of its own beside the one it
-        # writes: whatever fails, everything goes with the folder.
-        with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
-        ) as folder:
-            fresh = Path(folder, target.name)
+        with _files.replacement(target) as fresh:
             # safetensors may make a file that only its owner can read: keep what the umask gives.
-            fresh.touch()
             mode = fresh.stat().st_mode
             save_file(tensors, fresh, metadata)
             fresh.chmod(mode)
-            _flush(fresh)
-            fresh.replace(target)
-            _flush(target.parent)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{where}: {error}") from error
 
@@ -82,11 +74,3 @@ def read(path: str | os.PathLike[str], format: str, where: str) -> dict[str, Any
         raise OSError(f"{where}: {error}") from error
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{where}: its metadata is damaged ({error})") from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

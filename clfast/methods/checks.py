@@ -3,48 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from ..memory import KeyValueMemory
-
-
-def integer(value: object, name: str, where: str, *, least: int) -> int:
-    """`value` as an int of at least `least`; TypeError or ValueError otherwise."""
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        kind = type(value).__name__
-        raise TypeError(f"{where}: {name} must be an integer, got {kind}") from None
-    if number < least:
-        raise ValueError(f"{where}: {name} must be at least {least}, got {number}")
-    return number
-
-
-def real(
-    value: object, name: str, where: str, *, least: float = -math.inf, most: float = math.inf
-) -> float:
-    """`value` as a finite float in [least, most]; TypeError or ValueError otherwise."""
-    try:
-        finite = math.isfinite(value)  # type: ignore[arg-type]
-    except TypeError:
-        kind = type(value).__name__
-        raise TypeError(f"{where}: {name} must be a number, got {kind}") from None
-    number = float(value)  # type: ignore[arg-type]
-    if not (finite and least <= number <= most):
-        bounds = "" if least == -math.inf else f" and in [{least:g}, {most:g}]"
-        raise ValueError(f"{where}: {name} must be finite{bounds}, got {number:g}")
-    return number
-
-
-def one_of(choice: object, choices: Iterable[str], name: str, where: str) -> None:
-    """`choice` is among `choices`; ValueError otherwise."""
-    known = list(choices)
-    if choice not in known:
-        raise ValueError(f"{where}: {name} must be one of {', '.join(known)}, got {choice!r}")
 
 
 def check_head(head: object, memory: KeyValueMemory | None, where: str) -> None:
@@ -59,6 +24,13 @@ def check_head(head: object, memory: KeyValueMemory | None, where: str) -> None:
             f"{where}: memory has keys of dim {memory.dim}, but head takes {head.in_features} "
             f"features; make it with KeyValueMemory({head.in_features})"
         )
+
+
+def check_mapping(state_dict: object, where: str) -> None:
+    """`state_dict` is a mapping."""
+    if not isinstance(state_dict, Mapping):
+        kind = type(state_dict).__name__
+        raise TypeError(f"{where}: state_dict must be a mapping, got {kind}")
 
 
 def check_samples(x: object, where: str) -> None:
@@ -119,4 +91,17 @@ def check_finite(features: Tensor, where: str) -> None:
         raise ValueError(
             f"{where}: features of x hold NaN or Inf in row {row}; look for it in x, and in the "
             "parameters of features"
+        )
+
+
+def check_gradients(optimizer: torch.optim.Optimizer, where: str) -> None:
+    """No NaN and no Inf in the gradients that the optimizer is about to use."""
+    found = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    gradients = [g.coalesce().values() if g.is_sparse else g for g in found if g is not None]
+    # A finite norm has finite terms; the exact look is needed only when the norm overflows.
+    if bool(get_total_norm(gradients).isfinite()):
+        return
+    if not all(bool(g.isfinite().all()) for g in gradients):
+        raise ValueError(
+            f"{where}: the gradient of the loss on x holds NaN or Inf; no step was taken"
         )

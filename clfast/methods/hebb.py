@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from .. import _arguments
 from ..memory import KeyValueMemory
 from ..ops import Neighbors, hebb_logits, interpolation_weights, mixture_log_probs
 from ..ops.adaptation import Optimizer
@@ -54,9 +55,9 @@ class Mixture(NeighbourLearner):
     ) -> None:
         super().__init__(features, head, memory, k=k, base_optimizer=base_optimizer)
         name = type(self).__name__
-        self.theta = checks.real(theta, "theta", name)
-        self.gamma = checks.real(gamma, "gamma", name, least=0, most=1)
-        checks.one_of(form, get_args(Form), "form", name)
+        self.theta = _arguments.real(theta, "theta", name)
+        self.gamma = _arguments.real(gamma, "gamma", name, least=0, most=1)
+        _arguments.one_of(form, get_args(Form), "form", name)
         self.form: Form = form
 
     def _adapted(
@@ -108,12 +109,12 @@ class MbPA(NeighbourLearner):
     ) -> None:
         super().__init__(features, head, memory, k=k, base_optimizer=base_optimizer)
         name = type(self).__name__
-        self.eps = checks.real(eps, "eps", name, least=0)
+        self.eps = _arguments.real(eps, "eps", name, least=0)
         if self.eps == 0:
             raise ValueError(f"{name}: eps must be positive: a key may equal the query")
-        self.steps = checks.integer(steps, "steps", name, least=0)
-        self.lr = checks.real(lr, "lr", name, least=0)
-        checks.one_of(optimizer, get_args(Optimizer), "optimizer", name)
+        self.steps = _arguments.integer(steps, "steps", name, least=0)
+        self.lr = _arguments.real(lr, "lr", name, least=0)
+        _arguments.one_of(optimizer, get_args(Optimizer), "optimizer", name)
         self.optimizer: Optimizer = optimizer
 
     def _adapted(
@@ -208,13 +209,13 @@ class Hebb(MbPA):
             base_optimizer=base_optimizer,
         )
         name = type(self).__name__
-        self.beta = checks.real(beta, "beta", name, least=0, most=1)
+        self.beta = _arguments.real(beta, "beta", name, least=0, most=1)
         if self.beta == 1:
             raise ValueError(f"{name}: beta must be below 1, where E is 0 for every class")
-        self.eta = checks.real(eta, "eta", name)
-        checks.one_of(hebb_on, ("new", "all"), "hebb_on", name)
+        self.eta = _arguments.real(eta, "eta", name)
+        _arguments.one_of(hebb_on, ("new", "all"), "hebb_on", name)
         self.hebb_on = hebb_on
-        self.unseen_interpolation = checks.real(
+        self.unseen_interpolation = _arguments.real(
             unseen_interpolation, "unseen_interpolation", name, least=0, most=1
         )
         self._base_classes: frozenset[int] | None = None
@@ -238,7 +239,7 @@ class Hebb(MbPA):
         where = f"{type(self).__name__}.mark_base_classes"
         if classes is None:
             classes = self.memory.seen(self.num_classes).nonzero().flatten().tolist()
-        marked = {checks.integer(label, "classes", where, least=0) for label in classes}
+        marked = {_arguments.integer(label, "classes", where, least=0) for label in classes}
         self._base_classes = (self._base_classes or frozenset()) | marked
 
     def on_task_end(self, loader: Batches | None = None) -> None:
@@ -256,8 +257,9 @@ class Hebb(MbPA):
         return {**super().state_dict(), "base_classes": declared}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        rest = dict(state_dict)
         where = f"{type(self).__name__}.load_state_dict"
+        checks.check_mapping(state_dict, where)
+        rest = dict(state_dict)
         if "base_classes" not in rest:
             raise ValueError(f"{where}: base_classes missing; nothing was loaded")
         declared = rest.pop("base_classes")
@@ -266,7 +268,7 @@ class Hebb(MbPA):
                 None
                 if declared is None
                 else frozenset(
-                    checks.integer(label, "base_classes", where, least=0) for label in declared
+                    _arguments.integer(label, "base_classes", where, least=0) for label in declared
                 )
             )
         except TypeError as error:

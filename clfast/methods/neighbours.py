@@ -7,9 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from .. import _arguments
 from ..memory import KeyValueMemory
 from ..ops import Neighbors
-from . import checks
 from .parametric import Parametric
 
 
@@ -34,7 +34,7 @@ class NeighbourLearner(Parametric):
         if not isinstance(memory, KeyValueMemory):
             raise TypeError(f"{name}: memory must be a KeyValueMemory, got {type(memory).__name__}")
         super().__init__(features, head, memory, base_optimizer=base_optimizer)
-        self.k = checks.integer(k, "k", name, least=1)
+        self.k = _arguments.integer(k, "k", name, least=1)
 
     def _scores(self, features: Tensor, logits: Tensor, where: str) -> Tensor:
         if not len(self.memory) or not len(features):

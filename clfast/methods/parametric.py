@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,8 +96,9 @@ class Parametric(Learner):
             mode.
 
         Raises:
-            TypeError, ValueError: as `predict`; y of another dtype, shape, range or device; a loss
-                or keys that are not finite. Model and memory are as before.
+            TypeError, ValueError: as `predict`; y of another dtype, shape, range or device; a loss,
+                gradients or keys that are not finite. Model and memory are as before, less the
+                gradients.
         """
         where = f"{type(self).__name__}.observe"
         checks.check_samples(x, where)
@@ -108,17 +110,18 @@ class Parametric(Learner):
             if not len(x):
                 return {"loss": 0.0}
             checks.check_finite(features, where)
+            write = self._staged(features, y)
             if self.base_optimizer is None:
                 loss = _loss(logits, y, where)
-                self._write(features, y)
-                return {"loss": loss.item()}
-            self._check_optimizer(self.base_optimizer, where)
-            with _as_before_if_it_fails(self.features, self.head):
-                self.base_optimizer.zero_grad(set_to_none=True)
-                loss = _loss(self.head(self.features(x).flatten(1)), y, where)
-                loss.backward()
-                self._write(features, y)
-            self.base_optimizer.step()
+            else:
+                self._check_optimizer(self.base_optimizer, where)
+                with _as_before_if_it_fails(self.features, self.head):
+                    self.base_optimizer.zero_grad(set_to_none=True)
+                    loss = _loss(self.head(self.features(x).flatten(1)), y, where)
+                    loss.backward()
+                    checks.check_gradients(self.base_optimizer, where)
+                    self.base_optimizer.step()
+            write()
             return {"loss": loss.item()}
 
     def fit_memory(self, loader: Batches, *, progress: bool = False) -> None:
@@ -143,7 +146,7 @@ class Parametric(Learner):
             features, _ = self._encode(x, where)
             checks.check_labels(y, len(x), self.num_classes, device, where)
             checks.check_finite(features, where)
-            self._write(features, y)
+            self._staged(features, y)()
 
     def on_task_end(self, loader: Batches | None = None) -> None:
         """Write the samples of `loader`, if given, to the memory; see `fit_memory`.
@@ -166,10 +169,12 @@ class Parametric(Learner):
         A head that has grown is grown again by whoever loads: C must agree.
 
         Raises:
+            TypeError: not a mapping.
             ValueError: a part is missing, unknown or does not fit; nothing was loaded.
         """
         where = f"{type(self).__name__}.load_state_dict"
         parts = self._parts()
+        checks.check_mapping(state_dict, where)
         if state_dict.keys() != parts.keys():
             raise ValueError(
                 f"{where}: state must have the parts {', '.join(parts)}, "
@@ -241,9 +246,9 @@ class Parametric(Learner):
             features = features.flatten(1)
             return features, _widened(self.head(features))
 
-    def _write(self, features: Tensor, y: Tensor) -> None:
-        if self.memory is not None:
-            self.memory.add(features, y)
+    def _staged(self, features: Tensor, y: Tensor) -> Callable[[], None]:
+        """Checks the samples now; the returned call writes them to the memory, if there is one."""
+        return (lambda: None) if self.memory is None else self.memory.staged(features, y)
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer, where: str) -> None:
         own = {id(p) for module in (self.features, self.head) for p in module.parameters()}
@@ -278,18 +283,29 @@ def _tracked(loader: Batches) -> Iterable[tuple[Tensor, Tensor]]:
     return track(loader, description="fit_memory")
 
 
+_MODES = threading.RLock()
+
+
 @contextmanager
 def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule has the mode it had."""
-    training = [m for module in modules for m in module.modules() if m.training]
-    # The flags only: `eval()` of some modules does more, as merging weights.
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    """Eval mode inside; afterwards every submodule has the mode it had.
+
+    Threads that predict with modules in train mode take turns: one that ends would put a module
+    back into train mode under another. Modules in eval mode are shared without waiting.
+    """
+    with _MODES:
+        training = [m for module in modules for m in module.modules() if m.training]
+        if training:
+            # The flags only: `eval()` of some modules does more, as merging weights.
+            for module in training:
+                module.training = False
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+            return
+    yield
 
 
 @contextmanager

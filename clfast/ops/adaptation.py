@@ -67,7 +67,7 @@ def hebbian_update(
     distances, indices = _check.neighbours("hebbian_update", neighbors)
     _check.refuse_grad("hebbian_update", keys=keys, **{"neighbors.sq_distances": distances})
     if uses_reference():
-        _check_hebbian_update(keys, labels, distances, indices, num_classes, eps, select)
+        _fake_hebbian_update(keys, labels, distances, indices, num_classes, eps, select)
         return reference.adaptation.hebbian_update(
             keys, labels, Neighbors(*neighbors), num_classes, eps=eps, select=select
         )
@@ -119,9 +119,7 @@ def mbpa_update(
         **{"neighbors.sq_distances": distances},
     )
     if uses_reference():
-        _check_mbpa_update(
-            weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps
-        )
+        _fake_mbpa_update(weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps)
         return reference.adaptation.mbpa_update(
             weight,
             bias,
@@ -195,7 +193,7 @@ def hebb_logits(
         **{"neighbors.sq_distances": distances},
     )
     if uses_reference():
-        _check_hebb_logits(
+        _fake_hebb_logits(
             *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
             *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits),
         )
@@ -237,7 +235,7 @@ def interpolation_weights(
     """
     dtype = dtype or torch.get_default_dtype()
     if uses_reference():
-        _check_interpolation_weights(counts, beta, dtype)
+        _fake_interpolation_weights(counts, beta, dtype)
         return reference.adaptation.interpolation_weights(counts, beta, dtype=dtype)
     weights: Tensor = _ops.interpolation_weights(counts, beta, dtype)
     return weights
@@ -287,7 +285,7 @@ def mixture_log_probs(
         **{"neighbors.sq_distances": distances},
     )
     if uses_reference():
-        _check_mixture_log_probs(
+        _fake_mixture_log_probs(
             logits, queries, keys, labels, distances, indices, theta, gamma, form, key_sq_norms
         )
         return reference.adaptation.mixture_log_probs(
@@ -303,7 +301,7 @@ def mixture_log_probs(
     return log_probs
 
 
-# --- checks and fake kernels ----------------------------------------------------------------------
+# --- fake kernels: all checks, then outputs without values; the reference backend checks by them --
 
 
 def _check_neighbours(
@@ -366,25 +364,8 @@ def _check_steps(op: str, steps: int, lr: float, optimizer: str, eps: float) -> 
     _check.finite(op, "eps", eps, eps > 0, "positive and finite")
 
 
-def _check_hebbian_update(
-    keys: Tensor,
-    labels: Tensor,
-    distances: Tensor,
-    indices: Tensor,
-    num_classes: int,
-    eps: float,
-    select: Tensor | None,
-) -> tuple[int, int]:
-    op = "hebbian_update"
-    _check.require(num_classes >= 1, f"{op}: num_classes must be >= 1, got {num_classes}")
-    sizes = _check_neighbours(op, keys, labels, distances, indices, num_classes)
-    _check.finite(op, "eps", eps, eps > 0, "positive and finite")
-    _check_select(op, select, num_classes, keys)
-    return sizes
-
-
 @torch.library.register_fake("clfast::hebbian_update")
-def _(
+def _fake_hebbian_update(
     keys: Tensor,
     labels: Tensor,
     distances: Tensor,
@@ -393,7 +374,11 @@ def _(
     eps: float,
     select: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    batch, dim = _check_hebbian_update(keys, labels, distances, indices, num_classes, eps, select)
+    op = "hebbian_update"
+    _check.require(num_classes >= 1, f"{op}: num_classes must be >= 1, got {num_classes}")
+    batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
+    _check.finite(op, "eps", eps, eps > 0, "positive and finite")
+    _check_select(op, select, num_classes, keys)
     dtype = _check.compute_dtype(keys)
     return (
         keys.new_empty((batch, num_classes, dim), dtype=dtype),
@@ -401,32 +386,8 @@ def _(
     )
 
 
-def _check_mbpa_update(
-    weight: Tensor,
-    bias: Tensor | None,
-    keys: Tensor,
-    labels: Tensor,
-    distances: Tensor,
-    indices: Tensor,
-    steps: int,
-    lr: float,
-    optimizer: str,
-    eps: float,
-) -> tuple[int, int]:
-    op = "mbpa_update"
-    _check.dim(op, "weight", weight, 2)
-    num_classes = weight.shape[0]
-    sizes = _check_neighbours(op, keys, labels, distances, indices, num_classes)
-    _check_floats(op, "weight", weight, (num_classes, sizes[1]), keys)
-    _check_floats(op, "bias", bias, (num_classes,), keys)
-    _check_steps(op, steps, lr, optimizer, eps)
-    if uses_reference():
-        _check.no_nan(op, weight=weight, bias=bias)
-    return sizes
-
-
 @torch.library.register_fake("clfast::mbpa_update")
-def _(
+def _fake_mbpa_update(
     weight: Tensor,
     bias: Tensor | None,
     keys: Tensor,
@@ -438,17 +399,24 @@ def _(
     optimizer: str,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    batch, dim = _check_mbpa_update(
-        weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps
-    )
+    op = "mbpa_update"
+    _check.dim(op, "weight", weight, 2)
+    num_classes = weight.shape[0]
+    batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
+    _check_floats(op, "weight", weight, (num_classes, dim), keys)
+    _check_floats(op, "bias", bias, (num_classes,), keys)
+    _check_steps(op, steps, lr, optimizer, eps)
+    if uses_reference():
+        _check.no_nan(op, weight=weight, bias=bias)
     dtype = _check.compute_dtype(keys)
     return (
-        keys.new_empty((batch, weight.shape[0], dim), dtype=dtype),
-        keys.new_empty((batch, weight.shape[0]), dtype=dtype),
+        keys.new_empty((batch, num_classes, dim), dtype=dtype),
+        keys.new_empty((batch, num_classes), dtype=dtype),
     )
 
 
-def _check_hebb_logits(
+@torch.library.register_fake("clfast::hebb_logits")
+def _fake_hebb_logits(
     queries: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -465,7 +433,7 @@ def _check_hebb_logits(
     select: Tensor | None,
     key_sq_norms: Tensor | None,
     base_logits: Tensor | None,
-) -> int:
+) -> Tensor:
     op = "hebb_logits"
     _check.dim(op, "weight", weight, 2)
     num_classes = weight.shape[0]
@@ -484,36 +452,11 @@ def _check_hebb_logits(
     if uses_reference():
         _check.no_nan(op, queries=queries, weight=weight, interpolation=interpolation)
         _check.no_nan(op, bias=bias, base_logits=base_logits)
-    return batch
+    return keys.new_empty((batch, num_classes), dtype=_check.compute_dtype(keys))
 
 
-@torch.library.register_fake("clfast::hebb_logits")
-def _(
-    queries: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    keys: Tensor,
-    labels: Tensor,
-    distances: Tensor,
-    indices: Tensor,
-    interpolation: Tensor,
-    eta: float,
-    steps: int,
-    lr: float,
-    optimizer: str,
-    eps: float,
-    select: Tensor | None,
-    key_sq_norms: Tensor | None,
-    base_logits: Tensor | None,
-) -> Tensor:
-    batch = _check_hebb_logits(
-        *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
-        *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits),
-    )
-    return keys.new_empty((batch, weight.shape[0]), dtype=_check.compute_dtype(keys))
-
-
-def _check_interpolation_weights(counts: Tensor, beta: float, dtype: torch.dtype) -> None:
+@torch.library.register_fake("clfast::interpolation_weights")
+def _fake_interpolation_weights(counts: Tensor, beta: float, dtype: torch.dtype) -> Tensor:
     op = "interpolation_weights"
     _check.dim(op, "counts", counts, 1)
     _check.dtype(op, "counts", counts, torch.int64)
@@ -524,15 +467,11 @@ def _check_interpolation_weights(counts: Tensor, beta: float, dtype: torch.dtype
     )
     if uses_reference():
         _check.not_negative(op, "counts", counts, "negative; counts must be >= 0")
-
-
-@torch.library.register_fake("clfast::interpolation_weights")
-def _(counts: Tensor, beta: float, dtype: torch.dtype) -> Tensor:
-    _check_interpolation_weights(counts, beta, dtype)
     return counts.new_empty((counts.shape[0],), dtype=dtype)
 
 
-def _check_mixture_log_probs(
+@torch.library.register_fake("clfast::mixture_log_probs")
+def _fake_mixture_log_probs(
     logits: Tensor,
     queries: Tensor,
     keys: Tensor,
@@ -543,7 +482,7 @@ def _check_mixture_log_probs(
     gamma: float,
     form: str,
     key_sq_norms: Tensor | None,
-) -> int:
+) -> Tensor:
     op = "mixture_log_probs"
     _check.dim(op, "logits", logits, 2)
     num_classes = logits.shape[1]
@@ -558,23 +497,4 @@ def _check_mixture_log_probs(
     _check_floats(op, "key_sq_norms", key_sq_norms, (keys.shape[0],), keys)
     if uses_reference():
         _check.no_nan(op, logits=logits, queries=queries)
-    return batch
-
-
-@torch.library.register_fake("clfast::mixture_log_probs")
-def _(
-    logits: Tensor,
-    queries: Tensor,
-    keys: Tensor,
-    labels: Tensor,
-    distances: Tensor,
-    indices: Tensor,
-    theta: float,
-    gamma: float,
-    form: str,
-    key_sq_norms: Tensor | None,
-) -> Tensor:
-    batch = _check_mixture_log_probs(
-        logits, queries, keys, labels, distances, indices, theta, gamma, form, key_sq_norms
-    )
-    return keys.new_empty((batch, logits.shape[1]), dtype=_check.compute_dtype(keys))
+    return keys.new_empty((batch, num_classes), dtype=_check.compute_dtype(keys))

@@ -40,12 +40,15 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
     """
     _check.refuse_grad("knn", queries=queries, keys=keys, key_sq_norms=key_sq_norms)
     if uses_reference():
-        _check_knn(queries, keys, k, key_sq_norms)
+        _fake_knn(queries, keys, k, key_sq_norms)
         return reference.retrieval.knn(queries, keys, k, key_sq_norms=key_sq_norms)
     return Neighbors(*_ops.knn(queries, keys, k, key_sq_norms))
 
 
-def _check_knn(queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None) -> None:
+@torch.library.register_fake("clfast::knn")
+def _fake_knn(
+    queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None
+) -> tuple[Tensor, Tensor]:
     op = "knn"
     _check.dim(op, "queries", queries, 2)
     _check.floating(op, "queries", queries)
@@ -64,11 +67,6 @@ def _check_knn(queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | Non
         _check.shape(op, "key_sq_norms", key_sq_norms, (keys.shape[0],))
         _check.same_precision(op, "key_sq_norms", key_sq_norms, "queries", queries)
         _check.same_device(op, "key_sq_norms", key_sq_norms, "queries", queries)
-
-
-@torch.library.register_fake("clfast::knn")
-def _(queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None) -> tuple[Tensor, Tensor]:
-    _check_knn(queries, keys, k, key_sq_norms)
     shape = (queries.shape[0], k)
     return (
         queries.new_empty(shape, dtype=_check.compute_dtype(queries)),
@@ -97,13 +95,16 @@ def class_means(
     """
     _check.refuse_grad("class_means", features=features)
     if uses_reference():
-        _check_class_means(features, labels, num_classes)
+        _fake_class_means(features, labels, num_classes, normalize)
         return reference.retrieval.class_means(features, labels, num_classes, normalize=normalize)
     means: Tensor = _ops.class_means(features, labels, num_classes, normalize)
     return means
 
 
-def _check_class_means(features: Tensor, labels: Tensor, num_classes: int) -> None:
+@torch.library.register_fake("clfast::class_means")
+def _fake_class_means(
+    features: Tensor, labels: Tensor, num_classes: int, normalize: bool
+) -> Tensor:
     op = "class_means"
     _check.dim(op, "features", features, 2)
     _check.floating(op, "features", features)
@@ -114,11 +115,6 @@ def _check_class_means(features: Tensor, labels: Tensor, num_classes: int) -> No
     if uses_reference():
         _check.in_range(op, "labels", labels, num_classes, "the classes")
         _check.no_nan(op, features=features)
-
-
-@torch.library.register_fake("clfast::class_means")
-def _(features: Tensor, labels: Tensor, num_classes: int, normalize: bool) -> Tensor:
-    _check_class_means(features, labels, num_classes)
     return features.new_empty(
         (num_classes, features.shape[1]), dtype=_check.compute_dtype(features)
     )
@@ -144,13 +140,14 @@ def nearest_class_mean(
     """
     _check.refuse_grad("nearest_class_mean", features=features, means=means)
     if uses_reference():
-        _check_nearest_class_mean(features, means, metric)
+        _fake_nearest_class_mean(features, means, metric)
         return reference.retrieval.nearest_class_mean(features, means, metric=metric)
     labels: Tensor = _ops.nearest_class_mean(features, means, metric)
     return labels
 
 
-def _check_nearest_class_mean(features: Tensor, means: Tensor, metric: str) -> None:
+@torch.library.register_fake("clfast::nearest_class_mean")
+def _fake_nearest_class_mean(features: Tensor, means: Tensor, metric: str) -> Tensor:
     op = "nearest_class_mean"
     _check.dim(op, "features", features, 2)
     _check.floating(op, "features", features)
@@ -165,9 +162,4 @@ def _check_nearest_class_mean(features: Tensor, means: Tensor, metric: str) -> N
         metric in ("euclidean", "cosine"),
         f"{op}: metric must be euclidean or cosine, got {metric}",
     )
-
-
-@torch.library.register_fake("clfast::nearest_class_mean")
-def _(features: Tensor, means: Tensor, metric: str) -> Tensor:
-    _check_nearest_class_mean(features, means, metric)
     return features.new_empty((features.shape[0],), dtype=torch.int64)

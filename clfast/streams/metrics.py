@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .online import as_count
+from .._arguments import integer
 
 
 class AccuracyMatrix:
@@ -25,7 +25,7 @@ class AccuracyMatrix:
     """
 
     def __init__(self, num_tasks: int) -> None:
-        num_tasks = as_count(num_tasks, "AccuracyMatrix: num_tasks")
+        num_tasks = integer(num_tasks, "num_tasks", "AccuracyMatrix", least=1)
         self._values: NDArray[np.float64] = np.full((num_tasks, num_tasks), np.nan)
         self._before: NDArray[np.float64] = np.full(num_tasks, np.nan)
 

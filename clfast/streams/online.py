@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from .._arguments import cpu_generator, integer
+
 Data: TypeAlias = "tuple[Any, Any] | Dataset[Any]"
 """A pair (x, y) of arrays or tensors, or a map-style data set of pairs (x, label)."""
 
@@ -121,7 +123,7 @@ class OnlineStream:
         self, data: Data, batch_size: int, *, generator: torch.Generator | int | None = None
     ) -> None:
         self._dataset = as_dataset(data, "OnlineStream: data")
-        self.batch_size = as_count(batch_size, "OnlineStream: batch_size")
+        self.batch_size = integer(batch_size, "batch_size", "OnlineStream", least=1)
         n = len(self._dataset)
         if generator is None:
             self._order = torch.arange(n)
@@ -141,7 +143,7 @@ class OnlineStream:
 
         Each chunk is a stream of its own, so no batch reaches over a cut.
         """
-        size = as_count(size, "OnlineStream.chunks: size")
+        size = integer(size, "size", "OnlineStream.chunks", least=1)
         pieces = []
         for order in torch.split(self._order, size):
             piece = copy.copy(self)
@@ -178,9 +180,7 @@ def as_dataset(data: Data, name: str) -> LabelledDataset:
 def as_generator(generator: torch.Generator | int, name: str) -> torch.Generator:
     """`generator` itself, or a new one on the CPU with that seed."""
     if isinstance(generator, torch.Generator):
-        if generator.device.type != "cpu":
-            raise ValueError(f"{name}: generator must be on the CPU, got {generator.device}")
-        return generator
+        return cpu_generator(generator, name)
     try:
         return torch.Generator().manual_seed(operator.index(generator))
     except TypeError:
@@ -188,17 +188,6 @@ def as_generator(generator: torch.Generator | int, name: str) -> torch.Generator
             f"{name}: generator must be a torch.Generator or an int seed, "
             f"got {type(generator).__name__}"
         ) from None
-
-
-def as_count(value: int, name: str) -> int:
-    """`value` if it is an integer of at least 1; else TypeError or ValueError."""
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
 
 
 def _as_tensor(array: Any, name: str) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .online import Data, LabelledDataset, as_count, as_dataset, as_generator
+from .._arguments import integer
+from .online import Data, LabelledDataset, as_dataset, as_generator
 from .splits import Task, TaskStream
 
 
@@ -70,7 +71,7 @@ class PermutedStream(TaskStream):
     ) -> None:
         train_set = as_dataset(train, "PermutedStream: train")
         test_set = as_dataset(test, "PermutedStream: test")
-        num_tasks = as_count(num_tasks, "PermutedStream: num_tasks")
+        num_tasks = integer(num_tasks, "num_tasks", "PermutedStream", least=1)
         shape, test_shape = _sample(train_set[0][0]).shape, _sample(test_set[0][0]).shape
         if shape != test_shape:
             raise ValueError(

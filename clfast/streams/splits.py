@@ -10,7 +10,8 @@ from typing import overload
 
 import torch
 
-from .online import Data, LabelledDataset, as_count, as_dataset, as_generator
+from .._arguments import integer
+from .online import Data, LabelledDataset, as_dataset, as_generator
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,15 @@ def _ordered(
 def _task_sizes(
     num_classes: int, num_tasks: int | None, classes_per_task: int | None, first: int | None
 ) -> list[int]:
-    head = [] if first is None else [as_count(first, "SplitStream: first_task_classes")]
+    head = [] if first is None else [integer(first, "first_task_classes", "SplitStream", least=1)]
     rest = num_classes - sum(head)
     if num_tasks is not None:
         asked = f"num_tasks={num_tasks}"
-        tasks = as_count(num_tasks, "SplitStream: num_tasks") - len(head)
+        tasks = integer(num_tasks, "num_tasks", "SplitStream", least=1) - len(head)
         tail = [rest // max(tasks, 1)] * tasks
     else:
         asked = f"classes_per_task={classes_per_task}"
-        size = as_count(classes_per_task or 0, "SplitStream: classes_per_task")
+        size = integer(classes_per_task or 0, "classes_per_task", "SplitStream", least=1)
         tail = [size] * (rest // size)
     if rest < 1 or sum(tail) != rest:
         after_first = f" with first_task_classes={first}" if head else ""

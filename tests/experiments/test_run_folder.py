@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from clfast.experiments.run_folder import RunFolder, atomic_write, environment
+from clfast._files import atomic_write
+from clfast.experiments.run_folder import RunFolder, environment
 
 
 @dataclasses.dataclass
@@ -106,8 +107,10 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_start_cut_short_does_not_block_the_folder(tmp_path: Path) -> None:
-    (tmp_path / ".config.json.tmp").write_text('{"na')
+    (tmp_path / ".config.json.abc.tmp").mkdir()
+    (tmp_path / ".config.json.abc.tmp" / "config.json").write_text('{"na')
     assert RunFolder(tmp_path, {"a": 1}).config == {"a": 1}
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.mark.parametrize("config", [{"a": object()}, {"a": float("nan")}, [1], Config, "a"])

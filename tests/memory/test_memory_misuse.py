@@ -160,11 +160,36 @@ def test_constructor_refuses(options: dict[str, Any], error: type[Exception], me
 
 
 def test_constructor_refuses_a_generator_on_another_device() -> None:
-    class DeviceGenerator:
+    class DeviceGenerator(torch.Generator):
         device = torch.device("cuda:0")
 
-    with pytest.raises(ValueError, match="KeyValueMemory: generator must be on cpu, got cuda:0"):
-        KeyValueMemory(4, generator=DeviceGenerator())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="KeyValueMemory: generator must be on the CPU, got cuda"):
+        KeyValueMemory(4, generator=DeviceGenerator())
+    with pytest.raises(TypeError, match="generator must be a torch.Generator, got int"):
+        KeyValueMemory(4, generator=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "reason"),
+    [
+        (3.5, TypeError, "device must be a torch.device or its name, got float"),
+        ("gpu", ValueError, "device gpu cannot be used: "),
+        ("xla", ValueError, "device xla cannot be used: "),
+    ],
+)
+def test_devices_that_cannot_be_used(device: Any, error: type[Exception], reason: str) -> None:
+    with pytest.raises(error, match=f"KeyValueMemory: {reason}"):
+        KeyValueMemory(4, device=device)
+    memory = KeyValueMemory(4)
+    with pytest.raises(error, match=f"KeyValueMemory.to: {reason}"):
+        memory.to(device)
+    assert memory.device.type == "cpu"
+
+
+@pytest.mark.parametrize("state", [None, 3, [1]])
+def test_states_that_are_no_mapping(state: Any) -> None:
+    with pytest.raises(TypeError, match="KeyValueMemory.load_state_dict: state must be a mapping"):
+        KeyValueMemory(4).load_state_dict(state)
 
 
 @pytest.mark.parametrize("method", ["counts", "seen"])

@@ -142,7 +142,7 @@ def test_save_says_where_it_cannot(path: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("broken", ["save_file", "_flush", "Path.replace"])
+@pytest.mark.parametrize("broken", ["save_file", "_files._sync", "Path.replace"])
 def test_a_save_that_fails_leaves_the_old_file(
     path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

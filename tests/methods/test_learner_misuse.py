@@ -144,6 +144,37 @@ def test_what_fails_late_changes_nothing(name: str) -> None:
         torch.set_rng_state(random)  # dropout has drawn
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_that_are_not_finite(name: str) -> None:
+    method = learner(name, lr=0.1)
+
+    class Root(Net):
+        """Finite, but the derivative of the root is infinite at 0."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            features: Tensor = super().forward(x)
+            return (features - features.detach()).abs().sqrt() + features.detach()
+
+    method.features = Root()
+    method.base_optimizer = torch.optim.SGD(method.features.parameters(), lr=0.1)
+    random = torch.get_rng_state()
+    with unchanged(method):
+        with pytest.raises(ValueError, match=rf"{name}\.observe: the gradient of the loss on x"):
+            method.observe(X, Y)
+        torch.set_rng_state(random)  # dropout has drawn
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_that_fails_writes_nothing(name: str) -> None:
+    method = learner(name, lr=0.1)
+    method.base_optimizer = torch.optim.LBFGS(method.features.parameters())
+    random = torch.get_rng_state()
+    with unchanged(method):
+        with pytest.raises(TypeError, match="closure"):
+            method.observe(X, Y)
+        torch.set_rng_state(random)
+
+
 MISUSED: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] = [
     (Parametric, {"head": nn.Identity()}, TypeError, "Parametric: head must be an nn.Linear"),
     (Hebb, {"head": nn.Sequential()}, TypeError, "Hebb: head must be an nn.Linear, got Sequential"),
@@ -223,6 +254,14 @@ BAD_STATES: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: state(base_classes=["a"]), "base_classes"),
     (lambda: state(base_classes=[-1]), "base_classes"),
 ]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_that_is_no_mapping(name: str) -> None:
+    method = learner(name)
+    wanted = rf"{name}\.load_state_dict: state_dict must be a mapping, got NoneType"
+    with unchanged(method), pytest.raises(TypeError, match=wanted):
+        method.load_state_dict(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_STATES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -59,6 +61,32 @@ def test_predicting_changes_nothing(name: str, mode: str) -> None:
     assert torch.equal(log_proba, method.predict_log_proba(x))
     method.features.eval()
     assert torch.equal(log_proba, method.predict_log_proba(x))
+
+
+def test_threads_that_predict_do_not_train(name: str) -> None:
+    """A thread that ends must not put modules back into train mode under another."""
+    method = learner(name)
+    inside, modes = threading.Event(), []
+
+    class Slow(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            inside.set()
+            time.sleep(0.05)
+            modes.append(self.training)
+            features: Tensor = super().forward(x)
+            return features
+
+    method.features = Slow()
+    x, _ = batch(3)
+    threads = [threading.Thread(target=method.predict, args=(x,)) for _ in range(2)]
+    with unchanged(method):
+        threads[0].start()
+        assert inside.wait(60)
+        time.sleep(0.02)
+        threads[1].start()
+        for thread in threads:
+            thread.join()
+    assert modes == [False, False]
 
 
 def test_modes_are_restored_when_features_fail(name: str) -> None:

@@ -153,7 +153,7 @@ def test_an_error_inside_the_data_set_stays_what_it_is() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="OnlineStream: batch_size must be at least 1, got 0"):
         OnlineStream(arrays(3), 0)
-    with pytest.raises(TypeError, match="OnlineStream: batch_size must be an int, got float"):
+    with pytest.raises(TypeError, match="OnlineStream: batch_size must be an integer, got float"):
         OnlineStream(arrays(3), 1.5)
     with pytest.raises(TypeError, match="OnlineStream: generator must be"):
         OnlineStream(arrays(3), 1, generator="seed")

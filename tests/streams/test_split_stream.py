@@ -135,7 +135,7 @@ def test_stream_is_a_sequence_of_frozen_tasks() -> None:
         ({"num_tasks": 3}, ValueError, "num_tasks=3 does not split 10 classes evenly"),
         ({"num_tasks": 11}, ValueError, "num_tasks=11 does not split"),
         ({"num_tasks": 0}, ValueError, "num_tasks must be at least 1, got 0"),
-        ({"num_tasks": 2.0}, TypeError, "num_tasks must be an int, got float"),
+        ({"num_tasks": 2.0}, TypeError, "num_tasks must be an integer, got float"),
         ({"classes_per_task": 4}, ValueError, "classes_per_task=4 does not split"),
         ({"classes_per_task": 0}, ValueError, "classes_per_task must be at least 1, got 0"),
         ({"num_tasks": 1, "first_task_classes": 5}, ValueError, "with first_task_classes=5"),

@@ -1,0 +1,71 @@
+"""Checks of plain arguments. `where` opens every message: `KeyValueMemory.search`."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+
+import torch
+
+
+def integer(value: object, name: str, where: str, *, least: int) -> int:
+    """`value` as an int of at least `least`; TypeError or ValueError otherwise."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{where}: {name} must be an integer, got {kind}") from None
+    if number < least:
+        raise ValueError(f"{where}: {name} must be at least {least}, got {number}")
+    return number
+
+
+def real(
+    value: object, name: str, where: str, *, least: float = -math.inf, most: float = math.inf
+) -> float:
+    """`value` as a finite float in [least, most]; TypeError or ValueError otherwise."""
+    try:
+        finite = math.isfinite(value)  # type: ignore[arg-type]
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{where}: {name} must be a number, got {kind}") from None
+    number = float(value)  # type: ignore[arg-type]
+    if not (finite and least <= number <= most):
+        bounds = "" if least == -math.inf else f" and in [{least:g}, {most:g}]"
+        raise ValueError(f"{where}: {name} must be finite{bounds}, got {number:g}")
+    return number
+
+
+def one_of(choice: object, choices: Iterable[object], name: str, where: str) -> None:
+    """`choice` is among `choices`; ValueError otherwise."""
+    known = list(choices)
+    if choice not in known:
+        raise ValueError(
+            f"{where}: {name} must be one of {', '.join(map(str, known))}, got {choice!r}"
+        )
+
+
+def device(value: torch.device | str, where: str) -> torch.device:
+    """`value` as a device on which tensors can be made; TypeError or ValueError otherwise."""
+    try:
+        found = torch.device(value)
+        torch.empty(0, device=found)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{where}: device must be a torch.device or its name, got {kind}") from None
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # torch without CUDA raises AssertionError.
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{where}: device {value} cannot be used: {reason}") from error
+    return found
+
+
+def cpu_generator(value: object, where: str) -> torch.Generator:
+    """`value` if it is a torch.Generator on the CPU; TypeError or ValueError otherwise."""
+    if not isinstance(value, torch.Generator):
+        kind = type(value).__name__
+        raise TypeError(f"{where}: generator must be a torch.Generator, got {kind}")
+    if value.device.type != "cpu":
+        raise ValueError(f"{where}: generator must be on the CPU, got {value.device}")
+    return value
