@@ -59,15 +59,31 @@ void sq_norms(int level, const Array& rows, const Array& indices, int64_t begin,
 }
 
 // The columns of `out` behind the rows' own are a gap between one row and the next.
-void widen_rows(int level, const Array& rows, const Array& indices, int64_t begin,
-                const Array& out) {
+void copy_rows(int level, const Array& rows, int64_t begin, const Array& out, const Array& norms) {
   use_level(level);
   with_type_of(out, [&](auto tag) {
     using T = decltype(tag);
     const int64_t count = extent(out, 0), stride = extent(out, 1);
-    cpu::widen_rows(rows_of(rows, "rows"), indices_of(indices, count), begin, count,
-                    extent(rows, 1), data_of<T>(out, "out", {count, stride}), stride);
+    cpu::copy_rows(rows_of(rows, "rows"), begin, count, extent(rows, 1),
+                   data_of<T>(out, "out", {count, stride}), stride,
+                   data_of<T>(norms, "norms", {count}));
   });
+}
+
+void pack_panels(int level, const Array& rows, double factor, const Array& panels) {
+  use_level(level);
+  with_type_of(panels, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(rows, 0), dim = extent(rows, 1), width = cpu::panel_columns(T{});
+    cpu::pack_panels(data_of<const T>(rows, "rows", {count, dim}), count, dim,
+                     static_cast<T>(factor),
+                     data_of<T>(panels, "panels", {(count + width - 1) / width, dim, width}));
+  });
+}
+
+int64_t panel_columns(int level, const std::string& dtype) {
+  use_level(level);
+  return dtype == "float32" ? cpu::panel_columns(0.0f) : cpu::panel_columns(0.0);
 }
 
 void knn(int level, const py::object& problem, int64_t threads, const Array& sq_distances,
@@ -113,24 +129,28 @@ void unit_rows(int level, const Array& rows, int64_t begin, int64_t end, const A
   });
 }
 
-// Labels [begin, end). No row of `means` is empty.
-void nearest_class_mean(int level, const Array& features, const Array& means, int64_t begin,
-                        int64_t end, const Array& labels) {
+// Labels [begin, end); the means as panels, or all distances in difference form.
+void nearest_class_mean(int level, const Array& features, const Array& means, const Array& classes,
+                        bool unit_length, bool packed, int64_t begin, int64_t end,
+                        const Array& labels) {
   use_level(level);
   with_type_of(means, [&](auto tag) {
     using T = decltype(tag);
     const int64_t samples = extent(features, 0), dim = extent(features, 1);
-    const int64_t classes = extent(means, 0), width = (classes + 15) / 16 * 16;
-    const T* rows = data_of<const T>(means, "means", {classes, dim});
-    Scratch<T> columns(dim * width, 0x11), norms(classes), row(dim);
-    for (int64_t c = 0; c < classes; ++c) {
-      for (int64_t j = 0; j < dim; ++j) columns.data()[j * width + c] = rows[c * dim + j];
-    }
-    cpu::sq_norms(rows_of(means, "means"), nullptr, 0, classes, dim, row.data(), norms.data());
+    const int64_t count = extent(classes, 0), panel = cpu::panel_columns(T{});
+    const int64_t panels = (count + panel - 1) / panel;
     const cpu::NearestMeanProblem<T> problem{
-        rows_of(features, "features"), rows, columns.data(), norms.data(), dim, classes, width};
-    cpu::nearest_class_mean(problem, begin, end,
-                            Scratch<T>(cpu::nearest_class_mean_scratch(problem)).data(),
+        rows_of(features, "features"),
+        data_of<const T>(means, "means", {extent(means, 0), dim}),
+        data_of<const int64_t>(classes, "classes", {count}),
+        dim,
+        count,
+        unit_length};
+    Scratch<T> columns(panels * panel * dim), norms(count);
+    Scratch<T> scratch(cpu::nearest_class_mean_scratch(problem));
+    const cpu::PackedMeans<T> means_of{packed ? columns.data() : nullptr, norms.data()};
+    if (packed) cpu::pack_means(problem, 0, panels, scratch.data(), means_of);
+    cpu::nearest_class_mean(problem, means_of, begin, end, scratch.data(),
                             data_of<int64_t>(labels, "labels", {samples}));
   });
 }
@@ -145,7 +165,9 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("sq_distances", &sq_distances);
   m.def("dots", &dots);
   m.def("sq_norms", &sq_norms);
-  m.def("widen_rows", &widen_rows);
+  m.def("copy_rows", &copy_rows);
+  m.def("pack_panels", &pack_panels);
+  m.def("panel_columns", &panel_columns);
   m.def("knn", &knn);
   m.def("class_mean", &class_mean);
   m.def("unit_rows", &unit_rows);

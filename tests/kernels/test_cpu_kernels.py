@@ -102,7 +102,8 @@ def test_every_16_bit_number_is_widened_exactly(cpu: ModuleType, level: int, dty
     for rows, wanted in ((halves, halves), (bits, bfloats)):
         matrix = rows.reshape(-1, 2**9)
         (got,) = call_guarded(
-            [(matrix.shape, dtype)], lambda out, m=matrix: cpu.widen_rows(level, m, None, 0, out)
+            [(matrix.shape, dtype)],
+            lambda out, m=matrix: cpu.copy_rows(level, m, 0, out, np.empty(len(m), dtype)),
         )
         with np.errstate(invalid="ignore"):  # NaN that signals
             np.testing.assert_array_equal(got, wanted.reshape(-1, 2**9).astype(dtype))
@@ -112,18 +113,39 @@ def test_every_16_bit_number_is_widened_exactly(cpu: ModuleType, level: int, dty
 @every_kind
 @every_dtype
 @pytest.mark.parametrize("dim", TAILS)
-def test_widened_rows_leave_the_gap_between_them(
+def test_copied_rows_leave_the_gap_between_them(
     cpu: ModuleType, level: int, dtype: str, kind: str, dim: int, rng: np.random.Generator
 ) -> None:
     rows = stored(unit(rng, 7, dim), kind)
-    for indices in (None, np.array([6, 0, 3, 3, 1])):
-        guard = Guarded((5, dim + 3), dtype)
-        cpu.widen_rows(level, rows, indices, 2, guard.array)
-        guard.check_margins()
-        assert guard.written()[:, :dim].all()
-        assert not guard.written()[:, dim:].any()
-        chosen = rows[2:7] if indices is None else rows[indices]
-        np.testing.assert_array_equal(guard.array[:, :dim], widened(chosen).astype(dtype))
+    copies, norms = Guarded((5, dim + 3), dtype), Guarded((5,), dtype)
+    cpu.copy_rows(level, rows, 2, copies.array, norms.array)
+    copies.check_margins()
+    norms.check_margins()
+    assert copies.written()[:, :dim].all()
+    assert not copies.written()[:, dim:].any()
+    wanted = widened(rows[2:7]).astype(dtype)
+    np.testing.assert_array_equal(copies.array[:, :dim], wanted)
+    np.testing.assert_allclose(
+        norms.array,
+        np.square(wanted.astype(np.float64)).sum(1),
+        rtol=SUM_UNITS * np.finfo(dtype).eps,
+    )
+
+
+@every_dtype
+@pytest.mark.parametrize("dim", TAILS)
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65])
+def test_packed_panels(
+    cpu: ModuleType, level: int, dtype: str, dim: int, count: int, rng: np.random.Generator
+) -> None:
+    rows, width = unit(rng, count, dim).astype(dtype), cpu.panel_columns(level, dtype)
+    panels = -(-count // width)
+    (packed,) = call_guarded(
+        [((panels, dim, width), dtype)], lambda out: cpu.pack_panels(level, rows, -2.0, out)
+    )
+    columns = packed.transpose(0, 2, 1).reshape(-1, dim)
+    np.testing.assert_array_equal(columns[:count], -2 * rows)
+    assert not columns[count:].any()
 
 
 # ---- Class means ----
@@ -180,11 +202,23 @@ def test_unit_rows(
 
 
 def run_nearest_class_mean(
-    cpu: ModuleType, level: int, features: Array, means: Array, ranges: list[tuple[int, int]]
+    cpu: ModuleType,
+    level: int,
+    features: Array,
+    means: Array,
+    *,
+    classes: Array | None = None,
+    unit_length: bool = False,
+    packed: bool = True,
+    ranges: list[tuple[int, int]] | None = None,
 ) -> list[int]:
+    chosen = np.arange(len(means)) if classes is None else classes
+
     def call(labels: Array) -> None:
-        for begin, end in ranges:
-            cpu.nearest_class_mean(level, features, means, begin, end, labels)
+        for begin, end in ranges or [(0, len(features))]:
+            cpu.nearest_class_mean(
+                level, features, means, chosen, unit_length, packed, begin, end, labels
+            )
 
     (labels,) = call_guarded([((len(features),), np.int64)], call)
     return labels.tolist()
@@ -200,9 +234,10 @@ def nearest_by_distances(features: Array, means: Array) -> list[int]:
 @pytest.mark.parametrize(
     ("samples", "classes", "dim"),
     [
-        *((samples, 7, 17) for samples in (0, 1, 5, 6, 11, 12, 13, 23, 24, 25, 49)),
+        *((samples, 7, 17) for samples in (0, 1, 5, 6, 11, 12, 13, 95, 96, 97, 193)),
         *((9, classes, 17) for classes in (1, 2, 3, 4, 5, *TAILS[1:], 300)),
         *((9, 7, dim) for dim in (*TAILS, 300)),
+        (13, 5, 1025),  # rows of 4 KiB and more are copied
     ],
 )
 def test_nearest_class_mean(
@@ -218,8 +253,35 @@ def test_nearest_class_mean(
     features, means = stored(unit(rng, samples, dim), kind), unit(rng, classes, dim).astype(dtype)
     wanted = nearest_by_distances(features, means)
     half = samples // 2
-    for ranges in ([(0, samples)], [(half, samples), (0, half)]):
-        assert run_nearest_class_mean(cpu, level, features, means, ranges) == wanted
+    assert run_nearest_class_mean(cpu, level, features, means) == wanted
+    assert run_nearest_class_mean(cpu, level, features, means, packed=False) == wanted
+    ranges = [(half, samples), (0, half)]
+    assert run_nearest_class_mean(cpu, level, features, means, ranges=ranges) == wanted
+
+
+@every_dtype
+@pytest.mark.parametrize("packed", [False, True])
+def test_nearest_class_mean_at_unit_length(
+    cpu: ModuleType, level: int, dtype: str, packed: bool, rng: np.random.Generator
+) -> None:
+    lengths = np.array([[1e-8], [1.0], [1e8]])
+    features = (unit(rng, 3, 33) * lengths).astype(dtype)
+    means = (unit(rng, 40, 33) * rng.choice(lengths[:, 0], (40, 1))).astype(dtype)
+    scaled = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (features, means)]
+    labels = run_nearest_class_mean(cpu, level, features, means, unit_length=True, packed=packed)
+    assert labels == nearest_by_distances(*(rows.astype(np.float64) for rows in scaled))
+
+
+@every_dtype
+@pytest.mark.parametrize("packed", [False, True])
+def test_nearest_class_mean_among_some_classes(
+    cpu: ModuleType, level: int, dtype: str, packed: bool, rng: np.random.Generator
+) -> None:
+    features, means = unit(rng, 30, 9).astype(dtype), unit(rng, 50, 9).astype(dtype)
+    classes = np.arange(3, 50, 2)
+    means[::2] = np.nan
+    labels = run_nearest_class_mean(cpu, level, features, means, classes=classes, packed=packed)
+    assert labels == classes[nearest_by_distances(features, means[classes])].tolist()
 
 
 @every_dtype
@@ -232,18 +294,19 @@ def test_nearest_class_mean_where_products_cancel(
     means = (shift + unit(rng, 1, 33) + spread * unit(rng, 40, 33)).astype(dtype)
     features = means[10:30] + (spread / 8 * unit(rng, 20, 33)).astype(dtype)
     wanted = nearest_by_distances(features, means)
-    assert run_nearest_class_mean(cpu, level, features, means, [(0, 20)]) == wanted
+    assert run_nearest_class_mean(cpu, level, features, means) == wanted
 
 
 @every_dtype
+@pytest.mark.parametrize("packed", [False, True])
 def test_nearest_class_mean_of_ties_and_of_what_is_not_a_number(
-    cpu: ModuleType, level: int, dtype: str
+    cpu: ModuleType, level: int, dtype: str, packed: bool
 ) -> None:
     """Ties, and NaN throughout, go to the smaller class; any number is nearer than NaN."""
     nan, inf = np.nan, np.inf
     means = np.array([[nan, 0], [2, 0], [0, 1], [2, 0], [inf, 0], [0, 1]], dtype)
     features = np.array([[1, 0], [0, 1], [3, 0], [nan, 0], [inf, 0], [-inf, 1]], dtype)
-    labels = run_nearest_class_mean(cpu, level, features, means, [(0, 6)])
+    labels = run_nearest_class_mean(cpu, level, features, means, packed=packed)
     assert labels == [1, 2, 1, 0, 1, 1]
 
 
@@ -267,6 +330,32 @@ def test_knn_tails(
     cpu: ModuleType, level: int, dtype: str, axis: str, size: int, rng: np.random.Generator
 ) -> None:
     problem = make_knn(replace(Sizes(batch=5, rows=260), **{axis: size}), dtype, dtype, rng)
+    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+
+
+@every_dtype
+@pytest.mark.parametrize("k", [1, 2, 40, 200, 300])
+@pytest.mark.parametrize("rows", [1023, 1025, 1700, 2500, 5000])
+def test_knn_opens_with_a_bound_from_groups(
+    cpu: ModuleType, level: int, dtype: str, rows: int, k: int, rng: np.random.Generator
+) -> None:
+    """Around the number of opening keys, and with keys whose order is the worst or the best."""
+    for sign in (-1, 0, 1):
+        problem = make_knn(Sizes(batch=5, rows=rows, k=k, dim=5), dtype, dtype, rng)
+        order = np.argsort(
+            sign * np.square(problem.keys - problem.queries[0]).sum(1), kind="stable"
+        )
+        problem = replace(problem, keys=problem.keys[order])
+        assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+
+
+@every_dtype
+def test_knn_with_one_key_of_huge_norm(
+    cpu: ModuleType, level: int, dtype: str, rng: np.random.Generator
+) -> None:
+    """Its bound is as wide as the distances of all others."""
+    problem = make_knn(Sizes(batch=5, rows=3000, k=20, dim=7), dtype, dtype, rng)
+    problem.keys[17] = 1e12
     assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 

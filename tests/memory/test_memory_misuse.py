@@ -165,7 +165,7 @@ def test_constructor_refuses_a_generator_on_another_device() -> None:
 
     with pytest.raises(ValueError, match="KeyValueMemory: generator must be on the CPU, got cuda"):
         KeyValueMemory(4, generator=DeviceGenerator())
-    with pytest.raises(TypeError, match="generator must be a torch.Generator, got int"):
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got int"):
         KeyValueMemory(4, generator=3)  # type: ignore[arg-type]
 
 
@@ -188,7 +188,7 @@ def test_devices_that_cannot_be_used(device: Any, error: type[Exception], reason
 
 @pytest.mark.parametrize("state", [None, 3, [1]])
 def test_states_that_are_no_mapping(state: Any) -> None:
-    with pytest.raises(TypeError, match="KeyValueMemory.load_state_dict: state must be a mapping"):
+    with pytest.raises(TypeError, match=r"load_state_dict: state must be a mapping"):
         KeyValueMemory(4).load_state_dict(state)
 
 

@@ -9,6 +9,10 @@ namespace clfast {
 
 enum class ScalarKind : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
+constexpr int64_t size_of(ScalarKind kind) {
+  return kind == ScalarKind::kFloat64 ? 8 : kind == ScalarKind::kFloat32 ? 4 : 2;
+}
+
 struct Half {
   uint16_t bits;
 };

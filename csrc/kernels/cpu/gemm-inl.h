@@ -56,21 +56,39 @@ inline void multiply_rows(const T* a, int64_t lda, int64_t rows, const T* b, int
   for (; r < rows; ++r) multiply_tile<1, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
 }
 
-// A [rows, depth], B [depth, columns] with rows of B readable up to the next multiple of kLanes.
-// finish(first_row, row_count, first_column, column_count, tile) sees every tile once; the tile is
-// row-major with kTileColumns<T> elements a row.
-template <class T, class Finish>
-inline void gemm(const T* a, int64_t lda, int64_t rows, const T* b, int64_t ldb, int64_t columns,
-                 int64_t depth, Finish&& finish) {
+// B [depth, columns], row-major and readable up to the next multiple of kLanes.
+template <class T>
+struct RowMajor {
+  const T* data;
+  int64_t stride;
+  const T* panel(int64_t column) const { return data + column; }
+};
+
+// B as pack_panels() leaves it: [depth, kTileColumns] for every tile's columns, one after another,
+// so that a tile reads one stream. With rows of 4 KiB or more each of its lines would come from
+// another page.
+template <class T>
+struct Panels {
+  static constexpr int64_t stride = kTileColumns<T>;
+  const T* data;
+  int64_t depth;
+  const T* panel(int64_t column) const { return data + column * depth; }
+};
+
+// A [rows, depth]. finish(first_row, row_count, first_column, column_count, tile) sees every tile
+// once; the tile is row-major with kTileColumns<T> elements a row.
+template <class T, class Right, class Finish>
+inline void gemm(const T* a, int64_t lda, int64_t rows, Right b, int64_t columns, int64_t depth,
+                 Finish&& finish) {
   T tile[kTileRows * kTileColumns<T>];
   for (int64_t c = 0; c < columns; c += kTileColumns<T>) {
     const int64_t width = columns - c < kTileColumns<T> ? columns - c : kTileColumns<T>;
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const int64_t height = rows - r < kTileRows ? rows - r : kTileRows;
       if (width > kLanes<T>) {
-        multiply_rows<2>(a + r * lda, lda, height, b + c, ldb, depth, tile);
+        multiply_rows<2>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
       } else {
-        multiply_rows<1>(a + r * lda, lda, height, b + c, ldb, depth, tile);
+        multiply_rows<1>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
       }
       finish(r, height, c, width, tile);
     }

@@ -69,7 +69,7 @@ inline Finding logits_of_queries(const HebbLogitsProblem<T>& p, int64_t begin, i
   const int64_t classes = n.num_classes;
   T *sum = scratch, *count = sum + classes, *dots = count + classes, *row = dots + n.neighbours;
   for (int64_t i = 0; i < 2 * classes; ++i) sum[i] = T(0);
-  MbpaScratch<T> s;
+  MbpaScratch<T> s{};
   const int64_t own = 2 * classes + n.neighbours + n.dim;
   if (p.mbpa.steps > 0) lay_out(p.mbpa, scratch + (own + 15) / 16 * 16, s);
   for (int64_t query = begin; query < end; ++query) {

@@ -4,49 +4,82 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// Whether all lanes of a comparison's result are true.
-template <class Mask>
-inline bool all_lanes(Mask mask) {
-  uint64_t words[sizeof(Mask) / sizeof(uint64_t)];
-  memcpy(words, &mask, sizeof mask);
-  uint64_t both = words[0];
-  for (size_t i = 1; i < sizeof(Mask) / sizeof(uint64_t); ++i) both &= words[i];
-  return both == ~uint64_t(0);
+// f(key, first_query, scores) for every key and kLanes queries. Meanwhile the next block is
+// fetched, a share with every tile.
+template <class T, class F>
+inline void for_scores(const KnnSweep<T>& s, F&& f) {
+  const char* next = s.next;
+  const char* const next_end = s.next + s.next_size;
+  const int64_t tiles = ((s.query_count + kTileColumns<T> - 1) /
+                         kTileColumns<T>)*((s.key_count + kTileRows - 1) / kTileRows);
+  const int64_t share = (s.next_size / 64 / tiles + 1) * 64;
+  gemm(s.keys, s.key_stride, s.key_count, Panels<T>{s.queries, s.dim}, s.query_count, s.dim,
+       [&](int64_t first_key, int64_t keys, int64_t first_query, int64_t queries, const T* tile) {
+         for (const char* end = next + share; next < end && next < next_end; next += 64) {
+           __builtin_prefetch(next, 0, 2);
+         }
+         for (int64_t r = 0; r < keys; ++r) {
+           const T term = s.key_terms[first_key + r];
+           for (int64_t c = 0; c < queries; c += kLanes<T>) {
+             f(first_key + r, first_query + c, load(tile + r * kTileColumns<T> + c) + term);
+           }
+         }
+       });
+}
+
+template <class T>
+inline int64_t add_hits(Vector<T> scores, const T* limits, int64_t key, int64_t first_query,
+                        KnnHit<T>* hits) {
+  int64_t count = 0;
+  for (uint32_t found = not_above<T>(scores, load(limits + first_query)); found != 0;
+       found &= found - 1) {
+    const int c = __builtin_ctz(found);
+    hits[count++] = {scores[c], static_cast<int32_t>(key), static_cast<int32_t>(first_query + c)};
+  }
+  return count;
 }
 
 template <class T>
 inline int64_t sweep_keys(const KnnSweep<T>& s, KnnHit<T>* hits) {
   int64_t count = 0;
-  gemm(s.keys, s.dim, s.key_count, s.queries, s.query_count, s.query_count, s.dim,
-       [&](int64_t first_key, int64_t keys, int64_t first_query, int64_t queries, T* tile) {
-         const T* limit = s.limits + first_query;
-         for (int64_t r = 0; r < keys; ++r) {
-           T* score = tile + r * kTileColumns<T>;
-           const T term = s.key_terms[first_key + r];
-           typename LaneIndexOf<T>::type above = ~typename LaneIndexOf<T>::type{};
-           for (int64_t c = 0; c < queries; c += kLanes<T>) {
-             const Vector<T> sum = load(score + c) + term;
-             store<T>(score + c, sum);
-             above &= sum > load(limit + c);
-           }
-           if (all_lanes(above)) continue;
-           for (int64_t c = 0; c < queries; ++c) {
-             if (score[c] > limit[c]) continue;
-             hits[count++] = {score[c], static_cast<int32_t>(first_key + r),
-                              static_cast<int32_t>(first_query + c)};
-           }
-         }
-       });
+  for_scores(s, [&](int64_t key, int64_t first_query, Vector<T> scores) {
+    count += add_hits<T>(scores, s.limits, key, first_query, hits + count);
+  });
   return count;
 }
 
-int64_t knn_sweep(const KnnSweep<float>& sweep, KnnHit<float>* hits) {
-  return sweep_keys(sweep, hits);
+template <class T>
+inline void keep_scores(const KnnSweep<T>& s, int64_t stride, T* scores_out, T* minima) {
+  for_scores(s, [&](int64_t key, int64_t first_query, Vector<T> scores) {
+    store<T>(scores_out + key * stride + first_query, scores);
+    T* smallest = minima + key / kKnnGroup * stride + first_query;
+    const Vector<T> before = load(smallest);
+    store<T>(smallest, scores < before ? scores : before);
+  });
 }
-int64_t knn_sweep(const KnnSweep<double>& sweep, KnnHit<double>* hits) {
-  return sweep_keys(sweep, hits);
+
+template <class T>
+inline int64_t filter_scores(const KnnSweep<T>& s, int64_t stride, const T* scores,
+                             KnnHit<T>* hits) {
+  int64_t count = 0;
+  for (int64_t key = 0; key < s.key_count; ++key) {
+    for (int64_t c = 0; c < s.query_count; c += kLanes<T>) {
+      count += add_hits<T>(load(scores + key * stride + c), s.limits, key, c, hits + count);
+    }
+  }
+  return count;
 }
-int64_t knn_lanes(float) { return kLanes<float>; }
-int64_t knn_lanes(double) { return kLanes<double>; }
+
+#define CLFAST_DEFINE_KNN_FUNCTIONS(T)                                                             \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) { return sweep_keys(sweep, hits); } \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* scores, T* minima) {                  \
+    keep_scores(sweep, stride, scores, minima);                                                    \
+  }                                                                                                \
+  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits) { \
+    return filter_scores(sweep, stride, scores, hits);                                             \
+  }
+CLFAST_DEFINE_KNN_FUNCTIONS(float)
+CLFAST_DEFINE_KNN_FUNCTIONS(double)
+#undef CLFAST_DEFINE_KNN_FUNCTIONS
 
 }  // namespace clfast::cpu::CLFAST_LEVEL

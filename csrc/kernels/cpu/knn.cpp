@@ -9,11 +9,16 @@
 
 namespace clfast::cpu {
 
-#define CLFAST_PICK_KNN_FUNCTIONS(T)                             \
-  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) { \
-    CLFAST_CALL_AT_LEVEL(knn_sweep(sweep, hits));                \
-  }                                                              \
-  int64_t knn_lanes(T tag) { CLFAST_CALL_AT_LEVEL(knn_lanes(tag)); }
+#define CLFAST_PICK_KNN_FUNCTIONS(T)                                                               \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) {                                   \
+    CLFAST_CALL_AT_LEVEL(knn_sweep(sweep, hits));                                                  \
+  }                                                                                                \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* scores, T* minima) {                  \
+    CLFAST_CALL_AT_LEVEL(knn_open(sweep, stride, scores, minima));                                 \
+  }                                                                                                \
+  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits) { \
+    CLFAST_CALL_AT_LEVEL(knn_filter(sweep, stride, scores, hits));                                 \
+  }
 CLFAST_PICK_KNN_FUNCTIONS(float)
 CLFAST_PICK_KNN_FUNCTIONS(double)
 
@@ -21,11 +26,13 @@ namespace {
 
 constexpr int64_t kQueryBlock = 128;  // with d = 512 in float32 one block of queries fits the L2
 constexpr int64_t kKeyBlock = 96;     // a multiple of the register tile's 6 or 12 rows
-constexpr int64_t kFirstKeyBlock = 12;
+constexpr int64_t kFewestOpening = 1024, kMostOpening = 4096;  // keys whose scores are kept
 constexpr int64_t kDirectQueries = 3;
 constexpr int64_t kManyKeys = 16384;
 constexpr int64_t kSpareCandidates = 32;
-constexpr int64_t kFewTimes = 8;  // with fewer keys a neighbour, a shortlist leaves out too little
+constexpr size_t kSortedTimes = 8;  // with more candidates a neighbour, only the k are sorted
+constexpr size_t kSortedByDigit = 64;
+constexpr int64_t kFewTimes = 5;  // with fewer keys a neighbour, a shortlist leaves out too little
 
 template <class T>
 constexpr ScalarKind kOwnKind =
@@ -41,6 +48,48 @@ T widened(T upper) {
                            : upper * (1 + 64 * std::numeric_limits<T>::epsilon());
 }
 
+// Sorts integers whose lower 32 bits ascend by what is above them, byte by byte: without
+// comparisons there are none to mispredict, which takes longer than all the rest.
+template <class T, class Order>
+void sort_by_distance(std::vector<Order>& orders, std::vector<Order>& scratch) {
+  const size_t count = orders.size();
+  if (count < kSortedByDigit) {
+    std::sort(orders.begin(), orders.end());
+    return;
+  }
+  scratch.resize(count);
+  for (unsigned shift = 32; shift < 32 + 8 * sizeof(T); shift += 8) {
+    const auto digit = [shift](Order order) { return static_cast<uint8_t>(order >> shift); };
+    uint32_t ends[256] = {};
+    for (const Order order : orders) ++ends[digit(order)];
+    if (ends[digit(orders[0])] == count) continue;
+    uint32_t end = 0;
+    for (uint32_t& e : ends) end = e += end;
+    for (size_t i = count; i-- > 0;) scratch[--ends[digit(orders[i])]] = orders[i];
+    orders.swap(scratch);
+  }
+}
+
+// Minima [groups, width] of twice the groups, and again, while `enough` remain; returns how many
+// do.
+template <class T>
+int64_t merge_groups(T* minima, int64_t groups, int64_t width, int64_t enough) {
+  while (groups / 2 >= enough) {
+    const int64_t half = groups / 2;
+    // An odd group at the end goes with the pair before it.
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t to = std::min(g / 2, half - 1);
+      for (int64_t q = 0; q < width; ++q) {
+        const T other = minima[g * width + q];
+        T& kept = minima[to * width + q];
+        kept = g % 2 == 0 && g / 2 == to ? other : std::min(kept, other);
+      }
+    }
+    groups = half;
+  }
+  return groups;
+}
+
 }  // namespace
 
 template <class T>
@@ -54,7 +103,7 @@ Knn<T>::Knn(const KnnProblem<T>& problem, int64_t threads)
   // shortlist more to fill, a block of queries more means another pass over the keys.
   const bool many_keys = problem.memory_size >= kManyKeys;
   const int64_t share = many_keys ? problem.batch : divide_up(problem.batch, threads);
-  const int64_t block = std::min(kQueryBlock, std::max(share, knn_lanes(T{})));
+  const int64_t block = std::min(kQueryBlock, std::max(share, panel_columns(T{}) / 2));
   query_blocks_ = divide_up(problem.batch, block);
   key_ranges_ = 1;
   while (many_keys && (query_blocks_ * key_ranges_) % threads != 0 &&
@@ -145,21 +194,13 @@ void Knn<T>::scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Sh
   }
 }
 
-// -2 q as columns, padded with zeros to a multiple of the lanes, and |q|^2.
 template <class T>
 void Knn<T>::pack_queries(int64_t query_begin, int64_t queries, int64_t width,
                           KnnWorkspace<T>& w) const {
   const int64_t d = problem_.dim;
   const T* first_query = problem_.queries + query_begin * d;
-  w.columns.assign(d * width, T(0));
-  // A cache line of every query at a time, so that the columns are written line by line.
-  constexpr int64_t step = 64 / sizeof(T);
-  for (int64_t first = 0; first < d; first += step) {
-    const int64_t last = std::min(first + step, d);
-    for (int64_t q = 0; q < queries; ++q) {
-      for (int64_t j = first; j < last; ++j) w.columns[j * width + q] = -2 * first_query[q * d + j];
-    }
-  }
+  w.panels.resize(d * width);
+  pack_panels(first_query, queries, d, T(-2), w.panels.data());
   w.query_norms.assign(width, T(0));
   w.row.resize(d);
   sq_norms({first_query, kOwnKind<T>}, nullptr, 0, queries, d, w.row.data(), w.query_norms.data());
@@ -169,9 +210,10 @@ template <class T>
 void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
                          Shortlist* lists, KnnWorkspace<T>& w) {
   const int64_t d = problem_.dim, queries = query_end - query_begin;
-  const int64_t lanes = knn_lanes(T{});
-  const int64_t width = divide_up(queries, lanes) * lanes;
-  const bool widen = problem_.keys.kind != kOwnKind<T>;
+  const int64_t panel = panel_columns(T{});
+  const int64_t width = divide_up(queries, panel) * panel;
+  const int64_t key_stride = padded_stride<T>(d);
+  const int64_t row_bytes = d * size_of(problem_.keys.kind);
   pack_queries(query_begin, queries, width, w);
   // With u = epsilon / 2, a sum of d products rounds by at most d u / (1 - d u) of |q||k|, which is
   // at most (|q|^2 + |k|^2) / 2, and a norm by as much of itself; 16 u more cover the additions
@@ -182,45 +224,73 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
   const T tiny = static_cast<T>(2 * d + 16) * std::numeric_limits<T>::min();
   const auto query_term = [&](int64_t q) { return w.query_norms[q] - error * w.query_norms[q]; };
   w.limits.assign(width, -std::numeric_limits<T>::infinity());
-  for (int64_t q = 0; q < queries; ++q) w.limits[q] = lists[q * key_ranges_].cut - query_term(q);
-  if (widen) w.widened.resize(kKeyBlock * d);
-  w.key_norms.resize(kKeyBlock);
-  w.key_terms.resize(kKeyBlock);
+  w.keys.resize(kKeyBlock * key_stride);
   w.hits.resize(kKeyBlock * width);
 
-  KnnSweep<T> sweep;
-  sweep.dim = d;
-  sweep.key_terms = w.key_terms.data();
-  sweep.queries = w.columns.data();
-  sweep.limits = w.limits.data();
-  sweep.query_count = width;
+  // 6 groups a neighbour leave about k of their minima below the k-th.
+  const int64_t opening = std::min(
+      key_end - key_begin, std::clamp(6 * kKnnGroup * problem_.k, kFewestOpening, kMostOpening));
+  const int64_t groups = divide_up(opening, kKnnGroup);
+  w.scores.resize(opening * width);
+  w.minima.assign(groups * width, std::numeric_limits<T>::infinity());
+  w.key_norms.resize(std::max(opening, kKeyBlock));
+  w.key_terms.resize(kKeyBlock);
 
-  // Until a shortlist has k entries everything is a hit: blocks start small and grow.
-  int64_t block = problem_.k < kKeyBlock ? kFirstKeyBlock : kKeyBlock;
-  for (int64_t key = key_begin; key < key_end;) {
-    const int64_t count = std::min(block, key_end - key);
-    if (widen) {
-      widen_rows(problem_.keys, nullptr, key, count, d, w.widened.data(), d);
-      sweep.keys = w.widened.data();
-    } else {
-      sweep.keys = static_cast<const T*>(problem_.keys.data) + key * d;
-    }
-    const T* norms = w.key_norms.data();
-    sq_norms({sweep.keys, kOwnKind<T>}, nullptr, 0, count, d, w.row.data(), w.key_norms.data());
+  KnnSweep<T> sweep;
+  sweep.keys = w.keys.data();
+  sweep.key_stride = key_stride;
+  sweep.key_terms = w.key_terms.data();
+  sweep.dim = d;
+  sweep.queries = w.panels.data();
+  sweep.limits = w.limits.data();
+  sweep.query_count = queries;
+  const auto load_keys = [&](int64_t first, int64_t count, T* norms) {
+    copy_rows(problem_.keys, first, count, d, w.keys.data(), key_stride, norms);
     for (int64_t i = 0; i < count; ++i) w.key_terms[i] = norms[i] - error * norms[i] - tiny;
+    const int64_t next = std::min(kKeyBlock, key_end - first - count);
     sweep.key_count = count;
-    const int64_t found = knn_sweep(sweep, w.hits.data());
+    sweep.next = static_cast<const char*>(problem_.keys.data) + (first + count) * row_bytes;
+    sweep.next_size = next * row_bytes;
+  };
+  const auto add_hits = [&](int64_t found, int64_t first_key, const T* norms) {
     for (int64_t i = 0; i < found; ++i) {
       const KnnHit<T>& hit = w.hits[i];
-      if (hit.query >= queries) continue;
+      if (hit.query >= queries) continue;  // a key with a NaN is a hit of every column
       Shortlist& list = lists[hit.query * key_ranges_];
       const T lower = hit.score + query_term(hit.query);
       const T width_of_bound = 2 * (error * (norms[hit.key] + w.query_norms[hit.query]) + tiny);
-      add(list, {lower, lower + width_of_bound, key + hit.key}, w);
+      add(list, {lower, lower + width_of_bound, first_key + hit.key}, w);
       w.limits[hit.query] = list.cut - query_term(hit.query);
     }
-    key += count;
-    block = std::min(2 * block, kKeyBlock);
+  };
+
+  for (int64_t done = 0; done < opening; done += kKeyBlock) {
+    load_keys(key_begin + done, std::min(kKeyBlock, opening - done), w.key_norms.data() + done);
+    knn_open(sweep, width, w.scores.data() + done * width,
+             w.minima.data() + done / kKnnGroup * width);
+  }
+  const T largest_norm = *std::max_element(w.key_norms.begin(), w.key_norms.begin() + opening);
+  const int64_t merged = merge_groups(w.minima.data(), groups, width, 3 * problem_.k);
+  for (int64_t q = 0; q < queries; ++q) {
+    Shortlist& list = lists[q * key_ranges_];
+    const T width_of_bound = 2 * (error * (largest_norm + w.query_norms[q]) + tiny);
+    if (merged >= problem_.k) {
+      w.column.resize(merged);
+      for (int64_t g = 0; g < merged; ++g) w.column[g] = w.minima[g * width + q];
+      const auto kth = w.column.begin() + (problem_.k - 1);
+      std::nth_element(w.column.begin(), kth, w.column.end());
+      list.cut = widened(*kth + query_term(q) + width_of_bound);
+    }
+    w.limits[q] = list.cut - query_term(q);
+  }
+  for (int64_t done = 0; done < opening; done += kKeyBlock) {
+    sweep.key_count = std::min(kKeyBlock, opening - done);
+    const int64_t found = knn_filter(sweep, width, w.scores.data() + done * width, w.hits.data());
+    add_hits(found, key_begin + done, w.key_norms.data() + done);
+  }
+  for (int64_t key = key_begin + opening; key < key_end; key += kKeyBlock) {
+    load_keys(key, std::min(kKeyBlock, key_end - key), w.key_norms.data());
+    add_hits(knn_sweep(sweep, w.hits.data()), key, w.key_norms.data());
   }
 }
 
@@ -259,9 +329,13 @@ void Knn<T>::finish(int64_t query, KnnWorkspace<T>& w, T* sq_distances_out, int6
     w.nearest[i] = order_of(w.distances[i]);
     w.nearest[i] = w.nearest[i] << 32 | static_cast<uint32_t>(i);
   }
-  const auto kth = w.nearest.begin() + problem_.k;
-  if (kth != w.nearest.end()) std::nth_element(w.nearest.begin(), kth, w.nearest.end());
-  std::sort(w.nearest.begin(), kth);
+  const size_t k = static_cast<size_t>(problem_.k);
+  if (w.rows.size() > kSortedTimes * k) {
+    std::nth_element(w.nearest.begin(), w.nearest.begin() + problem_.k, w.nearest.end());
+    std::sort(w.nearest.begin(), w.nearest.begin() + problem_.k);
+  } else {
+    sort_by_distance<T>(w.nearest, w.sorted);
+  }
   for (int64_t i = 0; i < problem_.k; ++i) {
     const size_t place = static_cast<uint32_t>(w.nearest[i]);
     sq_distances_out[i] = w.distances[place];

@@ -2,7 +2,8 @@
 //
 // A sweep forms |k|^2 + |q|^2 - 2<q,k> for blocks of keys and queries in registers, with a rigorous
 // bound on its rounding error, and keeps the pairs whose lower bound does not exceed the k-th
-// smallest upper bound seen so far. The few that remain get their distance in difference form,
+// smallest upper bound seen so far. A first bound comes from the opening keys: of k groups of them
+// each has a key as near as its nearest. The few that remain get their distance in difference form,
 // sum (q_j - k_j)^2, and only those distances decide: the result depends on a query and the keys,
 // never on blocking, threads or the rest of the batch.
 #pragma once
@@ -32,30 +33,38 @@ struct KnnHit {
 
 template <class T>
 struct KnnSweep {
-  const T* keys;       // [key_count, dim]
+  const T* keys;  // [key_count, dim], key_stride from row to row
+  int64_t key_stride;
   const T* key_terms;  // [key_count], what a key adds to all its scores
   int64_t key_count, dim;
-  const T* queries;  // [dim, query_count], -2 q as columns; query_count a multiple of knn_lanes()
-  const T* limits;   // [query_count]: a pair is a hit unless its score is above this
-  int64_t query_count;
+  const T* queries;     // -2 q in panels, see rows.h
+  const T* limits;      // of every column: a pair is a hit unless its score is above this
+  int64_t query_count;  // columns, less the last panel's padding
+  const char* next;     // what the next sweep reads: fetched meanwhile
+  int64_t next_size;
 };
 
-#define CLFAST_KNN_FUNCTIONS(T)                                 \
-  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits); \
-  int64_t knn_lanes(T);
-CLFAST_KNN_FUNCTIONS(float)
-CLFAST_KNN_FUNCTIONS(double)
+constexpr int64_t kKnnGroup = 4;  // keys
+
+// knn_sweep finds hits. knn_open keeps the scores, [key_count, stride], and lowers the minima
+// [key_count / kKnnGroup, rounded up; stride] of every group to them; knn_filter then finds hits.
+#define CLFAST_KNN_FUNCTIONS(T)                                                  \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits);                  \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* scores, T* minima); \
+  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits);
 CLFAST_DECLARE_PER_LEVEL(CLFAST_KNN_FUNCTIONS(float) CLFAST_KNN_FUNCTIONS(double))
 
 // What one thread needs while it works; reused from call to call.
 template <class T>
 struct KnnWorkspace {
-  std::vector<T> columns, query_norms, limits, widened, key_norms, key_terms, row, distances;
+  std::vector<T> panels, query_norms, limits, keys, key_norms, key_terms, row, distances;
+  std::vector<T> scores, minima, column;
   std::vector<KnnHit<T>> hits;
   std::vector<int64_t> rows;
   std::vector<decltype(order_of(T{}))> orders;
   // The order of a distance above, 32 bits below.
-  std::vector<std::conditional_t<sizeof(T) == sizeof(float), uint64_t, unsigned __int128>> nearest;
+  std::vector<std::conditional_t<sizeof(T) == sizeof(float), uint64_t, unsigned __int128>> nearest,
+      sorted;
 };
 
 // Independent sweeps (a block of queries against a range of keys), then one finish per query.

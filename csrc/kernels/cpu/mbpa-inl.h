@@ -4,6 +4,7 @@
 #include "gemm-inl.h"
 #include "mbpa_scratch.h"
 #include "mbpa_update.h"
+#include "transpose-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
@@ -20,19 +21,7 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
     s.closeness[k] = closeness(n.sq_distances[at], n.eps) / static_cast<T>(n.neighbours);
   }
   for (int64_t k = n.neighbours; k < s.column; ++k) s.closeness[k] = T(0);
-  // Transposed in blocks of one cache line a side.
-  constexpr int64_t block = 16;
-  for (int64_t j0 = 0; j0 < n.dim; j0 += block) {
-    const int64_t j1 = j0 + block < n.dim ? j0 + block : n.dim;
-    for (int64_t k0 = 0; k0 < s.column; k0 += block) {
-      for (int64_t j = j0; j < j1; ++j) {
-        T* out = s.features_t + j * s.column + k0;
-        for (int64_t k = 0; k < block; ++k) {
-          out[k] = k0 + k < n.neighbours ? s.features[(k0 + k) * s.row + j] : T(0);
-        }
-      }
-    }
-  }
+  transpose(s.features, s.row, n.neighbours, n.dim, T(1), s.features_t, s.column, s.column);
   return {};
 }
 
@@ -40,7 +29,7 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
 template <class T>
 inline void forward(const Neighbourhood<T>& n, const T* weight, int64_t ldw, const T* bias,
                     const MbpaScratch<T>& s, T* logits_t) {
-  gemm(weight, ldw, n.num_classes, s.features_t, s.column, s.column, n.dim,
+  gemm(weight, ldw, n.num_classes, RowMajor<T>{s.features_t, s.column}, s.column, n.dim,
        [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
          for (int64_t i = 0; i < height; ++i) {
            const T shift = bias == nullptr ? T(0) : bias[r + i];
@@ -124,7 +113,7 @@ inline void adapt_weights(const MbpaProblem<T>& p, int64_t query, const MbpaScra
   for (int64_t step = 0; step < p.steps; ++step) {
     forward(n, s.weight, s.row, p.bias == nullptr ? nullptr : s.bias, s, s.logits_t);
     residuals(n, query, s);
-    gemm(s.logits_t, s.column, n.num_classes, s.features, s.row, n.dim, n.neighbours,
+    gemm(s.logits_t, s.column, n.num_classes, RowMajor<T>{s.features, s.row}, n.dim, n.neighbours,
          [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
            for (int64_t i = 0; i < height; ++i) {
              const int64_t at = (r + i) * s.row + c;
@@ -141,7 +130,7 @@ template <class T>
 inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
   const Neighbourhood<T>& n = p.neighbourhood;
   forward(n, p.weight, n.dim, static_cast<const T*>(nullptr), s, s.base_logits_t);
-  gemm(s.features, s.row, n.neighbours, s.features_t, s.column, s.column, n.dim,
+  gemm(s.features, s.row, n.neighbours, RowMajor<T>{s.features_t, s.column}, s.column, n.dim,
        [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
          for (int64_t i = 0; i < height; ++i) {
            memcpy(s.gram + (r + i) * s.column + c, tile + i * kTileColumns<T>,
@@ -150,8 +139,8 @@ inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const Mbp
        });
   for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] = T(0);
   for (int64_t step = 0; step < p.steps; ++step) {
-    gemm(s.coefficients, s.column, n.num_classes, s.gram, s.column, s.column, n.neighbours,
-         [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+    gemm(s.coefficients, s.column, n.num_classes, RowMajor<T>{s.gram, s.column}, s.column,
+         n.neighbours, [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
            for (int64_t i = 0; i < height; ++i) {
              const T shift = p.bias == nullptr ? T(0) : s.bias[r + i];
              const T* base = s.base_logits_t + (r + i) * s.column + c;

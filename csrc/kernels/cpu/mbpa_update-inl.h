@@ -7,15 +7,15 @@ template <class T>
 inline Finding update_queries(const MbpaProblem<T>& p, int64_t begin, int64_t end, T* scratch,
                               T* delta_weight, T* delta_bias) {
   const Neighbourhood<T>& n = p.neighbourhood;
-  MbpaScratch<T> s;
+  MbpaScratch<T> s{};
   lay_out(p, scratch, s);
   for (int64_t query = begin; query < end; ++query) {
     const Finding finding = adapt(p, query, s);
     if (finding.fault != Fault::kNone) return finding;
     T* out = delta_weight + query * n.num_classes * n.dim;
     if (mbpa_in_gram_form(p)) {
-      gemm(s.coefficients, s.column, n.num_classes, s.features, s.row, n.dim, n.neighbours,
-           [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+      gemm(s.coefficients, s.column, n.num_classes, RowMajor<T>{s.features, s.row}, n.dim,
+           n.neighbours, [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
              for (int64_t i = 0; i < height; ++i) {
                T* row = out + (r + i) * n.dim + c;
                for (int64_t j = 0; j < width; ++j) row[j] = -p.lr * tile[i * kTileColumns<T> + j];

@@ -8,6 +8,10 @@
 
 #include "../common/scalar.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define CLFAST_LEVEL avx512
 #define CLFAST_VECTOR_BYTES 64
@@ -49,14 +53,6 @@ inline void store(T* p, Vector<T> v) {
   memcpy(p, &v, sizeof v);
 }
 
-// The first `count` < kLanes elements of p, zeros behind them.
-template <class T>
-inline Vector<T> load_partial(const T* p, int64_t count) {
-  Vector<T> v = {};
-  memcpy(&v, p, static_cast<size_t>(count) * sizeof(T));
-  return v;
-}
-
 template <class T>
 struct LaneIndexOf;
 template <>
@@ -67,6 +63,55 @@ template <>
 struct LaneIndexOf<double> {
   typedef int64_t type __attribute__((vector_size(CLFAST_VECTOR_BYTES)));
 };
+
+// The first `count` < kLanes elements of p, zeros behind them. A copy of variable length would be a
+// call of memcpy and a read of bytes just written.
+template <class T>
+inline Vector<T> load_partial(const T* p, int64_t count) {
+#if defined(__AVX512F__)
+  const uint32_t mask = (uint32_t{1} << count) - 1;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
+  } else {
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+  }
+#elif defined(__AVX2__)
+  typename LaneIndexOf<T>::type lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+  const __m256i mask = (__m256i)(lane < static_cast<decltype(lane[0] + 0)>(count));
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return _mm256_maskload_ps(p, mask);
+  } else {
+    return _mm256_maskload_pd(p, mask);
+  }
+#else
+  Vector<T> v = {};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
+// Bit c tells that a[c] is not above b[c]: less, equal, or one of them NaN.
+template <class T>
+inline uint32_t not_above(Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_NGT_UQ);
+  } else {
+    return _mm512_cmp_pd_mask(a, b, _CMP_NGT_UQ);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NGT_UQ)));
+  } else {
+    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGT_UQ)));
+  }
+#else
+  uint32_t bits = 0;
+  for (int c = 0; c < kLanes<T>; ++c) bits |= static_cast<uint32_t>(!(a[c] > b[c])) << c;
+  return bits;
+#endif
+}
 
 // In a tree: the upper half of the lanes onto the lower half, and so on.
 template <class T>

@@ -1,6 +1,7 @@
 #include "../adaptation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <mutex>
 #include <tuple>
@@ -147,9 +148,10 @@ Tensor interpolation_weights(const Tensor& counts, double beta, ScalarType dtype
   }
   dispatch_compute(dtype, [&](auto tag) {
     using T = decltype(tag);
+    const double log_beta = std::log(beta);
     T* weights = out.mutable_data_ptr<T>();
     for (int64_t i = 0; i < given.size(0); ++i) {
-      weights[i] = static_cast<T>(interpolation_weight(count[i], beta));
+      weights[i] = static_cast<T>(interpolation_weight(count[i], beta, log_beta));
     }
   });
   return out;

@@ -1,6 +1,7 @@
 #include "../retrieval.h"
 
 #include <algorithm>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -11,6 +12,9 @@
 
 namespace clfast::ops {
 namespace {
+
+constexpr int64_t kFewSamples = 4;          // cost less in difference form than packing the means
+constexpr int64_t kWorthAThread = 1 << 16;  // products, or elements to be packed
 
 std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_t k,
                                const std::optional<Tensor>& key_sq_norms) {
@@ -65,9 +69,10 @@ Members sort_by_class(const int64_t* labels, int64_t samples, int64_t num_classe
 Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_classes,
                    bool normalize) {
   const ClassMeansInputs in = check_class_means(features, labels, num_classes);
+  // First, for a message that tells how much a number of classes asks for.
+  Tensor means = torch::stable::new_empty(in.features, {num_classes, in.dim}, in.dtype);
   const Members members =
       sort_by_class(in.labels.const_data_ptr<int64_t>(), in.samples, num_classes);
-  Tensor means = torch::stable::new_empty(in.features, {num_classes, in.dim}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const Rows rows{in.features.const_data_ptr(), kind_of(in.features)};
@@ -96,45 +101,41 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
   if (samples == 0) return labels;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const ScalarKind own = kind_of(in.means);
-    const T* given = in.means.const_data_ptr<T>();
-    std::vector<T> present;
+    const T* rows = in.means.const_data_ptr<T>();
     std::vector<int64_t> classes;
     for (int64_t c = 0; c < in.means.size(0); ++c) {
-      const T* mean = given + c * dim;
-      if (std::all_of(mean, mean + dim, [](T x) { return x == T(0); })) continue;
-      present.insert(present.end(), mean, mean + dim);
-      classes.push_back(c);
+      const T* mean = rows + c * dim;
+      if (std::any_of(mean, mean + dim, [](T x) { return x != T(0); })) classes.push_back(c);
     }
     CLFAST_CHECK(!classes.empty(),
                  "nearest_class_mean: every row of means is zero (an empty class)");
-    const int64_t count = static_cast<int64_t>(classes.size());
-    const int64_t width = (count + 15) / 16 * 16;
-    if (in.cosine) cpu::unit_rows({present.data(), own}, dim, 0, count, present.data());
-
-    std::vector<T> columns(dim * width), norms(count), row(dim);
-    for (int64_t c = 0; c < count; ++c) {
-      for (int64_t j = 0; j < dim; ++j) columns[j * width + c] = present[c * dim + j];
-    }
-    cpu::sq_norms({present.data(), own}, nullptr, 0, count, dim, row.data(), norms.data());
-
-    Rows rows{in.features.const_data_ptr(), kind_of(in.features)};
-    std::vector<T> unit(in.cosine ? samples * dim : 0);
-    if (in.cosine) {
-      torch::stable::parallel_for(0, samples, 64, [&](int64_t begin, int64_t end) {
-        cpu::unit_rows(rows, dim, begin, end, unit.data());
+    const int64_t count = static_cast<int64_t>(classes.size()), panel = cpu::panel_columns(T{});
+    const cpu::NearestMeanProblem<T> problem{{in.features.const_data_ptr(), kind_of(in.features)},
+                                             rows,
+                                             classes.data(),
+                                             dim,
+                                             count,
+                                             in.cosine};
+    const int64_t panels = samples > kFewSamples ? (count + panel - 1) / panel : 0;
+    // Uninitialised on purpose: pack_means() writes every element.
+    std::unique_ptr<T[]> columns(panels > 0 ? new T[panels * panel * dim] : nullptr);
+    std::vector<T> norms(count);
+    const cpu::PackedMeans<T> packed{columns.get(), norms.data()};
+    const auto in_parallel = [&](int64_t total, int64_t grain, auto&& kernel) {
+      torch::stable::parallel_for(0, total, grain, [&](int64_t begin, int64_t end) {
+        std::unique_ptr<T[]> scratch(new T[cpu::nearest_class_mean_scratch(problem)]);
+        kernel(begin, end, scratch.get());
       });
-      rows = {unit.data(), own};
-    }
-    const cpu::NearestMeanProblem<T> problem{rows, present.data(), columns.data(), norms.data(),
-                                             dim,  count,          width};
+    };
+    in_parallel(panels, 1 + kWorthAThread / (panel * dim + 1),
+                [&](int64_t begin, int64_t end, T* scratch) {
+                  cpu::pack_means(problem, begin, end, scratch, packed);
+                });
     int64_t* out = labels.mutable_data_ptr<int64_t>();
-    const int64_t grain = 2 * cpu::kNearestMeanBlock;
-    torch::stable::parallel_for(0, samples, grain, [&](int64_t begin, int64_t end) {
-      std::vector<T> scratch(cpu::nearest_class_mean_scratch(problem));
-      cpu::nearest_class_mean(problem, begin, end, scratch.data(), out);
-      for (int64_t i = begin; i < end; ++i) out[i] = classes[out[i]];
-    });
+    in_parallel(samples, 1 + kWorthAThread / (count * dim + 1),
+                [&](int64_t begin, int64_t end, T* scratch) {
+                  cpu::nearest_class_mean(problem, packed, begin, end, scratch, out);
+                });
   });
   return labels;
 }
