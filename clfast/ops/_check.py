@@ -97,6 +97,10 @@ def finite(op: str, name: str, value: float, ok: bool, wanted: str) -> None:
     require(math.isfinite(value) and ok, f"{op}: {name} must be {wanted}, got {value:g}")
 
 
+def num_classes(op: str, value: int) -> None:
+    require(1 <= value < 2**31, f"{op}: num_classes must be in [1, 2**31), got {value}")
+
+
 def values_known(tensor: Tensor) -> bool:
     """Whether values may be looked at: real CPU tensors only (CUDA would synchronise)."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -375,7 +375,7 @@ def _fake_hebbian_update(
     select: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     op = "hebbian_update"
-    _check.require(num_classes >= 1, f"{op}: num_classes must be >= 1, got {num_classes}")
+    _check.num_classes(op, num_classes)
     batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
     _check.finite(op, "eps", eps, eps > 0, "positive and finite")
     _check_select(op, select, num_classes, keys)

@@ -111,7 +111,7 @@ def _fake_class_means(
     _check.dtype(op, "labels", labels, torch.int64)
     _check.shape(op, "labels", labels, (features.shape[0],))
     _check.same_device(op, "labels", labels, "features", features)
-    _check.require(num_classes >= 1, f"{op}: num_classes must be >= 1, got {num_classes}")
+    _check.num_classes(op, num_classes)
     if uses_reference():
         _check.in_range(op, "labels", labels, num_classes, "the classes")
         _check.no_nan(op, features=features)

@@ -173,4 +173,10 @@ inline void dispatch_compute(ScalarType dtype, F&& f) {
   }
 }
 
+// Results have a row a class: what is far beyond any memory is told apart from what is too small.
+inline void check_num_classes(const char* op, int64_t num_classes) {
+  CLFAST_CHECK(num_classes >= 1 && num_classes < int64_t{1} << 31, op,
+               ": num_classes must be in [1, 2**31), got ", num_classes);
+}
+
 }  // namespace clfast::ops

@@ -51,7 +51,7 @@ inline ClassMeansInputs check_class_means(const Tensor& features, const Tensor& 
   check_dtype(op, "labels", labels, ScalarType::Long);
   check_shape(op, "labels", labels, {features.size(0)});
   check_same_device(op, "labels", labels, "features", features);
-  CLFAST_CHECK(num_classes >= 1, op, ": num_classes must be >= 1, got ", num_classes);
+  check_num_classes(op, num_classes);
   return {compute_dtype(features), as_contiguous(features), as_contiguous(labels), features.size(0),
           features.size(1)};
 }

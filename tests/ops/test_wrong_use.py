@@ -73,7 +73,8 @@ WRONG: list[tuple[str, str, Change]] = [
     ("class_means", "features must be float16", _set(0, Tensor.int)),
     ("class_means", "labels must be of dtype", _set(1, Tensor.int)),
     ("class_means", "labels must have shape [37], got [36]", _set(1, lambda t: t[1:])),
-    ("class_means", "num_classes must be >= 1, got 0", _put(2, 0)),
+    ("class_means", "num_classes must be in [1, 2**31), got 0", _put(2, 0)),
+    ("class_means", "num_classes must be in [1, 2**31), got 1099511627776", _put(2, 2**40)),
     ("nearest_class_mean", "features must be 2-D", _set(0, lambda t: t[0])),
     ("nearest_class_mean", "means must be 2-D", _set(1, lambda t: t[0])),
     (
@@ -92,7 +93,7 @@ WRONG: list[tuple[str, str, Change]] = [
     ("interpolation_weights", "beta must be in [0, 1), got -0.5", _put(1, -0.5)),
     ("interpolation_weights", "beta must be in [0, 1), got nan", _put(1, math.nan)),
     ("interpolation_weights", "dtype must be float32 or float64", _put("dtype", torch.float16)),
-    ("hebbian_update", "num_classes must be >= 1, got 0", _put(3, 0)),
+    ("hebbian_update", "num_classes must be in [1, 2**31), got 0", _put(3, 0)),
     ("hebbian_update", "eps must be positive and finite, got 0", _put("eps", 0.0)),
     ("hebbian_update", "select must be of dtype", _set("select", Tensor.int)),
     ("hebbian_update", "select must have shape [7], got [6]", _set("select", lambda t: t[1:])),

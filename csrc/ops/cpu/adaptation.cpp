@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
                                           const std::optional<Tensor>& select) {
   const char* op = "hebbian_update";
   const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
-  CLFAST_CHECK(num_classes >= 1, op, ": num_classes must be >= 1, got ", num_classes);
+  check_num_classes(op, num_classes);
   check_eps(op, eps);
   const std::optional<Tensor> chosen = check_select(op, select, num_classes, keys);
   Tensor delta_weight =

@@ -69,10 +69,9 @@ Members sort_by_class(const int64_t* labels, int64_t samples, int64_t num_classe
 Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_classes,
                    bool normalize) {
   const ClassMeansInputs in = check_class_means(features, labels, num_classes);
-  // First, for a message that tells how much a number of classes asks for.
-  Tensor means = torch::stable::new_empty(in.features, {num_classes, in.dim}, in.dtype);
   const Members members =
       sort_by_class(in.labels.const_data_ptr<int64_t>(), in.samples, num_classes);
+  Tensor means = torch::stable::new_empty(in.features, {num_classes, in.dim}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const Rows rows{in.features.const_data_ptr(), kind_of(in.features)};
