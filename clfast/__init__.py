@@ -4,7 +4,8 @@ from importlib.metadata import version as _version
 
 from . import memory, methods, ops, reference, streams
 from ._backend import backend
+from .methods import attach
 
 __version__ = _version("clfast")
 
-__all__ = ["__version__", "backend", "memory", "methods", "ops", "reference", "streams"]
+__all__ = ["__version__", "attach", "backend", "memory", "methods", "ops", "reference", "streams"]

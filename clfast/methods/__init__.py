@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from .attachment import Attachment, attach, attached
 from .hebb import Hebb, MbPA, Mixture
 from .parametric import Parametric
 from .protocol import Learner
 
-__all__ = ["Hebb", "Learner", "MbPA", "Mixture", "Parametric"]
+__all__ = [
+    "Attachment",
+    "Hebb",
+    "Learner",
+    "MbPA",
+    "Mixture",
+    "Parametric",
+    "attach",
+    "attached",
+]

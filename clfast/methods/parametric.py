@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor, nn
 
 from ..memory import KeyValueMemory
 from . import checks
-from .protocol import Batches, Learner
+from .modes import as_before_if_it_fails, evaluating
+from .protocol import Batches, Learner, pairs
 
 
 class Parametric(Learner):
@@ -115,7 +114,7 @@ class Parametric(Learner):
                 loss = _loss(logits, y, where)
             else:
                 self._check_optimizer(self.base_optimizer, where)
-                with _as_before_if_it_fails(self.features, self.head):
+                with as_before_if_it_fails(self.features, self.head):
                     self.base_optimizer.zero_grad(set_to_none=True)
                     loss = _loss(self.head(self.features(x).flatten(1)), y, where)
                     loss.backward()
@@ -136,11 +135,7 @@ class Parametric(Learner):
         """
         where = f"{type(self).__name__}.fit_memory"
         device = self.head.weight.device
-        for batch in _tracked(loader) if progress else loader:
-            try:
-                x, y = batch
-            except (TypeError, ValueError):
-                raise TypeError(f"{where}: loader must give pairs (x, y)") from None
+        for x, y in pairs(loader, where, progress=progress):
             checks.check_samples(x, where)
             x, y = x.to(device), y.to(device) if isinstance(y, Tensor) else y
             features, _ = self._encode(x, where)
@@ -232,7 +227,7 @@ class Parametric(Learner):
         if not len(x):  # modules that reshape fail on an empty batch
             empty = self.head.weight.new_empty(0, dim)
             return empty, _widened(empty.new_empty(0, classes))
-        with _evaluating(self.features, self.head):
+        with evaluating(self.features, self.head):
             try:
                 features = self.features(x)
             except (RuntimeError, IndexError) as error:
@@ -275,52 +270,3 @@ def _loss(logits: Tensor, y: Tensor, where: str) -> Tensor:
             f"{where}: the loss on x is {loss.item()}; look at the parameters of features and head"
         )
     return loss
-
-
-def _tracked(loader: Batches) -> Iterable[tuple[Tensor, Tensor]]:
-    from rich.progress import track
-
-    return track(loader, description="fit_memory")
-
-
-_MODES = threading.RLock()
-
-
-@contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule has the mode it had.
-
-    Threads that predict with modules in train mode take turns: one that ends would put a module
-    back into train mode under another. Modules in eval mode are shared without waiting.
-    """
-    with _MODES:
-        training = [m for module in modules for m in module.modules() if m.training]
-        if training:
-            # The flags only: `eval()` of some modules does more, as merging weights.
-            for module in training:
-                module.training = False
-            try:
-                yield
-            finally:
-                for module in training:
-                    module.training = True
-            return
-    yield
-
-
-@contextmanager
-def _as_before_if_it_fails(*modules: nn.Module) -> Iterator[None]:
-    """Puts buffers back, and drops gradients, when the block raises.
-
-    A forward pass in train mode has moved batch-norm statistics by the time anything fails.
-    """
-    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
-        for module in modules:
-            module.zero_grad(set_to_none=True)
-        raise

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 Batches: TypeAlias = "Iterable[tuple[Tensor, Tensor]]"
 """Batches (x [B, ...], y [B] int64), as a DataLoader or a stream of `clfast.streams` gives them."""
+
+
+def pairs(
+    loader: Batches, where: str, *, progress: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a loader, with a progress bar if asked for; TypeError for what is no pair."""
+    if progress:
+        from rich.progress import track
+
+        loader = track(loader, description=where)
+    for batch in loader:
+        try:
+            x, y = batch
+        except (TypeError, ValueError):
+            raise TypeError(f"{where}: loader must give pairs (x, y)") from None
+        yield x, y
 
 
 class Learner(ABC):

@@ -1,0 +1,213 @@
+"""`attach`: any model predicts through Hebb, MbPA or Mixture, without a change to its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .. import _arguments
+from ..memory import KeyValueMemory
+from . import checks
+from .hebb import Hebb, MbPA, Mixture
+from .modes import evaluating
+from .neighbours import NeighbourLearner
+from .protocol import Batches, pairs
+
+_METHODS: dict[str, type[NeighbourLearner]] = {"hebb": Hebb, "mbpa": MbPA, "mixture": Mixture}
+
+# Where a forward pass that only wants the head's input puts it; of this thread alone.
+_captured: ContextVar[list[Tensor] | None] = ContextVar("_captured", default=None)
+
+
+def attach(
+    model: nn.Module,
+    head: str = "fc",
+    memory: KeyValueMemory | None = None,
+    *,
+    method: str = "hebb",
+    **options: Any,
+) -> Attachment:
+    """Make a model predict through a method with a memory.
+
+    From then on, in eval mode, the logits that the model's output layer gives are adapted to the
+    neighbours of its input; the input of the layer is h_x. In train mode nothing changes, so that
+    the model is trained by whatever loop trains it. Nothing is adapted while the memory is empty.
+
+    Args:
+        model: any module.
+        head: name of its output layer, an ``nn.Linear``, as ``model.get_submodule`` takes it. It
+            may be replaced by another one later: the name counts.
+        memory: written to by the attachment's `write` and `fit_memory`, or by yourself. None: a new
+            one without bound on the head's device.
+        method: ``"hebb"``, ``"mbpa"`` or ``"mixture"``.
+        options: of `Hebb`, `MbPA` or `Mixture`, as ``k=200``; less ``base_optimizer``.
+
+    Returns:
+        The attachment; its ``detach()`` undoes everything.
+
+    Raises:
+        TypeError, ValueError: the model has no such layer or it is not linear; memory and layer
+            differ in d; the model has an attachment already; an option is wrong. The model is as
+            before.
+    """
+    where = "attach"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{where}: model must be an nn.Module, got {type(model).__name__}")
+    _arguments.one_of(method, _METHODS, "method", where)
+    if attached(model) is not None:
+        raise ValueError(f"{where}: model has an attachment already; detach() that one first")
+    layer = _head_of(model, head, where)
+    if memory is None:
+        memory = KeyValueMemory(layer.in_features, device=layer.weight.device)
+    if "base_optimizer" in options:
+        raise TypeError(f"{where}: base_optimizer is not taken: the model is trained by your loop")
+    return Attachment(model, head, _METHODS[method](nn.Identity(), layer, memory, **options))
+
+
+def attached(model: nn.Module) -> Attachment | None:
+    """The attachment of a model, or of a deep copy of one that had one; None without."""
+    for hook in model._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, Attachment):
+            return owner
+    return None
+
+
+class Attachment:
+    """What `attach` returns: the memory's way in, and the way out.
+
+    A deep copy of the model has an attachment of its own, see `attached`, with the same memory. The
+    adapted logits are new tensors without a gradient. Under autocast the adaptation itself is in
+    float32; the logits have the type that the head gave.
+
+    Attributes:
+        model: the model.
+        learner: `Hebb`, `MbPA` or `Mixture`, whose options may be changed.
+    """
+
+    def __init__(self, model: nn.Module, head: str, learner: NeighbourLearner) -> None:
+        self.model = model
+        self.learner = learner
+        self._name = head
+        self._hooked: nn.Module | None = None
+        self._head_hook: RemovableHandle | None = None
+        self._model_hook: RemovableHandle | None = model.register_forward_pre_hook(self._follow)
+        self._follow(model, ())
+
+    @property
+    def memory(self) -> KeyValueMemory:
+        return self.learner.memory
+
+    def detach(self) -> None:
+        """Let the model predict as before; the memory stays. A second call does nothing."""
+        for hook in (self._model_hook, self._head_hook):
+            if hook is not None:
+                hook.remove()
+        self._model_hook = self._head_hook = self._hooked = None
+
+    def write(self, x: Any, y: Tensor) -> None:
+        """Write a batch to the memory: the head's input, in eval mode, with its labels.
+
+        Args:
+            x: what the model takes.
+            y: [B] int64 in [0, C).
+
+        Raises:
+            TypeError, ValueError: as `Hebb.observe`; the attachment is detached. The memory is as
+                before.
+        """
+        self._write(x, y, "Attachment.write")
+
+    def fit_memory(self, loader: Batches, *, progress: bool = False) -> None:
+        """Write all pairs (x, y) of a loader to the memory, moved to the head's device.
+
+        Raises as `write`; batches before the bad one stay written.
+        """
+        where = "Attachment.fit_memory"
+        device = self._head(where).weight.device
+        for x, y in pairs(loader, where, progress=progress):
+            self._write(x.to(device), y.to(device), where)
+
+    def on_task_end(self, loader: Batches | None = None) -> None:
+        """Write the samples of `loader`, if given; then see `Hebb.on_task_end`."""
+        if loader is not None:
+            self.fit_memory(loader)
+        self.learner.head = self._head("Attachment.on_task_end")
+        self.learner.on_task_end()
+
+    def _head(self, where: str) -> nn.Linear:
+        if self._model_hook is None:
+            raise ValueError(f"{where}: this attachment is detached; attach the model again")
+        return _head_of(self.model, self._name, where)
+
+    def _write(self, x: Any, y: Tensor, where: str) -> None:
+        head = self._head(where)
+        with evaluating(self.model), torch.no_grad(), _capturing() as inputs:
+            self.model(x)
+        if not inputs:
+            raise ValueError(f"{where}: the model's forward pass does not call {self._name!r}")
+        features = inputs[-1].float() if inputs[-1].dtype != torch.float64 else inputs[-1]
+        features = features.reshape(-1, head.in_features)
+        checks.check_labels(y, len(features), head.out_features, features.device, where)
+        checks.check_finite(features, where)
+        self.memory.add(features, y)
+
+    def _follow(self, model: nn.Module, args: Any) -> None:
+        """Before each pass: the head may have been replaced."""
+        del args
+        head = model.get_submodule(self._name)
+        if head is self._hooked:
+            return
+        if self._head_hook is not None:
+            self._head_hook.remove()
+        self._hooked, self._head_hook = head, head.register_forward_hook(self._adapt)
+
+    def _adapt(self, head: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor | None:
+        captured = _captured.get()
+        if captured is not None:
+            captured.append(args[0].detach())
+            return None
+        if head.training or not len(self.memory):
+            return None
+        where = "Attachment"
+        checks.check_head(head, self.memory, where)
+        assert isinstance(head, nn.Linear)
+        self.learner.head = head
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+            features = args[0].detach().to(wide).reshape(-1, head.in_features)
+            if features.device.type == "cpu":  # elsewhere the look would wait for the device
+                checks.check_finite(features, where)
+            base = logits.detach().to(wide).reshape(-1, head.out_features)
+            scores = self.learner._scores(features, base, where)
+            # Never the head's own output: callers write into what they are given.
+            return scores.to(logits.dtype).reshape(logits.shape).clone()
+
+
+@contextmanager
+def _capturing() -> Iterator[list[Tensor]]:
+    inputs: list[Tensor] = []
+    token = _captured.set(inputs)
+    try:
+        yield inputs
+    finally:
+        _captured.reset(token)
+
+
+def _head_of(model: nn.Module, name: str, where: str) -> nn.Linear:
+    try:
+        layer = model.get_submodule(name)
+    except AttributeError:
+        linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+        raise ValueError(
+            f"{where}: model has no layer {name!r}; its linear layers are {', '.join(linear)}"
+        ) from None
+    if not isinstance(layer, nn.Linear):
+        raise TypeError(f"{where}: head {name!r} must be an nn.Linear, got {type(layer).__name__}")
+    return layer

@@ -1,0 +1,52 @@
+"""Modules in eval mode for a while, and modules as they were when something fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+_MODES = threading.RLock()
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule has the mode it had.
+
+    Threads that predict with modules in train mode take turns: one that ends would put a module
+    back into train mode under another. Modules in eval mode are shared without waiting.
+    """
+    with _MODES:
+        training = [m for module in modules for m in module.modules() if m.training]
+        if training:
+            # The flags only: `eval()` of some modules does more, as merging weights.
+            for module in training:
+                module.training = False
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+            return
+    yield
+
+
+@contextmanager
+def as_before_if_it_fails(*modules: nn.Module) -> Iterator[None]:
+    """Puts buffers back, and drops gradients, when the block raises.
+
+    A forward pass in train mode has moved batch-norm statistics by the time anything fails.
+    """
+    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+        for module in modules:
+            module.zero_grad(set_to_none=True)
+        raise

@@ -1,0 +1,278 @@
+"""`clfast.attach`: a model predicts through a method, and then again without it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from method_helpers import CLASSES, DIM, OLD, Net, batch, model
+from torch import Tensor, nn
+
+import clfast
+from clfast.memory import KeyValueMemory
+from clfast.methods import Attachment, Hebb, MbPA, Mixture, attached
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "hebb": {"k": 20, "base_classes": OLD, "lr": 0.01},
+    "mbpa": {"k": 20, "lr": 0.01},
+    "mixture": {"k": 20, "gamma": 0.7},
+}
+CLASSES_OF = {"hebb": Hebb, "mbpa": MbPA, "mixture": Mixture}
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.fc = model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.net(x))
+        return logits
+
+
+def attach(method: str = "hebb", rows: int = 40, **options: Any) -> tuple[Classifier, Attachment]:
+    classifier = Classifier()
+    made = clfast.attach(classifier, method=method, **(options or OPTIONS[method]))
+    if rows:
+        made.write(*batch(rows, seed=1))
+    return classifier.eval(), made
+
+
+X = batch(9)[0]
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_the_model_predicts_as_the_learner(method: str) -> None:
+    classifier, made = attach(method)
+    plain = Classifier().eval()
+    learner = CLASSES_OF[method](plain.net, plain.fc, KeyValueMemory(DIM), **OPTIONS[method])
+    learner.fit_memory([batch(40, seed=1)])
+    assert torch.equal(learner.memory.keys, made.memory.keys)
+    assert torch.equal(learner.memory.values, made.memory.values)
+    assert torch.equal(classifier(X).log_softmax(1), learner.predict_log_proba(X))
+    assert not torch.equal(classifier(X), plain(X))
+
+
+def test_detached_everything_is_as_before() -> None:
+    classifier, made = attach()
+    plain = Classifier().eval()
+    assert classifier.state_dict().keys() == plain.state_dict().keys()
+    made.detach()
+    made.detach()
+    assert torch.equal(classifier(X), plain(X))
+    for module in classifier.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert attached(classifier) is None
+    with pytest.raises(ValueError, match=r"Attachment\.write: this attachment is detached"):
+        made.write(*batch(3))
+    assert attached(clfast.attach(classifier).model) is not None
+
+
+def test_training_is_not_touched() -> None:
+    classifier, _ = attach()
+    plain = Classifier()
+    logits = []
+    for one in (classifier.train(), plain.train()):
+        torch.manual_seed(3)
+        logits.append(one(X))
+        logits[-1].square().sum().backward()
+    assert torch.equal(*logits)
+    assert torch.equal(classifier.fc.weight.grad, plain.fc.weight.grad)  # type: ignore[arg-type]
+
+
+def test_an_empty_memory_changes_nothing() -> None:
+    classifier, _ = attach(rows=0)
+    assert torch.equal(classifier(X), Classifier().eval()(X))
+
+
+def test_writing_disturbs_nothing() -> None:
+    classifier, made = attach(rows=0)
+    classifier.train()
+    classifier.net.get_submodule("body.1").eval()
+    before, modes = (
+        copy.deepcopy(classifier.state_dict()),
+        [m.training for m in classifier.modules()],
+    )
+    random = torch.get_rng_state()
+    made.fit_memory([batch(5), batch(6)])
+    assert len(made.memory) == 11
+    assert [m.training for m in classifier.modules()] == modes
+    assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_deep_copy_has_an_attachment_of_its_own_with_the_same_memory() -> None:
+    classifier, made = attach()
+    twin = copy.deepcopy(classifier)
+    other = attached(twin)
+    assert other is not None
+    assert other is not made
+    assert other.memory is made.memory
+    expected = classifier(X)
+    assert torch.equal(twin(X), expected)
+    with torch.no_grad():
+        twin.fc.weight.zero_()
+    assert torch.equal(classifier(X), expected)
+    assert not torch.equal(twin(X), expected)
+    other.detach()
+    assert torch.equal(twin(X), twin.fc(twin.net(X)))
+    assert torch.equal(classifier(X), expected)
+
+
+def test_pickle() -> None:
+    classifier, _ = attach()
+    file = io.BytesIO()
+    pickle.dump(classifier, file)
+    file.seek(0)
+    twin = pickle.load(file)
+    assert torch.equal(twin(X), classifier(X))
+    other = attached(twin)
+    assert other is not None
+    other.detach()
+    assert torch.equal(twin(X), Classifier().eval()(X))
+
+
+def test_a_head_that_is_rebuilt_is_followed() -> None:
+    classifier, made = attach()
+    old = classifier.fc
+    classifier.fc = nn.Linear(DIM, CLASSES + 2).eval()
+    with torch.no_grad():
+        classifier.fc.weight[:CLASSES], classifier.fc.bias[:CLASSES] = old.weight, old.bias
+    x, y = batch(4, seed=5)
+    made.write(x, torch.full_like(y, CLASSES))
+    logits = classifier(X)
+    assert logits.shape == (9, CLASSES + 2)
+    assert not torch.equal(
+        logits, nn.functional.linear(classifier.net(X), *classifier.fc.parameters())
+    )
+    assert not old._forward_hooks
+
+
+def test_writes_into_the_logits_reach_nothing_else() -> None:
+    classifier, _ = attach()
+    with torch.no_grad():
+        expected = classifier(X).clone()
+        classifier(X).fill_(float("nan"))
+        assert torch.equal(classifier(X), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    classifier, made = attach()
+    expected = classifier(X)
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        logits = classifier(X)
+        made.write(*batch(3, seed=7))
+    assert logits.dtype == dtype
+    assert made.memory.keys.dtype == torch.float32
+    torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.2)
+
+
+def test_float64() -> None:
+    classifier = Classifier().double()
+    made = clfast.attach(classifier, memory=KeyValueMemory(DIM, dtype=torch.float64), k=5)
+    made.write(batch(20)[0].double(), batch(20)[1])
+    assert classifier.eval()(X.double()).dtype == torch.float64
+
+
+def test_logits_of_sequences() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(DIM, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(x)
+            return logits
+
+    tagger = Tagger().eval()
+    made = clfast.attach(tagger, k=3)
+    x = torch.randn(2, 7, DIM)
+    made.write(x, torch.arange(14) % CLASSES)
+    logits = tagger(x)
+    assert logits.shape == (2, 7, CLASSES)
+    assert torch.equal(logits.flatten(0, 1), tagger(x.flatten(0, 1)))
+
+
+def test_base_classes_by_the_first_task_end() -> None:
+    classifier, made = attach(rows=0, k=5)
+    made.on_task_end([(X, torch.arange(9) % 2)])
+    assert isinstance(made.learner, Hebb)
+    assert made.learner.base_classes == (0, 1)
+    assert len(made.memory) == 9
+    assert classifier(X).shape == (9, CLASSES)
+
+
+MISUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    (3, {}, TypeError, "attach: model must be an nn.Module, got int"),
+    (Classifier, {"head": "classifier"}, ValueError, "no layer 'classifier'; .* net.out, fc"),
+    (Classifier, {"head": "net"}, TypeError, "head 'net' must be an nn.Linear, got Net"),
+    (Classifier, {"memory": KeyValueMemory(4)}, ValueError, "memory has keys of dim 4"),
+    (Classifier, {"memory": 4}, TypeError, "memory must be a KeyValueMemory, got int"),
+    (Classifier, {"method": "knn"}, ValueError, "method must be one of hebb, mbpa, mixture"),
+    (Classifier, {"k": 0}, ValueError, "k must be at least 1"),
+    (Classifier, {"base_optimizer": None}, TypeError, "base_optimizer is not taken"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "error", "message"), MISUSED)
+def test_bad_arguments(
+    make: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given = make() if make is Classifier else make
+    with pytest.raises(error, match=message):
+        clfast.attach(given, **options)
+    if isinstance(given, nn.Module):
+        assert not given._forward_pre_hooks
+        assert not given.get_submodule("fc")._forward_hooks
+
+
+def test_attached_twice() -> None:
+    classifier, _ = attach()
+    expected = classifier(X)
+    with pytest.raises(ValueError, match=r"has an attachment already; detach\(\) that one first"):
+        clfast.attach(classifier)
+    assert torch.equal(classifier(X), expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "error", "message"),
+    [
+        (X, torch.zeros(9), TypeError, "y must be int64"),
+        (X, torch.zeros(8, dtype=torch.int64), ValueError, r"y must have shape \[9\]"),
+        (X, torch.full((9,), CLASSES), ValueError, "a new class needs a larger head"),
+        (X * float("nan"), torch.zeros(9, dtype=torch.int64), ValueError, "NaN or Inf in row 0"),
+    ],
+)
+def test_bad_writes(x: Any, y: Any, error: type[Exception], message: str) -> None:
+    _, made = attach()
+    with pytest.raises(error, match=rf"Attachment\.write: .*{message}"):
+        made.write(x, y)
+    assert len(made.memory) == 40
+
+
+def test_a_head_that_the_model_does_not_call() -> None:
+    classifier = Classifier()
+    made = clfast.attach(classifier)
+    classifier.forward = lambda x: classifier.net(x)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="the model's forward pass does not call 'fc'"):
+        made.write(*batch(3))
+
+
+def test_a_head_smaller_than_a_stored_label() -> None:
+    classifier, _ = attach()
+    classifier.fc = nn.Linear(DIM, 2).eval()
+    with pytest.raises(ValueError, match="use a larger head"):
+        classifier(X)
+
+
+def test_the_head_goes_by_its_name() -> None:
+    nested = nn.Sequential(nn.Sequential(Net(), nn.Linear(DIM, CLASSES)))
+    made = clfast.attach(nested, "0.1", k=3)
+    made.write(*batch(5))
+    assert len(made.memory) == 5
