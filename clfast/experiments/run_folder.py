@@ -175,7 +175,9 @@ def environment() -> dict[str, Any]:
     """What a result depends on besides its configuration; None for what cannot be found out."""
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("clfast", "torch", "numpy")},
+        "clfast": _version("clfast"),
+        "torch": torch.__version__,  # with +cpu or +cu130, which a wheel's metadata may leave out
+        "numpy": _version("numpy"),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cpu_count": os.cpu_count(),
