@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .attachment import Attachment, attach, attached
-from .hebb import Hebb, MbPA, Mixture
+from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .parametric import Parametric
 from .protocol import Learner
 
@@ -13,6 +13,7 @@ __all__ = [
     "Learner",
     "MbPA",
     "Mixture",
+    "MixtureTerm",
     "Parametric",
     "attach",
     "attached",

@@ -7,6 +7,7 @@ are that paper's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +22,38 @@ from .neighbours import NeighbourLearner
 from .protocol import Batches
 
 Form = Literal["normalized", "joint"]
+
+
+@dataclass(frozen=True)
+class MixtureTerm:
+    """A share of Mixture in the prediction of `MbPA` or `Hebb`.
+
+    "Mixture+MbPA" and "Mixture+Hebb" of Table 4: P = w P_Mixture + (1 - w) P_Hebb, both from the
+    same neighbours. Table 7 has w between 0.05 and 0.3.
+
+    Attributes:
+        weight: w, in [0, 1].
+        theta, gamma, form: of Mixture, see there.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+
+    weight: float
+    theta: float = 1.0
+    gamma: float = 0.1
+    form: Form = "normalized"
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        _arguments.real(self.weight, "weight", where, least=0, most=1)
+        _check_mixture(self.theta, self.gamma, self.form, where)
+
+    def blend(self, mixture: Tensor, scores: Tensor) -> Tensor:
+        """Log-probabilities [B, C], from those of Mixture and from scores of the other method."""
+        other = scores.log_softmax(1)
+        share = scores.new_tensor([self.weight, 1 - self.weight]).log()
+        return torch.logaddexp(share[0] + mixture, share[1] + other)
 
 
 class Mixture(NeighbourLearner):
@@ -54,23 +87,37 @@ class Mixture(NeighbourLearner):
         base_optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         super().__init__(features, head, memory, k=k, base_optimizer=base_optimizer)
-        name = type(self).__name__
-        self.theta = _arguments.real(theta, "theta", name)
-        self.gamma = _arguments.real(gamma, "gamma", name, least=0, most=1)
-        _arguments.one_of(form, get_args(Form), "form", name)
+        _check_mixture(theta, gamma, form, type(self).__name__)
+        self.theta = float(theta)
+        self.gamma = float(gamma)
         self.form: Form = form
 
     def _adapted(
         self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
     ) -> Tensor:
-        memory = self.memory
-        return mixture_log_probs(
-            *(base_logits, queries, memory.keys, memory.values, neighbors),
-            theta=self.theta,
-            gamma=self.gamma,
-            form=self.form,
-            key_sq_norms=memory.key_sq_norms,
-        )
+        return _mixed(self, queries, base_logits, neighbors, self.memory)
+
+
+def _check_mixture(theta: float, gamma: float, form: str, where: str) -> None:
+    _arguments.real(theta, "theta", where)
+    _arguments.real(gamma, "gamma", where, least=0, most=1)
+    _arguments.one_of(form, get_args(Form), "form", where)
+
+
+def _mixed(
+    options: Mixture | MixtureTerm,
+    queries: Tensor,
+    base_logits: Tensor,
+    neighbors: Neighbors,
+    memory: KeyValueMemory,
+) -> Tensor:
+    return mixture_log_probs(
+        *(base_logits, queries, memory.keys, memory.values, neighbors),
+        theta=options.theta,
+        gamma=options.gamma,
+        form=options.form,
+        key_sq_norms=memory.key_sq_norms,
+    )
 
 
 class MbPA(NeighbourLearner):
@@ -89,6 +136,7 @@ class MbPA(NeighbourLearner):
         optimizer: of these steps, ``"rmsprop"`` (PyTorch's), ``"rmsprop_tf"`` (TensorFlow 1's) or
             ``"sgd"``; see `clfast.ops.mbpa_update`. The paper does not say which RMSprop; the first
             step of PyTorch's is 10 lr in every weight, that of TensorFlow's about lr g.
+        mixture: Mixture's share of the prediction, see `MixtureTerm`; None: none.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -105,6 +153,7 @@ class MbPA(NeighbourLearner):
         steps: int = 5,
         lr: float = 1e-4,
         optimizer: Optimizer = "rmsprop",
+        mixture: MixtureTerm | None = None,
         base_optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         super().__init__(features, head, memory, k=k, base_optimizer=base_optimizer)
@@ -116,10 +165,25 @@ class MbPA(NeighbourLearner):
         self.lr = _arguments.real(lr, "lr", name, least=0)
         _arguments.one_of(optimizer, get_args(Optimizer), "optimizer", name)
         self.optimizer: Optimizer = optimizer
+        if not isinstance(mixture, MixtureTerm | None):
+            raise TypeError(
+                f"{name}: mixture must be a MixtureTerm or None, got {type(mixture).__name__}"
+            )
+        self.mixture = mixture
 
     def _adapted(
         self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
     ) -> Tensor:
+        logits = self._layer_logits(queries, base_logits, neighbors, seen)
+        if self.mixture is None:
+            return logits
+        log_probs = _mixed(self.mixture, queries, base_logits, neighbors, self.memory)
+        return self.mixture.blend(log_probs, logits)
+
+    def _layer_logits(
+        self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
+    ) -> Tensor:
+        """Logits [B, C] of the adapted layer."""
         none = base_logits.new_zeros(len(seen))
         return self._hebb_logits(queries, base_logits, neighbors, none, eta=0, select=None)
 
@@ -169,13 +233,19 @@ class Hebb(MbPA):
 
     Args:
         features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
-        k, eps, steps, lr, optimizer: see `MbPA`.
+        k, eps, steps, lr, optimizer, mixture: see `MbPA`.
         beta: decay of E with n_i, in [0, 1).
         eta: learning rate of the Hebbian update.
         hebb_on: ``"new"`` or ``"all"``, which classes get a Hebbian update.
         base_classes: labels known from pre-training; None: declared later.
         unseen_interpolation: E at n_i = 0, in [0, 1], where the formula is undefined. 1: a class
             without any sample keeps its weights; 0: MbPA moves it, as any wrong class.
+        fixed_interpolation: E of every class, in [0, 1], in place of Eq. 7 (Hebb-v3 of Table 9,
+            which gives no value); None: Eq. 7.
+
+    The simplified versions of Table 9 are options: Hebb-v1 is ``steps=0, fixed_interpolation=1``,
+    the Hebbian update alone; Hebb-v2 ``hebb_on="all"``; Hebb-v3 ``fixed_interpolation``;
+    Hebb-250/500 a memory made with ``capacity=250`` or 500.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -197,6 +267,8 @@ class Hebb(MbPA):
         hebb_on: Literal["new", "all"] = "new",
         base_classes: Iterable[int] | None = None,
         unseen_interpolation: float = 1.0,
+        fixed_interpolation: float | None = None,
+        mixture: MixtureTerm | None = None,
         base_optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         super().__init__(
@@ -206,6 +278,7 @@ class Hebb(MbPA):
             steps=steps,
             lr=lr,
             optimizer=optimizer,
+            mixture=mixture,
             base_optimizer=base_optimizer,
         )
         name = type(self).__name__
@@ -218,6 +291,11 @@ class Hebb(MbPA):
         self.unseen_interpolation = _arguments.real(
             unseen_interpolation, "unseen_interpolation", name, least=0, most=1
         )
+        if fixed_interpolation is not None:
+            fixed_interpolation = _arguments.real(
+                fixed_interpolation, "fixed_interpolation", name, least=0, most=1
+            )
+        self.fixed_interpolation = fixed_interpolation
         self._base_classes: frozenset[int] | None = None
         if base_classes is not None:
             self.mark_base_classes(base_classes)
@@ -276,11 +354,14 @@ class Hebb(MbPA):
         super().load_state_dict(rest)
         self._base_classes = labels
 
-    def _adapted(
+    def _layer_logits(
         self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
     ) -> Tensor:
-        interpolation = interpolation_weights(seen, self.beta, dtype=base_logits.dtype)
-        interpolation = interpolation.masked_fill(seen == 0, self.unseen_interpolation)
+        if self.fixed_interpolation is None:
+            interpolation = interpolation_weights(seen, self.beta, dtype=base_logits.dtype)
+            interpolation = interpolation.masked_fill(seen == 0, self.unseen_interpolation)
+        else:
+            interpolation = base_logits.new_full((len(seen),), self.fixed_interpolation)
         select = self._new_classes(len(seen), seen.device)
         return self._hebb_logits(
             queries, base_logits, neighbors, interpolation, eta=self.eta, select=select

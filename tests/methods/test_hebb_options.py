@@ -9,7 +9,7 @@ import torch
 from method_helpers import CLASSES, DIM, OLD, batch, learner, model
 
 from clfast.memory import KeyValueMemory
-from clfast.methods import Hebb, MbPA
+from clfast.methods import Hebb, MbPA, MixtureTerm
 from clfast.ops import hebb_logits
 
 F64 = torch.float64
@@ -139,3 +139,39 @@ def test_the_parts_alone() -> None:
     assert torch.equal(nothing.predict_log_proba(x), base.detach())
     mbpa = MbPA(hebb.features, hebb.head, hebb.memory, steps=0)
     assert torch.equal(mbpa.predict_log_proba(x), base.detach())
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.3, 1.0])
+def test_a_fixed_interpolation_stands_in_for_equation_7(fixed: float) -> None:
+    hebb = made(fixed_interpolation=fixed)
+    x, _ = batch(7, seed=2, dtype=F64)
+    mask = torch.tensor([label not in OLD for label in range(CLASSES)])
+    wanted = expected(hebb, x, torch.full((CLASSES,), fixed, dtype=F64), mask)
+    torch.testing.assert_close(hebb.predict_log_proba(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["MbPA", "Hebb"])
+@pytest.mark.parametrize("weight", [0, 0.2, 1.0])
+@pytest.mark.parametrize("gamma", [0.3, 1.0])
+def test_mixture_with_another_method(name: str, weight: float, gamma: float) -> None:
+    term = MixtureTerm(weight, theta=0.5, gamma=gamma)
+    x, _ = batch(7, seed=2, dtype=F64)
+    mixture = learner("Mixture", dtype=F64, theta=0.5, gamma=gamma).predict_log_proba(x).exp()
+    alone = learner(name, dtype=F64).predict_log_proba(x).exp()
+    both = learner(name, dtype=F64, mixture=term).predict_log_proba(x).exp()
+    torch.testing.assert_close(both, weight * mixture + (1 - weight) * alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"weight": 1.5}, ValueError, r"MixtureTerm: weight must be finite and in \[0, 1\]"),
+        ({"weight": "1"}, TypeError, "MixtureTerm: weight must be a number"),
+        ({"weight": 0.5, "gamma": 2}, ValueError, "MixtureTerm: gamma must be"),
+        ({"weight": 0.5, "theta": float("nan")}, ValueError, "MixtureTerm: theta must be finite"),
+        ({"weight": 0.5, "form": "sum"}, ValueError, "MixtureTerm: form must be one of"),
+    ],
+)
+def test_bad_mixture_terms(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        MixtureTerm(**arguments)

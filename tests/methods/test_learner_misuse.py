@@ -203,6 +203,9 @@ MISUSED: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] =
     (Hebb, {"eta": float("nan")}, ValueError, "Hebb: eta must be finite, got nan"),
     (Hebb, {"hebb_on": "old"}, ValueError, "hebb_on must be one of new, all, got 'old'"),
     (Hebb, {"unseen_interpolation": 2}, ValueError, "unseen_interpolation must be finite and in"),
+    (Hebb, {"fixed_interpolation": -1}, ValueError, "fixed_interpolation must be finite and in"),
+    (Hebb, {"fixed_interpolation": "a"}, TypeError, "fixed_interpolation must be a number"),
+    (Hebb, {"mixture": 0.2}, TypeError, "Hebb: mixture must be a MixtureTerm or None, got float"),
     (Hebb, {"base_classes": [-1]}, ValueError, "mark_base_classes: classes must be at least 0"),
     (Hebb, {"base_classes": [0.5]}, TypeError, "mark_base_classes: classes must be an integer"),
 ]
