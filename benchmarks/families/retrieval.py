@@ -59,7 +59,6 @@ def knn(B: int, M: int, d: int, k: int, data: Data = "gaussian", *, small: bool 
     with_norms = lambda x: (x.queries, x.keys, x.key_sq_norms, k)  # noqa: E731
     variants = [
         Variant("clfast", "clfast", search, with_norms),
-        Variant("clfast, norms not kept", "clfast", ops.knn, lambda x: (x.queries, x.keys, k)),
         Variant("loop", "loop", opponents.knn_loop, lambda x: (x.queries, x.keys, k)),
         *forms("cdist + topk", opponents.knn_cdist, lambda x: (x.queries, x.keys, k)),
         *forms("addmm + topk", opponents.knn_addmm, with_norms, chunk=100 if B > 100 else None),

@@ -5,6 +5,7 @@ The compiled ops check in C++ (``csrc/ops/check.h``, same rules, same messages).
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import torch
@@ -19,19 +20,60 @@ def require(condition: bool, message: str) -> None:
         raise RuntimeError(f"clfast::{message}")
 
 
-def refuse_grad(op: str, **tensors: Tensor | None) -> None:
+def tensors(op: str, **given: object) -> None:
+    """Raises TypeError for what is no dense tensor; the dispatcher's message names no argument."""
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"clfast::{op}: {name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.layout is not torch.strided:
+            raise TypeError(
+                f"clfast::{op}: {name} must be dense, got {tensor.layout}; "
+                f"convert it with {name}.to_dense()"
+            )
+
+
+def optional_tensors(op: str, **given: object) -> None:
+    for name, tensor in given.items():
+        if tensor is not None:
+            tensors(op, **{name: tensor})
+
+
+def integers(op: str, **given: object) -> None:
+    """Raises TypeError for what does not count: numbers with a fraction, and True and False."""
+    for name, value in given.items():
+        if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
+            continue
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            kind = type(value).__name__
+            raise TypeError(f"clfast::{op}: {name} must be an integer, got {kind}")
+
+
+def numbers(op: str, **given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int | float | torch.SymFloat):
+            kind = type(value).__name__
+            raise TypeError(f"clfast::{op}: {name} must be a number, got {kind}")
+
+
+def strings(op: str, **given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise TypeError(f"clfast::{op}: {name} must be a string, got {kind}")
+
+
+def refuse_grad(op: str, **given: Tensor | None) -> None:
     """Raises when an input of an op without a gradient is to be differentiated through.
 
-    That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD. An
-    input that is no tensor at all is a TypeError that names it.
+    That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD.
     """
     grad_mode = torch.is_grad_enabled()
     forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
-    for name, tensor in tensors.items():
+    if not grad_mode and not forward_mode:
+        return
+    for name, tensor in given.items():
         if tensor is None:
             continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"clfast::{op}: {name} must be a tensor, got {type(tensor).__name__}")
         required = grad_mode and tensor.requires_grad
         if required or (forward_mode and forward_ad.unpack_dual(tensor).tangent is not None):
             raise RuntimeError(
@@ -47,6 +89,7 @@ def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
             f"clfast::{op}: neighbors must be Neighbors(sq_distances, indices), as knn returns, "
             f"got {type(neighbors).__name__}"
         )
+    tensors(op, **{"neighbors.sq_distances": neighbors[0], "neighbors.indices": neighbors[1]})
     return neighbors
 
 
@@ -93,8 +136,23 @@ def same_device(op: str, name: str, tensor: Tensor, other_name: str, other: Tens
     )
 
 
-def finite(op: str, name: str, value: float, ok: bool, wanted: str) -> None:
-    require(math.isfinite(value) and ok, f"{op}: {name} must be {wanted}, got {value:g}")
+def held(value: float, dtype: torch.dtype) -> float:
+    """A number as the arithmetic sees it: what float32 cannot hold becomes 0 or infinite there."""
+    return value if dtype == torch.float64 else ctypes.c_float(value).value
+
+
+def finite(
+    op: str,
+    name: str,
+    value: float,
+    ok: bool,
+    wanted: str,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """`value` is ok, and finite in the arithmetic of `dtype`."""
+    require(
+        math.isfinite(held(value, dtype)) and ok, f"{op}: {name} must be {wanted}, got {value:g}"
+    )
 
 
 def num_classes(op: str, value: int) -> None:
@@ -124,3 +182,10 @@ def no_nan(op: str, **tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and values_known(tensor):
             require(not bool(tensor.isnan().any()), f"{op}: {name} holds NaN")
+
+
+def no_nan_result(op: str, culprit: str, *results: Tensor) -> None:
+    for result in results:
+        if values_known(result):
+            message = f"{op}: {culprit} NaN, or infinities that cancel"
+            require(not bool(result.isnan().any()), message)

@@ -8,8 +8,8 @@ Mi & Faltings, "Memory-based Hebbian Parameter Adaptation". Shared arguments:
 * ``eps`` > 0 in the closeness c_k = 1 / (eps + ||h_x - h_k||^2) (Eq. 2).
 
 On CPU tensors, an index outside the memory, a negative or NaN distance, a neighbour's label outside
-the classes, or NaN in the result raises. On CUDA tensors, where looking would synchronise, such a
-neighbour is left out, and NaN travels on.
+the classes, or NaN in the result raises (but :func:`hebbian_update` passes NaN of the keys on). On
+CUDA tensors, where looking would synchronise, such a neighbour is left out, and NaN travels on.
 """
 
 from __future__ import annotations
@@ -64,8 +64,13 @@ def hebbian_update(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = _check.neighbours("hebbian_update", neighbors)
-    _check.refuse_grad("hebbian_update", keys=keys, **{"neighbors.sq_distances": distances})
+    op = "hebbian_update"
+    distances, indices = _check.neighbours(op, neighbors)
+    _check.tensors(op, keys=keys, labels=labels)
+    _check.optional_tensors(op, select=select)
+    _check.integers(op, num_classes=num_classes)
+    _check.numbers(op, eps=eps)
+    _check.refuse_grad(op, keys=keys, **{"neighbors.sq_distances": distances})
     if uses_reference():
         _fake_hebbian_update(keys, labels, distances, indices, num_classes, eps, select)
         return reference.adaptation.hebbian_update(
@@ -110,9 +115,15 @@ def mbpa_update(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = _check.neighbours("mbpa_update", neighbors)
+    op = "mbpa_update"
+    distances, indices = _check.neighbours(op, neighbors)
+    _check.tensors(op, weight=weight, keys=keys, labels=labels)
+    _check.optional_tensors(op, bias=bias)
+    _check.integers(op, steps=steps)
+    _check.numbers(op, lr=lr, eps=eps)
+    _check.strings(op, optimizer=optimizer)
     _check.refuse_grad(
-        "mbpa_update",
+        op,
         weight=weight,
         bias=bias,
         keys=keys,
@@ -120,7 +131,7 @@ def mbpa_update(
     )
     if uses_reference():
         _fake_mbpa_update(weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps)
-        return reference.adaptation.mbpa_update(
+        deltas = reference.adaptation.mbpa_update(
             weight,
             bias,
             keys,
@@ -131,6 +142,8 @@ def mbpa_update(
             optimizer=optimizer,
             eps=eps,
         )
+        _check.no_nan_result(op, "keys or another input hold", *deltas)
+        return deltas
     delta_weight, delta_bias = _ops.mbpa_update(
         weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps
     )
@@ -171,7 +184,8 @@ def hebb_logits(
         eta: learning rate of the Hebbian update.
         steps, lr, optimizer: of the MbPA update, see :func:`mbpa_update`.
         select: [C] bool, the classes with a Hebbian update (the paper's new classes); None: all.
-        key_sq_norms: [M] squared norms of the keys; with them the Hebbian part needs no key at all.
+        key_sq_norms: [M] squared norms of the keys; with them the Hebbian part needs no key at all,
+            and h_k.h in it has an absolute error of about 1e-7 (|h_k|^2 + |h|^2).
         base_logits: [B, C], queries W^T + b, if you have them already.
 
     Returns:
@@ -180,9 +194,19 @@ def hebb_logits(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = _check.neighbours("hebb_logits", neighbors)
+    op = "hebb_logits"
+    distances, indices = _check.neighbours(op, neighbors)
+    _check.tensors(
+        op, queries=queries, weight=weight, keys=keys, labels=labels, interpolation=interpolation
+    )
+    _check.optional_tensors(
+        op, bias=bias, select=select, key_sq_norms=key_sq_norms, base_logits=base_logits
+    )
+    _check.integers(op, steps=steps)
+    _check.numbers(op, eta=eta, lr=lr, eps=eps)
+    _check.strings(op, optimizer=optimizer)
     _check.refuse_grad(
-        "hebb_logits",
+        op,
         queries=queries,
         weight=weight,
         bias=bias,
@@ -197,7 +221,7 @@ def hebb_logits(
             *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
             *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits),
         )
-        return reference.adaptation.hebb_logits(
+        result = reference.adaptation.hebb_logits(
             *(queries, weight, bias, keys, labels, Neighbors(*neighbors)),
             interpolation=interpolation,
             eta=eta,
@@ -209,6 +233,8 @@ def hebb_logits(
             key_sq_norms=key_sq_norms,
             base_logits=base_logits,
         )
+        _check.no_nan_result(op, "keys or another input hold", result)
+        return result
     logits: Tensor = _ops.hebb_logits(
         *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
         *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits),
@@ -233,6 +259,9 @@ def interpolation_weights(
         RuntimeError: wrong shape, dtype or value. Negative counts are seen on CPU tensors; on CUDA
             they count as 0.
     """
+    op = "interpolation_weights"
+    _check.tensors(op, counts=counts)
+    _check.numbers(op, beta=beta)
     dtype = dtype or torch.get_default_dtype()
     if uses_reference():
         _fake_interpolation_weights(counts, beta, dtype)
@@ -275,9 +304,14 @@ def mixture_log_probs(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    distances, indices = _check.neighbours("mixture_log_probs", neighbors)
+    op = "mixture_log_probs"
+    distances, indices = _check.neighbours(op, neighbors)
+    _check.tensors(op, logits=logits, queries=queries, keys=keys, labels=labels)
+    _check.optional_tensors(op, key_sq_norms=key_sq_norms)
+    _check.numbers(op, theta=theta, gamma=gamma)
+    _check.strings(op, form=form)
     _check.refuse_grad(
-        "mixture_log_probs",
+        op,
         logits=logits,
         queries=queries,
         keys=keys,
@@ -288,13 +322,15 @@ def mixture_log_probs(
         _fake_mixture_log_probs(
             logits, queries, keys, labels, distances, indices, theta, gamma, form, key_sq_norms
         )
-        return reference.adaptation.mixture_log_probs(
+        result = reference.adaptation.mixture_log_probs(
             *(logits, queries, keys, labels, Neighbors(*neighbors)),
             theta=theta,
             gamma=gamma,
             form=form,
             key_sq_norms=key_sq_norms,
         )
+        _check.no_nan_result(op, "keys or another input hold", result)
+        return result
     log_probs: Tensor = _ops.mixture_log_probs(
         logits, queries, keys, labels, distances, indices, theta, gamma, form, key_sq_norms
     )
@@ -354,14 +390,19 @@ def _check_select(op: str, select: Tensor | None, num_classes: int, keys: Tensor
     _check.same_device(op, "select", select, "keys", keys)
 
 
-def _check_steps(op: str, steps: int, lr: float, optimizer: str, eps: float) -> None:
+def _check_eps(op: str, eps: float, keys: Tensor) -> None:
+    positive = _check.held(eps, keys.dtype) > 0
+    _check.finite(op, "eps", eps, positive, "positive and finite", keys.dtype)
+
+
+def _check_steps(op: str, steps: int, lr: float, optimizer: str, eps: float, keys: Tensor) -> None:
     _check.require(steps >= 0, f"{op}: steps must be >= 0, got {steps}")
-    _check.finite(op, "lr", lr, lr >= 0, "finite and >= 0")
+    _check.finite(op, "lr", lr, lr >= 0, "finite and >= 0", keys.dtype)
     _check.require(
         optimizer in ("rmsprop", "rmsprop_tf", "sgd"),
         f"{op}: optimizer must be rmsprop, rmsprop_tf or sgd, got {optimizer}",
     )
-    _check.finite(op, "eps", eps, eps > 0, "positive and finite")
+    _check_eps(op, eps, keys)
 
 
 @torch.library.register_fake("clfast::hebbian_update")
@@ -377,7 +418,7 @@ def _fake_hebbian_update(
     op = "hebbian_update"
     _check.num_classes(op, num_classes)
     batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
-    _check.finite(op, "eps", eps, eps > 0, "positive and finite")
+    _check_eps(op, eps, keys)
     _check_select(op, select, num_classes, keys)
     dtype = _check.compute_dtype(keys)
     return (
@@ -405,7 +446,7 @@ def _fake_mbpa_update(
     batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
     _check_floats(op, "weight", weight, (num_classes, dim), keys)
     _check_floats(op, "bias", bias, (num_classes,), keys)
-    _check_steps(op, steps, lr, optimizer, eps)
+    _check_steps(op, steps, lr, optimizer, eps, keys)
     if uses_reference():
         _check.no_nan(op, weight=weight, bias=bias)
     dtype = _check.compute_dtype(keys)
@@ -444,8 +485,8 @@ def _fake_hebb_logits(
     _check.floating(op, "interpolation", interpolation)
     _check.shape(op, "interpolation", interpolation, (num_classes,))
     _check.same_device(op, "interpolation", interpolation, "keys", keys)
-    _check.finite(op, "eta", eta, True, "finite")
-    _check_steps(op, steps, lr, optimizer, eps)
+    _check.finite(op, "eta", eta, True, "finite", keys.dtype)
+    _check_steps(op, steps, lr, optimizer, eps, keys)
     _check_select(op, select, num_classes, keys)
     _check_floats(op, "key_sq_norms", key_sq_norms, (keys.shape[0],), keys)
     _check_floats(op, "base_logits", base_logits, (batch, num_classes), keys)
@@ -487,7 +528,7 @@ def _fake_mixture_log_probs(
     _check.dim(op, "logits", logits, 2)
     num_classes = logits.shape[1]
     batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
-    _check.finite(op, "theta", theta, True, "finite")
+    _check.finite(op, "theta", theta, True, "finite", keys.dtype)
     _check.finite(op, "gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
     _check.require(
         form in ("normalized", "joint"), f"{op}: form must be normalized or joint, got {form}"

@@ -38,7 +38,11 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
     Raises:
         RuntimeError: wrong shape, dtype, device or k; an input that requires grad in grad mode.
     """
-    _check.refuse_grad("knn", queries=queries, keys=keys, key_sq_norms=key_sq_norms)
+    op = "knn"
+    _check.tensors(op, queries=queries, keys=keys)
+    _check.optional_tensors(op, key_sq_norms=key_sq_norms)
+    _check.integers(op, k=k)
+    _check.refuse_grad(op, queries=queries, keys=keys, key_sq_norms=key_sq_norms)
     if uses_reference():
         _fake_knn(queries, keys, k, key_sq_norms)
         return reference.retrieval.knn(queries, keys, k, key_sq_norms=key_sq_norms)
@@ -59,6 +63,7 @@ def _fake_knn(
         queries.shape[1] == keys.shape[1],
         f"{op}: queries have {queries.shape[1]} features but keys have {keys.shape[1]}",
     )
+    _check.require(keys.shape[0] > 0, f"{op}: keys must have at least one row")
     _check.require(
         1 <= k <= keys.shape[0],
         f"{op}: k must be in [1, {keys.shape[0]}], the number of keys, got {k}",
@@ -91,12 +96,18 @@ def class_means(
 
     Raises:
         RuntimeError: wrong shape, dtype, device; a label out of range (seen on CPU tensors; on CUDA
-            such a sample is left out); NaN features (CPU); an input that requires grad.
+            such a sample is left out); NaN features, or infinite ones where they make NaN (CPU); an
+            input that requires grad.
     """
-    _check.refuse_grad("class_means", features=features)
+    op = "class_means"
+    _check.tensors(op, features=features, labels=labels)
+    _check.integers(op, num_classes=num_classes)
+    _check.refuse_grad(op, features=features)
     if uses_reference():
         _fake_class_means(features, labels, num_classes, normalize)
-        return reference.retrieval.class_means(features, labels, num_classes, normalize=normalize)
+        result = reference.retrieval.class_means(features, labels, num_classes, normalize=normalize)
+        _check.no_nan_result(op, "features holds", result)
+        return result
     means: Tensor = _ops.class_means(features, labels, num_classes, normalize)
     return means
 
@@ -129,16 +140,22 @@ def nearest_class_mean(
         features: [N, d], any floating dtype.
         means: [C, d], as from :func:`class_means`. A row of zeros is an empty class and is never
             predicted.
-        metric: ``"euclidean"`` distance, exact as in :func:`knn`, or ``"cosine"`` similarity.
+        metric: ``"euclidean"`` distance, exact as in :func:`knn`, or ``"cosine"`` similarity, with
+            lengths below 1e-12 taken as 1e-12, as ``torch.nn.functional.normalize`` has it; a
+            feature of zeros has cosine 0 with all.
 
     Returns:
         [N] int64 labels in [0, C); ties go to the smaller label.
 
     Raises:
-        RuntimeError: wrong shape, dtype, device or metric; every class empty; an input that
-            requires grad in grad mode.
+        RuntimeError: wrong shape, dtype, device or metric; an input that requires grad in grad
+            mode. On CPU tensors also: every class is empty (on CUDA: label -1), or NaN or Inf, or
+            numbers so large that distances overflow (on CUDA: the first class that is not empty).
     """
-    _check.refuse_grad("nearest_class_mean", features=features, means=means)
+    op = "nearest_class_mean"
+    _check.tensors(op, features=features, means=means)
+    _check.strings(op, metric=metric)
+    _check.refuse_grad(op, features=features, means=means)
     if uses_reference():
         _fake_nearest_class_mean(features, means, metric)
         return reference.retrieval.nearest_class_mean(features, means, metric=metric)
@@ -162,4 +179,10 @@ def _fake_nearest_class_mean(features: Tensor, means: Tensor, metric: str) -> Te
         metric in ("euclidean", "cosine"),
         f"{op}: metric must be euclidean or cosine, got {metric}",
     )
+    if uses_reference():
+        _check.no_nan(op, features=features, means=means)
+        _check.require(
+            not _check.values_known(features) or bool(features.isfinite().all()),
+            f"{op}: features holds Inf",
+        )
     return features.new_empty((features.shape[0],), dtype=torch.int64)

@@ -29,6 +29,7 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
 def class_means(
     features: Tensor, labels: Tensor, num_classes: int, *, normalize: bool = True
 ) -> Tensor:
+    """Sums by ``index_add_``; iCaRL's means with `normalize` (Rebuffi et al. 2017, section 3.1)."""
     features = _widened(features)
     if normalize:
         features = F.normalize(features, dim=1)
@@ -39,6 +40,7 @@ def class_means(
 
 
 def nearest_class_mean(features: Tensor, means: Tensor, *, metric: str = "euclidean") -> Tensor:
+    """The nearest neighbour among the rows that are not zero; Rebuffi et al. 2017, Algorithm 1."""
     features, means = _widened(features), _widened(means)
     present = (means != 0).any(1)
     if len(features) and not bool(present.any()):
@@ -51,4 +53,6 @@ def nearest_class_mean(features: Tensor, means: Tensor, *, metric: str = "euclid
     if not len(features):
         return classes[:0]
     nearest = knn(features, means[classes], 1).indices[:, 0]
+    if metric == "cosine":  # without a direction all cosines are 0
+        nearest = nearest.masked_fill((features == 0).all(1), 0)
     return classes[nearest]

@@ -8,6 +8,11 @@
 
 namespace clfast::ops {
 
+// A number as the arithmetic sees it: what float32 cannot hold becomes 0 or infinite there.
+inline double as_held(double value, ScalarType dtype) {
+  return dtype == ScalarType::Double ? value : static_cast<double>(static_cast<float>(value));
+}
+
 inline void check_range(const char* op, const char* name, double value, bool ok,
                         const char* wanted) {
   CLFAST_CHECK(ok, op, ": ", name, " must be ", wanted, ", got ", value);
@@ -69,8 +74,9 @@ inline std::optional<Tensor> check_select(const char* op, const std::optional<Te
   return as_contiguous(*select);
 }
 
-inline void check_eps(const char* op, double eps) {
-  check_range(op, "eps", eps, eps > 0 && std::isfinite(eps), "positive and finite");
+inline void check_eps(const char* op, double eps, ScalarType dtype) {
+  const double held = as_held(eps, dtype);
+  check_range(op, "eps", eps, held > 0 && std::isfinite(held), "positive and finite");
 }
 
 // A floating argument of the given shape on the device of the keys, in the arithmetic's dtype.
@@ -97,9 +103,9 @@ inline Optimizer check_optimizer(const char* op, const std::string& name) {
   return Optimizer::kSgd;
 }
 
-inline void check_steps(const char* op, int64_t steps, double lr) {
+inline void check_steps(const char* op, int64_t steps, double lr, ScalarType dtype) {
   CLFAST_CHECK(steps >= 0, op, ": steps must be >= 0, got ", steps);
-  check_range(op, "lr", lr, lr >= 0 && std::isfinite(lr), "finite and >= 0");
+  check_range(op, "lr", lr, lr >= 0 && std::isfinite(as_held(lr, dtype)), "finite and >= 0");
 }
 
 // The output layer: weight [C, d] and bias [C], both in the arithmetic's dtype.
@@ -145,10 +151,10 @@ inline HebbInputs check_hebb(const char* op, const NeighbourInputs& in, const Te
   check_shape(op, "interpolation", interpolation, {num_classes});
   check_same_device(op, "interpolation", interpolation, "keys", in.keys);
   out.interpolation = as_compute(interpolation, in.dtype);
-  check_range(op, "eta", eta, std::isfinite(eta), "finite");
-  check_steps(op, steps, lr);
+  check_range(op, "eta", eta, std::isfinite(as_held(eta, in.dtype)), "finite");
+  check_steps(op, steps, lr, in.dtype);
   out.optimizer = check_optimizer(op, optimizer);
-  check_eps(op, eps);
+  check_eps(op, eps, in.dtype);
   out.select = check_select(op, select, num_classes, in.keys);
   out.key_sq_norms = check_floats(op, "key_sq_norms", key_sq_norms, {in.memory_size}, in);
   out.base_lacks_bias = !base_logits.has_value();
@@ -174,7 +180,7 @@ inline MixtureInputs check_mixture(const char* op, const NeighbourInputs& in, co
   check_dim(op, "logits", logits, 2);
   const int64_t num_classes = logits.size(1);
   CLFAST_CHECK(num_classes >= 1, op, ": logits must have at least one class");
-  check_range(op, "theta", theta, std::isfinite(theta), "finite");
+  check_range(op, "theta", theta, std::isfinite(as_held(theta, in.dtype)), "finite");
   check_range(op, "gamma", gamma, gamma >= 0 && gamma <= 1, "in [0, 1]");
   CLFAST_CHECK(form == "normalized" || form == "joint", op,
                ": form must be normalized or joint, got ", form);

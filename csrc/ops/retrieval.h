@@ -24,6 +24,7 @@ inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
   const int64_t memory_size = keys.size(0), dim = keys.size(1);
   CLFAST_CHECK(queries.size(1) == dim, op, ": queries have ", queries.size(1),
                " features but keys have ", dim);
+  CLFAST_CHECK(memory_size > 0, op, ": keys must have at least one row");
   CLFAST_CHECK(k >= 1 && k <= memory_size, op, ": k must be in [1, ", memory_size,
                "], the number of keys, got ", k);
   KnnInputs in{compute_dtype(queries), {}, as_contiguous(keys), queries.size(0), memory_size, dim};

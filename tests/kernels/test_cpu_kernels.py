@@ -299,15 +299,44 @@ def test_nearest_class_mean_where_products_cancel(
 
 @every_dtype
 @pytest.mark.parametrize("packed", [False, True])
-def test_nearest_class_mean_of_ties_and_of_what_is_not_a_number(
-    cpu: ModuleType, level: int, dtype: str, packed: bool
+def test_nearest_class_mean_of_ties(cpu: ModuleType, level: int, dtype: str, packed: bool) -> None:
+    """Ties go to the smaller class, as do features without a direction where that is compared."""
+    means = np.array([[2, 0], [0, 1], [2, 0], [np.inf, 0], [0, 1]], dtype)
+    features = np.array([[1, 0], [0, 1], [3, 0], [0, 0]], dtype)
+    assert run_nearest_class_mean(cpu, level, features, means, packed=packed) == [0, 1, 0, 1]
+    labels = run_nearest_class_mean(
+        cpu, level, features, means[[1, 0, 2, 4]], unit_length=True, packed=packed
+    )
+    assert labels == [1, 0, 1, 0]
+
+
+@every_dtype
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("classes", [1, 2, 40])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nearest_class_mean_of_what_is_not_a_number(
+    cpu: ModuleType, level: int, dtype: str, packed: bool, classes: int, bad: float
 ) -> None:
-    """Ties, and NaN throughout, go to the smaller class; any number is nearer than NaN."""
-    nan, inf = np.nan, np.inf
-    means = np.array([[nan, 0], [2, 0], [0, 1], [2, 0], [inf, 0], [0, 1]], dtype)
-    features = np.array([[1, 0], [0, 1], [3, 0], [nan, 0], [inf, 0], [-inf, 1]], dtype)
+    means = np.arange(1.0, 2 * classes + 1).reshape(-1, 2).astype(dtype)
+    features = np.array([[1, 2], [bad, 0], [1, bad]], dtype)
+    for unit_length in (False, True):
+        labels = run_nearest_class_mean(
+            cpu, level, features, means, unit_length=unit_length, packed=packed
+        )
+        assert labels == [0, -1, -1]
+    means[-1, 0] = np.nan
     labels = run_nearest_class_mean(cpu, level, features, means, packed=packed)
-    assert labels == [1, 2, 1, 0, 1, 1]
+    assert labels == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_nearest_class_mean_of_lengths_whose_squares_overflow(
+    cpu: ModuleType, level: int, packed: bool
+) -> None:
+    features = np.array([[0, 2e19], [3e37, 0]], np.float32)
+    means = np.array([[1, 0], [0, 1e20]], np.float32)
+    labels = run_nearest_class_mean(cpu, level, features, means, unit_length=True, packed=packed)
+    assert labels == [1, 0]
 
 
 # ---- Nearest neighbours ----
@@ -346,6 +375,19 @@ def test_knn_opens_with_a_bound_from_groups(
             sign * np.square(problem.keys - problem.queries[0]).sum(1), kind="stable"
         )
         problem = replace(problem, keys=problem.keys[order])
+        assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+
+
+@every_dtype
+def test_knn_at_the_end_of_the_range(
+    cpu: ModuleType, level: int, dtype: str, rng: np.random.Generator
+) -> None:
+    """|q|^2 and |k|^2 are half of the largest number: some products overflow, no distance does."""
+    largest = float(np.finfo(dtype).max)
+    for dim, rows, k in ((200, 1500, 3), (16, 300, 7), (7, 3000, 1), (33, 200, 20)):
+        steps = 1e-6 * rng.standard_normal((rows, dim))
+        keys = (np.sqrt(largest / 2 / dim) * (1 + steps)).astype(dtype)
+        problem = Knn(keys[:5].copy(), keys, k)
         assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 

@@ -264,6 +264,12 @@ def test_nearest_class_mean_of_ties_and_of_nothing(cuda: ModuleType, cosine: boo
     assert run_nearest_class_mean(cuda, features, none, cosine, 2).tolist() == [-1, -1, -1]
 
 
+def test_nearest_class_mean_of_features_without_a_direction(cuda: ModuleType) -> None:
+    means = np.array([[0, 0], [0.1, 0.3], [0.7, 0.1], [-1, 0]], np.float32)
+    features = np.array([[0, 0], [0, 1], [0, 0], [-2, 0]], np.float32)
+    assert run_nearest_class_mean(cuda, features, means, True, 3).tolist() == [1, 1, 1, 3]
+
+
 def test_nearest_class_mean_of_features_that_are_not_numbers(cuda: ModuleType) -> None:
     """All distances are NaN, or infinite: the first class that is not empty, as on the CPU."""
     features = np.array([[np.nan, 0], [np.inf, 0], [1, 0]], np.float32)

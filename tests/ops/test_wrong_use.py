@@ -67,7 +67,7 @@ WRONG: list[tuple[str, str, Change]] = [
     ("knn", "queries have 17 features but keys have 16", _set(1, lambda t: t[:, 1:])),
     ("knn", "k must be in [1, 37], the number of keys, got 0", _put(2, 0)),
     ("knn", "k must be in [1, 37], the number of keys, got 38", _put(2, 38)),
-    ("knn", "k must be in [1, 0], the number of keys, got 9", _set(1, lambda t: t[:0])),
+    ("knn", "keys must have at least one row", _set(1, lambda t: t[:0])),
     ("knn", "key_sq_norms must have shape [37], got [36]", _put("key_sq_norms", torch.ones(36))),
     ("class_means", "features must be 2-D, got 1-D", _set(0, lambda t: t[0])),
     ("class_means", "features must be float16", _set(0, Tensor.int)),
@@ -95,6 +95,11 @@ WRONG: list[tuple[str, str, Change]] = [
     ("interpolation_weights", "dtype must be float32 or float64", _put("dtype", torch.float16)),
     ("hebbian_update", "num_classes must be in [1, 2**31), got 0", _put(3, 0)),
     ("hebbian_update", "eps must be positive and finite, got 0", _put("eps", 0.0)),
+    ("hebbian_update", "eps must be positive and finite, got 1e-46", _put("eps", 1e-46)),
+    ("hebb_logits", "eps must be positive and finite, got 1e+39", _put("eps", 1e39)),
+    ("hebb_logits", "eta must be finite, got 1e+300", _put("eta", 1e300)),
+    ("mbpa_update", "lr must be finite and >= 0, got 1e+39", _put("lr", 1e39)),
+    ("mixture_log_probs", "theta must be finite, got -1e+39", _put("theta", -1e39)),
     ("hebbian_update", "select must be of dtype", _set("select", Tensor.int)),
     ("hebbian_update", "select must have shape [7], got [6]", _set("select", lambda t: t[1:])),
     ("mbpa_update", "weight must be 2-D, got 1-D", _set(0, lambda t: t[0])),
@@ -175,8 +180,12 @@ WRONG_VALUES: list[tuple[str, str, Change]] = [
     ("class_means", "labels", _set(1, _first(8))),
     ("class_means", "labels", _set(1, _first(-1))),
     ("nearest_class_mean", "every row of means is zero", _set(1, torch.zeros_like)),
+    ("nearest_class_mean", "features", _set(0, _first(math.nan))),
+    ("nearest_class_mean", "features", _set(0, _first(math.inf))),
+    ("nearest_class_mean", "means holds", _set(1, _first(math.nan))),
     ("interpolation_weights", "counts", _set(0, _first(-1))),
     ("class_means", "features holds NaN", _set(0, _first(math.nan))),
+    ("class_means", "features holds NaN", _set(0, _first(math.inf))),
     ("mbpa_update", "weight holds NaN", _set(0, _first(math.nan))),
     ("mbpa_update", "bias holds NaN", _set(1, _first(math.nan))),
     ("hebb_logits", "queries holds NaN", _set(0, _first(math.nan))),
@@ -191,6 +200,9 @@ WRONG_VALUES: list[tuple[str, str, Change]] = [
     ("mixture_log_probs", "logits holds NaN", _set(0, _first(math.nan))),
     ("mixture_log_probs", "queries holds NaN", _set(1, _first(math.nan))),
 ]
+for _op in ("mbpa_update", "hebb_logits", "mixture_log_probs"):
+    _nan = _set(POSITION[_op], lambda t: torch.full_like(t, math.nan))
+    WRONG_VALUES.append((_op, "keys or another input hold NaN", _nan))
 for _op, _at in POSITION.items():
     WRONG_VALUES += [
         (_op, "neighbors.indices", _neighbours(_at + 2, indices=_first(37))),
@@ -246,6 +258,56 @@ def test_the_first_wrong_neighbour_is_named() -> None:
     indices[1, 4], indices[3, 0] = 99, -7
     with pytest.raises(RuntimeError, match=r"neighbors.indices\[1, 4\] is 99, outside the 37 rows"):
         clfast.ops.hebbian_update(*args[:2], Neighbors(args[2].sq_distances, indices), args[3])
+
+
+# Every argument of every op is of a kind: op, argument, what it is not, the change.
+WRONG_KINDS: list[tuple[str, str, str, Change]] = [
+    *(("knn", name, "a tensor", _put(at, [[1.0]])) for at, name in enumerate(["queries", "keys"])),
+    ("knn", "key_sq_norms", "a tensor", _put("key_sq_norms", 3)),
+    ("knn", "queries", "dense", _set(0, Tensor.to_sparse)),
+    *(("knn", "k", "an integer", _put(2, value)) for value in (2.5, "3", True, None)),
+    ("class_means", "features", "a tensor", _put(0, None)),
+    ("class_means", "labels", "a tensor", _set(1, Tensor.numpy)),
+    ("class_means", "num_classes", "an integer", _put(2, 8.0)),
+    ("nearest_class_mean", "features", "a tensor", _put(0, None)),
+    ("nearest_class_mean", "means", "a tensor", _put(1, None)),
+    ("nearest_class_mean", "metric", "a string", _put("metric", None)),
+    ("interpolation_weights", "counts", "a tensor", _put(0, [1, 2])),
+    ("interpolation_weights", "beta", "a number", _put(1, "0.5")),
+    ("hebbian_update", "num_classes", "an integer", _put(3, 7.5)),
+    ("hebbian_update", "eps", "a number", _put("eps", "small")),
+    ("hebbian_update", "select", "a tensor", _put("select", [True] * 7)),
+    ("mbpa_update", "weight", "a tensor", _put(0, None)),
+    ("mbpa_update", "bias", "a tensor", _put(1, [0.0] * 7)),
+    ("mbpa_update", "steps", "an integer", _put("steps", 1.5)),
+    ("mbpa_update", "lr", "a number", _put("lr", None)),
+    ("mbpa_update", "optimizer", "a string", _put("optimizer", None)),
+    ("hebb_logits", "queries", "a tensor", _put(0, None)),
+    ("hebb_logits", "weight", "a tensor", _put(1, None)),
+    ("hebb_logits", "interpolation", "a tensor", _put("interpolation", [1.0] * 7)),
+    ("hebb_logits", "base_logits", "a tensor", _put("base_logits", 3)),
+    ("hebb_logits", "eta", "a number", _put("eta", None)),
+    ("mixture_log_probs", "logits", "a tensor", _put(0, None)),
+    ("mixture_log_probs", "queries", "a tensor", _put(1, None)),
+    ("mixture_log_probs", "theta", "a number", _put("theta", torch)),
+    ("mixture_log_probs", "form", "a string", _put("form", 3)),
+    *((op, "keys", "a tensor", _put(at, None)) for op, at in POSITION.items()),
+    *((op, "labels", "a tensor", _put(at + 1, None)) for op, at in POSITION.items()),
+    *(
+        (op, f"neighbors.{name}", "a tensor", _neighbours(at + 2, **{name: Tensor.tolist}))
+        for op, at in POSITION.items()
+        for name in ("sq_distances", "indices")
+    ),
+]
+
+
+@pytest.mark.parametrize(("op", "name", "kind", "change"), WRONG_KINDS)
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_wrong_kinds(op: str, name: str, kind: str, change: Change, backend: str) -> None:
+    args, kwargs = _arguments(op, change)
+    wanted = rf"clfast::{op}: {re.escape(name)} must be {kind}, got "
+    with clfast.backend(backend), pytest.raises(TypeError, match=wanted):
+        getattr(clfast.ops, op)(*args, **kwargs)
 
 
 def test_something_else_than_a_tensor_or_neighbours() -> None:

@@ -51,6 +51,13 @@ CLFAST_HD T closeness(T sq_distance, T eps) {
   return T(1) / (eps + sq_distance);
 }
 
+// c_k times a term of its key. A key so far that c_k = 0 counts for nothing, also where the
+// distance overflowed and took the term with it.
+template <class T>
+CLFAST_HD T weighed(T closeness, T term) {
+  return closeness > T(0) ? closeness * term : T(0);
+}
+
 // <x, h> from ||x||^2, ||h||^2 and the true ||x - h||^2: absolute error about u (||x||^2 +
 // ||h||^2).
 template <class T>

@@ -1,7 +1,6 @@
 // Included once per SIMD level.
-#include "../common/unit_length.h"
 #include "class_means.h"
-#include "reduce-inl.h"
+#include "unit_length-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
@@ -11,7 +10,7 @@ inline void mean_of_members(Rows features, int64_t dim, const int64_t* members, 
                             bool normalize, T* scratch, double* sum, T* out) {
   for (int64_t j = 0; j < dim; ++j) sum[j] = 0;
   for_each_row(features, members, 0, count, dim, scratch, [=](int64_t, const T* x) {
-    const double scale = normalize ? inverse_length(reduce_pair<Product>(x, x, dim)) : 1.0;
+    const double scale = normalize ? inverse_length_of(x, dim) : 1.0;
 #pragma omp simd
     for (int64_t j = 0; j < dim; ++j) sum[j] += scale * static_cast<double>(x[j]);
   });
@@ -27,10 +26,8 @@ inline void mean_of_members(Rows features, int64_t dim, const int64_t* members, 
 template <class T>
 inline void scale_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* out) {
   for (int64_t i = begin; i < end; ++i) {
-    T* x = out + i * dim;
-    load_row(rows.data, rows.kind, i, dim, x);
-    const T scale = static_cast<T>(inverse_length(reduce_pair<Product>(x, x, dim)));
-    for (int64_t j = 0; j < dim; ++j) x[j] *= scale;
+    load_row(rows.data, rows.kind, i, dim, out + i * dim);
+    scale_to_unit_length(out + i * dim, dim);
   }
 }
 

@@ -49,7 +49,7 @@ inline Finding add_hebb(const HebbLogitsProblem<T>& p, int64_t query, T* dots, T
   const int64_t first = query * n.neighbours;
   for (int64_t k = 0; k < n.neighbours; ++k) {
     const int64_t label = n.labels[n.indices[first + k]];
-    sum[label] += closeness(n.sq_distances[first + k], n.eps) * (dots[k] + bias_share);
+    sum[label] += weighed(closeness(n.sq_distances[first + k], n.eps), dots[k] + bias_share);
     count[label] += T(1);
   }
   for (int64_t k = 0; k < n.neighbours; ++k) {

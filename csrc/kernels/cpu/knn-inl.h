@@ -1,4 +1,6 @@
 // Included once per SIMD level.
+#include <cmath>
+
 #include "gemm-inl.h"
 #include "knn.h"
 
@@ -54,7 +56,8 @@ inline void keep_scores(const KnnSweep<T>& s, int64_t stride, T* scores_out, T* 
     store<T>(scores_out + key * stride + first_query, scores);
     T* smallest = minima + key / kKnnGroup * stride + first_query;
     const Vector<T> before = load(smallest);
-    store<T>(smallest, scores < before ? scores : before);
+    // -inf is a product that overflowed, and bounds nothing.
+    store<T>(smallest, (scores < before) & (scores > -INFINITY) ? scores : before);
   });
 }
 

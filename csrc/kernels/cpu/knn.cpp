@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "../common/distance_error.h"
 #include "rows.h"
 
 namespace clfast::cpu {
@@ -215,14 +216,10 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
   const int64_t key_stride = padded_stride<T>(d);
   const int64_t row_bytes = d * size_of(problem_.keys.kind);
   pack_queries(query_begin, queries, width, w);
-  // With u = epsilon / 2, a sum of d products rounds by at most d u / (1 - d u) of |q||k|, which is
-  // at most (|q|^2 + |k|^2) / 2, and a norm by as much of itself; 16 u more cover the additions
-  // that join them. Taken twice, the true distance is within error (|k|^2 + |q|^2) + tiny of |k|^2
-  // + |q|^2 - 2<q,k> as computed here.
-  const T units = std::min(static_cast<T>(d + 16) * std::numeric_limits<T>::epsilon(), T(0.5));
-  const T error = units / (1 - units);
-  const T tiny = static_cast<T>(2 * d + 16) * std::numeric_limits<T>::min();
-  const auto query_term = [&](int64_t q) { return w.query_norms[q] - error * w.query_norms[q]; };
+  const auto [error, tiny] = distance_error<T>(d);
+  const auto query_term = [&, error = error](int64_t q) {
+    return w.query_norms[q] - error * w.query_norms[q];
+  };
   w.limits.assign(width, -std::numeric_limits<T>::infinity());
   w.keys.resize(kKeyBlock * key_stride);
   w.hits.resize(kKeyBlock * width);
@@ -252,6 +249,7 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
     sweep.next = static_cast<const char*>(problem_.keys.data) + (first + count) * row_bytes;
     sweep.next_size = next * row_bytes;
   };
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
   const auto add_hits = [&](int64_t found, int64_t first_key, const T* norms) {
     for (int64_t i = 0; i < found; ++i) {
       const KnnHit<T>& hit = w.hits[i];
@@ -259,7 +257,9 @@ void Knn<T>::sweep_block(int64_t query_begin, int64_t query_end, int64_t key_beg
       Shortlist& list = lists[hit.query * key_ranges_];
       const T lower = hit.score + query_term(hit.query);
       const T width_of_bound = 2 * (error * (norms[hit.key] + w.query_norms[hit.query]) + tiny);
-      add(list, {lower, lower + width_of_bound, first_key + hit.key}, w);
+      // A product that overflowed says that the key may be near, not that it is.
+      const T upper = lower > -kInfinity ? lower + width_of_bound : kInfinity;
+      add(list, {lower, upper, first_key + hit.key}, w);
       w.limits[hit.query] = list.cut - query_term(hit.query);
     }
   };

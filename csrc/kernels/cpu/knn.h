@@ -47,7 +47,8 @@ struct KnnSweep {
 constexpr int64_t kKnnGroup = 4;  // keys
 
 // knn_sweep finds hits. knn_open keeps the scores, [key_count, stride], and lowers the minima
-// [key_count / kKnnGroup, rounded up; stride] of every group to them; knn_filter then finds hits.
+// [key_count / kKnnGroup, rounded up; stride] of every group to those above -inf; knn_filter then
+// finds hits.
 #define CLFAST_KNN_FUNCTIONS(T)                                                  \
   int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits);                  \
   void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* scores, T* minima); \
@@ -102,7 +103,7 @@ class Knn {
   bool few_keys_;     // nearly all would stay on a shortlist: no sweep, finish() looks at every key
   bool direct_;       // so few queries that streaming the keys costs less than packing the queries
   size_t shortlist_;  // candidates at which a shortlist is cut back
-  size_t longest_;    // candidates that a shortlist may keep: B lists take B M bytes at most
+  size_t longest_;    // candidates that a shortlist may keep
   int64_t query_blocks_, key_ranges_;
   std::vector<Shortlist> lists_;  // [B, key_ranges]
 };

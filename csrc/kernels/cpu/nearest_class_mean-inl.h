@@ -1,20 +1,14 @@
 // Included once per SIMD level.
 #include <cmath>
-#include <limits>
 
-#include "../common/unit_length.h"
+#include "../common/distance_error.h"
 #include "gemm-inl.h"
 #include "nearest_class_mean.h"
 #include "reduce-inl.h"
 #include "rows.h"
+#include "unit_length-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
-
-template <class T>
-inline void scale_to_unit_length(T* row, int64_t dim) {
-  const T scale = static_cast<T>(inverse_length(reduce_pair<Product>(row, row, dim)));
-  for (int64_t j = 0; j < dim; ++j) row[j] *= scale;
-}
 
 template <class T>
 inline const T* mean_of(const NearestMeanProblem<T>& p, int64_t c, T* scratch) {
@@ -43,8 +37,8 @@ inline void pack_panels_of_means(const NearestMeanProblem<T>& p, int64_t begin, 
   }
 }
 
-// Among the classes whose score is not above the limit; all of them when there are no scores. Ties,
-// and NaN throughout, go to the smaller class.
+// Among the classes whose score is not above the limit; all of them when there are no scores. Ties
+// go to the smaller class. -1 if a distance is NaN or none is finite.
 template <class T>
 inline int64_t nearest_exactly(const NearestMeanProblem<T>& p, const T* x, const T* scores, T limit,
                                T* scratch) {
@@ -53,7 +47,8 @@ inline int64_t nearest_exactly(const NearestMeanProblem<T>& p, const T* x, const
   for (int64_t c = 0; c < p.num_classes; ++c) {
     if (scores != nullptr && scores[c] > limit) continue;
     const T distance = reduce_pair<SquaredDifference>(x, mean_of(p, c, scratch), p.dim);
-    if (nearest < 0 || distance < smallest || (smallest != smallest && distance == distance)) {
+    if (distance != distance) return -1;
+    if (distance < smallest) {
       nearest = c;
       smallest = distance;
     }
@@ -70,10 +65,10 @@ inline int64_t nearest_of(const NearestMeanProblem<T>& p, const T* x, T x_sq_nor
   for (int64_t c = 0; c < p.num_classes; ++c) {
     smallest = scores[c] < smallest ? scores[c] : smallest;
   }
-  // Twice the bound of knn.cpp on one distance, |k|^2 at its largest.
-  const T error = static_cast<T>(p.dim + 16) * std::numeric_limits<T>::epsilon();
-  const T limit = smallest + 2 * error * (x_sq_norm + largest_norm) +
-                  static_cast<T>(4 * p.dim + 32) * std::numeric_limits<T>::min();
+  // The smallest and any other are off by one error each. A product that overflowed bounds nothing.
+  const DistanceError<T> error = distance_error<T>(p.dim);
+  const T width = 2 * (error.relative * (x_sq_norm + largest_norm) + error.absolute);
+  const T limit = smallest > -INFINITY ? smallest + width : INFINITY;
   int64_t close = 0, last = 0;
 #pragma omp simd reduction(+ : close) reduction(max : last)
   for (int64_t c = 0; c < p.num_classes; ++c) {
@@ -81,7 +76,7 @@ inline int64_t nearest_of(const NearestMeanProblem<T>& p, const T* x, T x_sq_nor
     close += within;
     last = within && c > last ? c : last;
   }
-  return close == 1 ? last : nearest_exactly(p, x, scores, limit, scratch);
+  return close == 1 && limit < INFINITY ? last : nearest_exactly(p, x, scores, limit, scratch);
 }
 
 template <class T>
@@ -106,7 +101,7 @@ inline void label_features(const NearestMeanProblem<T>& p, const PackedMeans<T>&
         if (p.unit_length) scale_to_unit_length(block + i * stride, p.dim);
       }
       const T* row = x + i * stride;
-      norms[i] = p.unit_length ? T(2) : reduce_pair<Product>(row, row, p.dim);  // a bound will do
+      norms[i] = reduce_pair<Product>(row, row, p.dim);
     }
     if (packed.panels != nullptr) {
       gemm(x, stride, count, Panels<T>{packed.panels, p.dim}, p.num_classes, p.dim,
@@ -120,11 +115,14 @@ inline void label_features(const NearestMeanProblem<T>& p, const PackedMeans<T>&
            });
     }
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t nearest = packed.panels == nullptr
-                                  ? nearest_exactly<T>(p, x + i * stride, nullptr, T(0), mean)
-                                  : nearest_of(p, x + i * stride, norms[i],
-                                               scores + i * p.num_classes, largest_norm, mean);
-      labels[first + i] = p.classes[nearest];
+      int64_t nearest = 0;  // of a feature without a direction, whose cosines are all 0
+      if (!p.unit_length || norms[i] != T(0)) {
+        nearest = packed.panels == nullptr
+                      ? nearest_exactly<T>(p, x + i * stride, nullptr, T(0), mean)
+                      : nearest_of(p, x + i * stride, norms[i], scores + i * p.num_classes,
+                                   largest_norm, mean);
+      }
+      labels[first + i] = nearest < 0 ? -1 : p.classes[nearest];
     }
   }
 }

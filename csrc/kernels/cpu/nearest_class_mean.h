@@ -29,7 +29,9 @@ struct PackedMeans {
 template <class T>
 int64_t nearest_class_mean_scratch(const NearestMeanProblem<T>& problem);
 
-// pack_means packs panels [begin, end); nearest_class_mean then writes labels[begin .. end).
+// pack_means packs panels [begin, end); nearest_class_mean then writes labels[begin .. end): -1
+// where a distance is NaN or all are infinite. A feature of length 0 has the first class at unit
+// length.
 #define CLFAST_NEAREST_CLASS_MEAN(T)                                                            \
   void pack_means(const NearestMeanProblem<T>& problem, int64_t begin, int64_t end, T* scratch, \
                   const PackedMeans<T>& packed);                                                \

@@ -34,7 +34,7 @@ CLFAST_DECLARE_PER_LEVEL(CLFAST_ROW_FUNCTIONS(float) CLFAST_ROW_FUNCTIONS(double
 // Elements from row to row of a copy that tiles read: a cache line more than a row has, since at a
 // stride of 4 KiB or a divisor of it the rows of a tile would share a few sets of the L1 cache.
 template <class T>
-constexpr int64_t padded_stride(int64_t dim) {
+static constexpr int64_t padded_stride(int64_t dim) {
   constexpr int64_t line = 64 / sizeof(T);
   return (dim + line - 1) / line * line + line;
 }

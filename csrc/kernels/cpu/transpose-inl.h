@@ -37,10 +37,12 @@ inline void transpose(const T* rows, int64_t stride, int64_t count, int64_t dim,
     for (int64_t c = 0; c < width; c += lanes) {
       Vector<T> block[lanes];
       for (int64_t i = 0; i < lanes; ++i) {
+        if (c + i >= count) {
+          block[i] = Vector<T>{};
+          continue;
+        }
         const T* row = rows + (c + i) * stride + j;
-        block[i] = c + i >= count  ? Vector<T>{}
-                   : rest == lanes ? load(row)
-                                   : load_partial(row, rest);
+        block[i] = rest == lanes ? load(row) : load_partial(row, rest);
       }
       transpose_lanes<T>(block);
       for (int64_t i = 0; i < rest; ++i) {

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
     T sum = T(0), count = T(0);
     for (int64_t other = k; other < neighbours; ++other) {
       if (labels[other] != label) continue;
-      sum += closeness[other] * (dots[first + other] + bias_share);
+      sum += weighed(closeness[other], dots[first + other] + bias_share);
       count += T(1);
     }
     out[static_cast<int64_t>(blockIdx.x) * num_classes + label] +=

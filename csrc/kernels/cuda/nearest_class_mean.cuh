@@ -20,13 +20,18 @@ __global__ void exclude_empty_kernel(const T* __restrict__ means, int64_t num_cl
   }
 }
 
-// Where every distance is NaN, the smallest class that is not empty, as on the CPU; -1 if all are.
+// The smallest class that is not empty, or -1 if all are, where every distance is NaN, and for
+// features without a direction, whose cosines are all 0 (`units` [samples, dim], null if they do
+// not matter).
 template <class T>
-__global__ void settle_nan_kernel(const T* __restrict__ means, int64_t num_classes, int64_t dim,
-                                  const T* __restrict__ nearest, int64_t samples,
-                                  int64_t* __restrict__ labels) {
+__global__ void settle_kernel(const T* __restrict__ means, int64_t num_classes, int64_t dim,
+                              const T* __restrict__ units, const T* __restrict__ nearest,
+                              int64_t samples, int64_t* __restrict__ labels) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= samples || nearest[i] == nearest[i]) return;
+  if (i >= samples) return;
+  bool directed = units == nullptr;
+  for (int64_t j = 0; j < dim && !directed; ++j) directed = units[i * dim + j] != T(0);
+  if (directed && nearest[i] == nearest[i]) return;
   int64_t entry = 0;
   while (entry < num_classes * dim && means[entry] == T(0)) ++entry;
   labels[i] = entry < num_classes * dim ? entry / dim : -1;
@@ -64,8 +69,9 @@ cudaError_t nearest_class_mean(Rows features, const T* means, int64_t samples, i
                             scratch.nearest + begin, labels + begin, stream);
     if (status != cudaSuccess) return status;
   }
-  CLFAST_LAUNCH((settle_nan_kernel<T>), grid_of(divide_up(samples, kThreads)), dim3(kThreads), 0,
-                stream, means, num_classes, dim, scratch.nearest, samples, labels);
+  CLFAST_LAUNCH((settle_kernel<T>), grid_of(divide_up(samples, kThreads)), dim3(kThreads), 0,
+                stream, means, num_classes, dim, cosine ? queries : nullptr, scratch.nearest,
+                samples, labels);
   return cudaGetLastError();
 }
 

@@ -42,7 +42,7 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
   const char* op = "hebbian_update";
   const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
   check_num_classes(op, num_classes);
-  check_eps(op, eps);
+  check_eps(op, eps, in.dtype);
   const std::optional<Tensor> chosen = check_select(op, select, num_classes, keys);
   Tensor delta_weight =
       torch::stable::new_empty(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
@@ -69,8 +69,8 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
   const char* op = "mbpa_update";
   const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
   const LayerInputs layer = check_layer(op, weight, bias, in);
-  check_steps(op, steps, lr);
-  check_eps(op, eps);
+  check_steps(op, steps, lr, in.dtype);
+  check_eps(op, eps, in.dtype);
   const Optimizer rule = check_optimizer(op, optimizer);
   const int64_t num_classes = layer.num_classes;
   Tensor delta_weight =

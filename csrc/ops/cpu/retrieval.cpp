@@ -13,6 +13,7 @@
 namespace clfast::ops {
 namespace {
 
+constexpr int64_t kQueriesAtATime = 4096;   // their shortlists are in memory together
 constexpr int64_t kFewSamples = 4;          // cost less in difference form than packing the means
 constexpr int64_t kWorthAThread = 1 << 16;  // products, or elements to be packed
 
@@ -24,25 +25,27 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
   if (in.batch == 0) return {sq_distances, indices};
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const cpu::KnnProblem<T> problem{in.queries.const_data_ptr<T>(),
-                                     {in.keys.const_data_ptr(), kind_of(in.keys)},
-                                     in.batch,
-                                     in.memory_size,
-                                     in.dim,
-                                     k};
     T* distances = sq_distances.mutable_data_ptr<T>();
     int64_t* rows = indices.mutable_data_ptr<int64_t>();
-    cpu::Knn<T> search(problem, torch::stable::get_num_threads());
-    torch::stable::parallel_for(0, search.sweeps(), 1, [&](int64_t begin, int64_t end) {
-      cpu::KnnWorkspace<T> workspace;
-      for (int64_t i = begin; i < end; ++i) search.sweep(i, workspace);
-    });
-    torch::stable::parallel_for(0, in.batch, 1, [&](int64_t begin, int64_t end) {
-      cpu::KnnWorkspace<T> workspace;
-      for (int64_t b = begin; b < end; ++b) {
-        search.finish(b, workspace, distances + b * k, rows + b * k);
-      }
-    });
+    for (int64_t first = 0; first < in.batch; first += kQueriesAtATime) {
+      const cpu::KnnProblem<T> problem{in.queries.const_data_ptr<T>() + first * in.dim,
+                                       {in.keys.const_data_ptr(), kind_of(in.keys)},
+                                       std::min(kQueriesAtATime, in.batch - first),
+                                       in.memory_size,
+                                       in.dim,
+                                       k};
+      cpu::Knn<T> search(problem, torch::stable::get_num_threads());
+      torch::stable::parallel_for(0, search.sweeps(), 1, [&](int64_t begin, int64_t end) {
+        cpu::KnnWorkspace<T> workspace;
+        for (int64_t i = begin; i < end; ++i) search.sweep(i, workspace);
+      });
+      torch::stable::parallel_for(0, problem.batch, 1, [&](int64_t begin, int64_t end) {
+        cpu::KnnWorkspace<T> workspace;
+        for (int64_t b = begin; b < end; ++b) {
+          search.finish(b, workspace, distances + (first + b) * k, rows + (first + b) * k);
+        }
+      });
+    }
   });
   return {sq_distances, indices};
 }
@@ -135,6 +138,10 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
                 [&](int64_t begin, int64_t end, T* scratch) {
                   cpu::nearest_class_mean(problem, packed, begin, end, scratch, out);
                 });
+    for (int64_t i = 0; i < samples; ++i) {
+      CLFAST_CHECK(out[i] >= 0, "nearest_class_mean: features[", i,
+                   "] or a row of means holds NaN or Inf, or their distances overflow");
+    }
   });
   return labels;
 }
