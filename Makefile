@@ -24,7 +24,7 @@ help:
 	@echo "make bench      all benchmarks into benchmarks/results/ and the table of README.md"
 	@echo "make gpu-check  build, test, sanitize and measure on an NVIDIA GPU; FAMILY= OUT="
 	@echo "make wheel      a wheel into dist/"
-	@echo "make clean      remove everything that make made"
+	@echo "make clean      remove .venv, builds and wheels; runs/ and results stay"
 
 demo: $(VENV)/.built
 	@clfast demo
@@ -39,12 +39,13 @@ lint: $(VENV)/.built
 	@ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+	files=$$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+	clang-format --dry-run -Werror $$files
 
 check: lint
 	@python tools/check_objects.py build/editable clfast/_C.so
 	python tools/check_cuda_build.py
-	tests/kernels/run_sanitized.sh
+	PYTHON=$(CURDIR)/$(PY) tests/kernels/run_sanitized.sh
 
 bench: $(VENV)/.built
 	@python -m benchmarks.run --family $(FAMILY) --processes $(PROCESSES) \
@@ -63,18 +64,20 @@ clean:
 
 $(VENV)/.installed: requirements.txt
 	@say() { echo "clfast: $$1" >&2; exit 1; }
-	command -v $(PYTHON) >/dev/null || say "python3 is missing: apt-get install python3 python3-venv"
+	command -v $(PYTHON) >/dev/null || say "$(PYTHON) is missing: apt-get install python3 python3-venv"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || say "Python 3.10 or newer is needed; name one with PYTHON="
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || say "Python's venv module is missing: apt-get install python3-venv"
 	command -v g++ >/dev/null || say "g++ is missing: apt-get install g++"
 	[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	echo "clfast: installing what requirements.txt names into $(VENV) (torch takes minutes)"
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 # CMake decides what to compile again; this only has to notice that something changed.
 $(VENV)/.built: $(VENV)/.installed pyproject.toml setup.py CMakeLists.txt \
                 $(shell find csrc -type f 2>/dev/null)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@echo "clfast: building"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $@

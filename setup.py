@@ -54,6 +54,14 @@ class CMakeBuild(build_ext):
                 "clfast: torch's headers are needed to build: pip install torch, then "
                 "pip install --no-build-isolation ."
             )
+        # An environment that is not activated has its tools beside its Python.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        for tool in ("cmake", "ninja"):
+            if shutil.which(tool, path=path) is None:
+                sys.exit(f"clfast: {tool} is needed to build: pip install {tool}")
+        compilers = [os.environ.get("CXX") or "g++", "g++"]
+        if not any(shutil.which(name, path=path) for name in compilers):
+            sys.exit("clfast: a C++ compiler is needed to build: apt-get install g++")
         out = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
         # An editable install is built again and again: keep its objects.
         in_place = self.inplace or self.editable_mode
@@ -69,9 +77,10 @@ class CMakeBuild(build_ext):
             configure.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")
             if architectures := cuda_architectures():
                 configure.append(f"-DCLFAST_CUDA_ARCHITECTURES={architectures}")
-        subprocess.run(configure, check=True)
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-        subprocess.run(["cmake", "--build", str(build), "-j", jobs], check=True)
+        for step in (configure, ["cmake", "--build", str(build), "-j", jobs]):
+            if subprocess.run(step, env=os.environ | {"PATH": path}).returncode != 0:
+                sys.exit(f"clfast: {' '.join(step[:2])} failed; the reason is above")
 
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", "/") + ".so"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -12,6 +14,8 @@ import torch
 def integer(value: object, name: str, where: str, *, least: int) -> int:
     """`value` as an int of at least `least`; TypeError or ValueError otherwise."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         kind = type(value).__name__
@@ -22,17 +26,33 @@ def integer(value: object, name: str, where: str, *, least: int) -> int:
 
 
 def real(
-    value: object, name: str, where: str, *, least: float = -math.inf, most: float = math.inf
+    value: object,
+    name: str,
+    where: str,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    open_ends: str = "",
 ) -> float:
-    """`value` as a finite float in [least, most]; TypeError or ValueError otherwise."""
+    """`value` as a finite float from `least` to `most`; TypeError or ValueError otherwise.
+
+    open_ends: "(" if `least` itself is out of range, ")" if `most` is.
+    """
     try:
-        finite = math.isfinite(value)  # type: ignore[arg-type]
-    except TypeError:
+        number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError, RuntimeError):
         kind = type(value).__name__
         raise TypeError(f"{where}: {name} must be a number, got {kind}") from None
-    number = float(value)  # type: ignore[arg-type]
-    if not (finite and least <= number <= most):
-        bounds = "" if least == -math.inf else f" and in [{least:g}, {most:g}]"
+    if isinstance(value, str):
+        raise TypeError(f"{where}: {name} must be a number, got str")
+    outside = number < least or number > most
+    at_an_end = ("(" in open_ends and number == least) or (")" in open_ends and number == most)
+    if not math.isfinite(number) or outside or at_an_end:
+        left = "(" if "(" in open_ends else "["
+        right = ")" if ")" in open_ends or most == math.inf else "]"
+        bounds = "" if least == -math.inf else f" and in {left}{least:g}, {most:g}{right}"
         raise ValueError(f"{where}: {name} must be finite{bounds}, got {number:g}")
     return number
 
@@ -69,3 +89,10 @@ def cpu_generator(value: object, where: str) -> torch.Generator:
     if value.device.type != "cpu":
         raise ValueError(f"{where}: generator must be on the CPU, got {value.device}")
     return value
+
+
+def path(value: object, where: str) -> Path:
+    """`value` as a path; TypeError for what is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{where}: path must be a str or a Path, got {type(value).__name__}")
+    return Path(value)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_PREFIX, _SUFFIX = ".clfast-", ".tmp"
+
 
 @contextmanager
 def replacement(path: Path) -> Iterator[Path]:
@@ -16,15 +18,17 @@ def replacement(path: Path) -> Iterator[Path]:
 
     It has a folder to itself beside `path`, so that whoever writes it may put files of their own
     there. When the block raises, `path` is what it was; a kill may leave the folder, see
-    `leftovers`. Raises OSError where the disk does not take the data, with `path` as before, or
-    already replaced if only the last step failed, the syncing of its folder.
+    `leftovers`. An old file's permissions stay. Raises OSError where the disk does not take the
+    data, with `path` as before, or already replaced if only the last step failed, the syncing of
+    its folder.
     """
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-    ) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PREFIX, suffix=_SUFFIX) as folder:
         fresh = Path(folder, path.name)
         fresh.touch()
+        mode = (path if path.exists() else fresh).stat().st_mode
         yield fresh
+        # Some writers make a file anew that only its owner can read.
+        fresh.chmod(mode)
         _sync(fresh)
         fresh.replace(path)
     # The new name is on disk only once the folder is.
@@ -45,9 +49,9 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def leftovers(folder: Path, name: str = "") -> list[Path]:
-    """What killed replacements of the file `name`, or of any file, left in `folder`."""
-    return list(folder.glob(f".{name or '*'}.*.tmp"))
+def leftovers(folder: Path) -> list[Path]:
+    """The folders that killed replacements left in `folder`."""
+    return [entry for entry in folder.glob(f"{_PREFIX}*{_SUFFIX}") if entry.is_dir()]
 
 
 def _sync(path: Path) -> None:

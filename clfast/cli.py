@@ -19,15 +19,8 @@ from ._library import cuda_library_loaded
 from .experiments.run_folder import environment
 
 _SIMD_LEVELS = ("base", "avx2", "avx512")
-_OPTIONAL = {
-    "scikit-learn": "demo",
-    "matplotlib": "demo",
-    "faiss-cpu": "faiss",
-    "faiss-gpu": "faiss",
-    "pytest": "test",
-    "pytest-benchmark": "bench",
-}
-"""Distributions of the extras, and the extra that brings them."""
+# Distributions that the extras bring.
+_OPTIONAL = ("scikit-learn", "matplotlib", "faiss-cpu", "faiss-gpu", "pytest", "pytest-benchmark")
 
 
 @click.group(invoke_without_command=True)
@@ -84,6 +77,8 @@ def demo(data: str, root: Path | None, seeds: int, out: Path | None, tune: bool)
     """
     if data == "mnist" and root is None:
         raise click.UsageError("--data mnist needs --root, the folder with the four MNIST files")
+    if data != "mnist" and root is not None:
+        raise click.UsageError("--root is for --data mnist: the digits come with scikit-learn")
     _require("matplotlib", "matplotlib")
     if data == "digits":
         _require("sklearn", "scikit-learn")

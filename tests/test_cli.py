@@ -98,7 +98,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = call("demo", "--seeds", "3", "--out", str(tmp_path / "run"))
     assert other.exit_code == 1
     assert "Error: RunFolder: " in other.output
-    assert "seeds is 2 there, 3 now" in other.output
+    assert "seeds is 2 there, 3 now; choose another folder" in other.output
 
 
 @pytest.mark.parametrize(

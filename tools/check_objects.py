@@ -1,8 +1,7 @@
 """Checks the compiled objects: what the libraries import, and what each SIMD level contains.
 
 * The libraries import no mangled symbol of torch: they load with every torch from 2.11 on.
-* A unit of a SIMD level contains instructions of that level and none of a higher one. (A vector
-  loop that the compiler left scalar would show here.)
+* A unit of a SIMD level contains packed instructions of that level and none of a higher one.
 * A unit of a SIMD level defines no symbol that another unit could share: the linker keeps one copy
   of a shared symbol, and would hand AVX-512 code to a processor without it.
 

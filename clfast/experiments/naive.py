@@ -24,12 +24,14 @@ from ..methods import Hebb, MbPA, Mixture, Parametric
 def naive_scores(learner: Parametric, x: Tensor) -> Tensor | None:
     """What `learner` predicts for x [B, ...], up to a constant a sample, by the loops below.
 
-    None for a learner that predicts without neighbours. The learner's modules must be in eval mode,
-    or have nothing that depends on it, and its memory must hold something.
+    None for a learner that predicts without neighbours, or has an output network of more layers.
+    The learner's modules must be in eval mode, or have nothing that depends on it, and its memory
+    must hold something.
     """
-    if not isinstance(learner, Mixture | MbPA):
+    head = learner.head
+    if not isinstance(learner, Mixture | MbPA) or not isinstance(head, nn.Linear):
         return None
-    memory, head = learner.memory, learner.head
+    memory = learner.memory
     queries = learner.features(x).flatten(1)
     if isinstance(learner, Mixture):
         return naive_mixture(

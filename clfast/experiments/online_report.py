@@ -52,7 +52,8 @@ def table(config: OnlineAdaptation, records: Sequence[Record]) -> Table:
     """A row a method: accuracies in percent, mean and deviation over seeds; median times."""
     columns = ["method", "new (%)", "old (%)", "all (%)"]
     times = ["clfast (ms/query)", "naive loop (ms/query)", "ratio"]
-    title = f"Online adaptation, {config.data}, {config.seeds} seeds"
+    seeds = "1 seed" if config.seeds == 1 else f"{config.seeds} seeds"
+    title = f"Online adaptation, {config.data}, {seeds}"
     results = Table(title, columns + times, digits=[0, 2, 2, 2, 3, 2, 0])
     for name in _methods(records):
         mine = [record for record in records if record["method"] == name]

@@ -156,12 +156,13 @@ class RunFolder:
             there = _parsed(config_path.read_bytes(), config_path)
             if found := _differences(there, self.config):
                 raise ValueError(
-                    f"RunFolder: {self.path} holds a run of another config: {'; '.join(found)}"
+                    f"RunFolder: {self.path} holds a run of another config: {'; '.join(found)}; "
+                    "choose another folder"
                 )
             return False
         # A start that was killed may have left what was to become its configuration.
         entries = set(self.path.iterdir()) if self.path.exists() else set()
-        if entries - set(leftovers(self.path, config_path.name)):
+        if entries - set(leftovers(self.path)):
             raise ValueError(f"RunFolder: {self.path} is not empty and holds no config.json")
         return True
 

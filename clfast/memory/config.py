@@ -31,6 +31,8 @@ class Config:
     policy: str
     index: str
     dtype: torch.dtype
+    index_parameters: str = ""
+    candidates: int = 4
 
     def __post_init__(self) -> None:
         where = "KeyValueMemory"
@@ -40,7 +42,13 @@ class Config:
             capacity = integer(self.capacity, "capacity", where, least=1)
             object.__setattr__(self, "capacity", capacity)
         one_of(self.policy, POLICIES, "policy", where)
-        one_of(self.index, ("exact",), "index", where)
+        for name in ("index", "index_parameters"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{where}: {name} must be a string, got {type(value).__name__}")
+        if self.index == "exact" and self.index_parameters:
+            raise ValueError(f"{where}: index_parameters are for an index of faiss, not 'exact'")
+        candidates = integer(self.candidates, "candidates", where, least=1)
+        object.__setattr__(self, "candidates", candidates)
         one_of(self.dtype, _DTYPES.values(), "dtype", where)
 
     def to_plain(self) -> dict[str, Any]:

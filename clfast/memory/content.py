@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .config import Config
+from .indexes import make_index
 from .policies import POLICIES, surviving_rows
 from .rows import Rows, squared_norms
 
@@ -23,6 +24,7 @@ class Content:
         self.seen: Counter[int] = Counter()
         self.generator = generator
         self._capacity = config.capacity
+        self.index = make_index(config, device, "KeyValueMemory")
         # A memory without bound is never full: there is nothing to decide.
         self._policy = (
             None if config.capacity is None else POLICIES[config.policy](config.capacity, generator)
@@ -45,6 +47,7 @@ class Content:
         slots = slots[survivors].to(keys.device)
         chosen = (survivors + room).to(keys.device)
         self.rows.overwrite(slots, keys[chosen], values[chosen], sq_norms[chosen])
+        self.index.overwritten(slots)
 
     def seen_tensors(self) -> tuple[Tensor, Tensor]:
         """Labels ever added, ascending, and how often each came: two [P] int64, on the CPU."""

@@ -15,6 +15,7 @@ from ..ops.retrieval import Neighbors, knn
 from . import checks, state, storage
 from .config import Config
 from .content import Content
+from .indexes import make_index
 from .rows import squared_norms, sum_dtype
 
 
@@ -39,7 +40,15 @@ class KeyValueMemory:
             of the stream are stored with the same probability (Vitter 1985, algorithm R).
             "class_balanced": classes share the memory as evenly as the stream allows (Chrysakis and
             Moens 2020, CBRS).
-        index: how `search` works: "exact" (every key is compared) is the only kind there is.
+        index: how `search` works: "exact" compares every key; any other string is a factory string
+            of faiss, as "IVF256,PQ32" or "HNSW32", and needs it installed. Such an index is trained
+            at the first search, on the rows stored by then; later rows are added to it as they
+            come. It only proposes candidates, which are re-ranked by their exact distances. Rows
+            that a full memory has overwritten are searched exactly until they are an eighth of all,
+            and then all rows are added anew; `rebuild_index` also trains anew. Indexes are not
+            saved: they are trained again.
+        index_parameters: of faiss, as "nprobe=16".
+        candidates: of an index of faiss, how many times k, at least 1.
         dtype: of the stored keys: float32, float64, bfloat16 or float16.
         device: where the rows live.
         generator: CPU generator that "reservoir" and "class_balanced" draw from; None makes one of
@@ -59,8 +68,12 @@ class KeyValueMemory:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
+        index_parameters: str = "",
+        candidates: int = 4,
     ) -> None:
-        self._config: Final = Config(dim, capacity, policy, index, dtype)
+        self._config: Final = Config(
+            dim, capacity, policy, index, dtype, index_parameters, candidates
+        )
         if generator is None:
             generator = torch.Generator("cpu").manual_seed(0)
         else:
@@ -129,13 +142,14 @@ class KeyValueMemory:
         self.staged(keys, values)()
 
     @torch.no_grad()
-    def staged(self, keys: Tensor, values: Tensor) -> Callable[[], None]:
+    def staged(
+        self, keys: Tensor, values: Tensor, *, where: str = "KeyValueMemory.add"
+    ) -> Callable[[], None]:
         """`add` in two parts, for callers that change something else in between.
 
-        Takes the arguments of `add`, checks and converts them now and raises what it would; the
-        returned call stores them.
+        Takes the arguments of `add`, checks and converts them now and raises what it would, with
+        `where` in front; the returned call stores them.
         """
-        where = "KeyValueMemory.add"
         checks.check_vectors(keys, "keys", self.dim, self.device, where)
         checks.check_labels(values, len(keys), self.device, where)
         stored = keys.detach().to(self.dtype).contiguous()
@@ -163,6 +177,7 @@ class KeyValueMemory:
             TypeError: queries that are not a dense floating-point tensor, k not an integer.
             ValueError: wrong shape or device, k < 1, NaN or Inf (looked for on the CPU only, as
                 the answer would keep other devices waiting), an empty memory.
+            ValueError: too few rows to train an index of faiss.
             RuntimeError: queries that require grad while grad mode is on (from `knn`).
         """
         where = "KeyValueMemory.search"
@@ -172,7 +187,27 @@ class KeyValueMemory:
             raise ValueError(f"{where}: the memory is empty; add keys first")
         queries = queries.to(sum_dtype(self.dtype))
         checks.check_finite_queries(queries, where)
-        return knn(queries, self.keys, min(k, len(self)), key_sq_norms=self.key_sq_norms)
+        return self._content.index.search(self._content.rows, queries, min(k, len(self)))
+
+    def rebuild_index(self) -> None:
+        """Train an index of faiss on the rows that are stored now; the exact index needs none.
+
+        Raises ValueError if there are too few; the index is as before.
+        """
+        self._content.index.rebuild(self._content.rows)
+
+    def recall(self, queries: Tensor, k: int) -> float:
+        """Share of the k nearest keys that `search` finds, over all queries: 1 if it is exact.
+
+        Arguments and errors are those of `search`; queries must not be empty.
+        """
+        found = self.search(queries, k)
+        if not len(queries):
+            raise ValueError("KeyValueMemory.recall: queries must hold at least one row")
+        exact = knn(queries.to(sum_dtype(self.dtype)), self.keys, found.indices.shape[1])
+        # By distance: which of equally distant rows came is no fault.
+        limit = exact.sq_distances[:, -1:]
+        return float((found.sq_distances <= limit).double().mean())
 
     def counts(self, num_classes: int) -> Tensor:
         """Stored rows of each class: [num_classes] int64 on the memory's device.
@@ -200,7 +235,9 @@ class KeyValueMemory:
 
     def to(self, device: torch.device | str) -> KeyValueMemory:
         """Move the rows to a device, in place; returns the memory itself."""
-        self._content.rows.to(_arguments.device(device, "KeyValueMemory.to"))
+        moved = _arguments.device(device, "KeyValueMemory.to")
+        self._content.index = make_index(self._config, moved, "KeyValueMemory.to")
+        self._content.rows.to(moved)
         return self
 
     def clone(self) -> KeyValueMemory:
@@ -252,7 +289,8 @@ class KeyValueMemory:
 
         Raises OSError, naming the path, if it cannot be written; no half-written file remains.
         """
-        storage.write(path, self._state(), f"KeyValueMemory.save: {os.fspath(path)}")
+        file = _arguments.path(path, "KeyValueMemory.save")
+        storage.write(file, self._state(), f"KeyValueMemory.save: {file}")
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Replace everything by what a memory of the same kind saved, as `load_state_dict` does.
@@ -262,16 +300,18 @@ class KeyValueMemory:
         Raises FileNotFoundError, or ValueError if the file is truncated, foreign, of another kind,
         or its parts do not fit together, naming the path; the memory is as before.
         """
-        where = f"KeyValueMemory.load: {os.fspath(path)}"
-        self._restore(storage.read(path, state.FORMAT, where), where)
+        file = _arguments.path(path, "KeyValueMemory.load")
+        where = f"KeyValueMemory.load: {file}"
+        self._restore(storage.read(file, state.FORMAT, where), where)
 
     @staticmethod
     def from_file(
         path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
     ) -> KeyValueMemory:
         """The memory that was saved at `path`, on `device`; raises as `load` does."""
-        where = f"KeyValueMemory.from_file: {os.fspath(path)}"
-        return _from_state(storage.read(path, state.FORMAT, where), device, where)
+        file = _arguments.path(path, "KeyValueMemory.from_file")
+        where = f"KeyValueMemory.from_file: {file}"
+        return _from_state(storage.read(file, state.FORMAT, where), device, where)
 
     def _state(self) -> dict[str, Any]:
         return state.pack(self._config, self._content.tensors())
@@ -300,6 +340,8 @@ def _from_state(saved: Mapping[str, Any], device: torch.device | str, where: str
         index=config.index,
         dtype=config.dtype,
         device=device,
+        index_parameters=config.index_parameters,
+        candidates=config.candidates,
     )
     memory._restore(saved, where)
     return memory

@@ -24,7 +24,7 @@ from .. import _files
 def write(path: str | os.PathLike[str], state: Mapping[str, Any], where: str) -> None:
     """Put `state` into the file `path`, replacing it as a whole.
 
-    A process that is killed meanwhile may leave a folder `.<name>.*.tmp` beside the file, which
+    A process that is killed meanwhile may leave a folder `.clfast-*.tmp` beside the file, which
     can be deleted.
 
     Raises OSError, opening with `where`, if there is no folder for the file, something other than
@@ -42,10 +42,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], where: str) ->
     metadata = {"format": plain.pop("format"), "plain": json.dumps(plain)}
     try:
         with _files.replacement(target) as fresh:
-            # safetensors may make a file that only its owner can read: keep what the umask gives.
-            mode = fresh.stat().st_mode
             save_file(tensors, fresh, metadata)
-            fresh.chmod(mode)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{where}: {error}") from error
 

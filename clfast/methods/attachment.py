@@ -156,7 +156,7 @@ class Attachment:
         features = features.reshape(-1, head.in_features)
         checks.check_labels(y, len(features), head.out_features, features.device, where)
         checks.check_finite(features, where)
-        self.memory.add(features, y)
+        self.memory.staged(features, y, where=where)()
 
     def _follow(self, model: nn.Module, args: Any) -> None:
         """Before each pass: the head may have been replaced."""

@@ -12,17 +12,37 @@ from torch.nn.utils import get_total_norm
 from ..memory import KeyValueMemory
 
 
-def check_head(head: object, memory: KeyValueMemory | None, where: str) -> None:
-    """`head` is an `nn.Linear` that takes what `memory` stores."""
-    if not isinstance(head, nn.Linear):
+def check_modules(features: object, head: object, memory: object, where: str) -> None:
+    """`features` is a module, and see `check_head`."""
+    if not isinstance(features, nn.Module):
         raise TypeError(
-            f"{where}: head must be an nn.Linear, got {type(head).__name__}; "
+            f"{where}: features must be an nn.Module, got {type(features).__name__}; "
+            "nn.Identity() stands for none"
+        )
+    check_head(head, memory, where)
+
+
+def check_head(head: object, memory: object, where: str) -> None:
+    """`head` gives logits by an `nn.Linear`, and `memory`, if there is one, stores its input."""
+    last = head[-1] if isinstance(head, nn.Sequential) and len(head) else head
+    if not isinstance(last, nn.Linear):
+        inside = f"an nn.Sequential that ends in {type(last).__name__}"
+        raise TypeError(
+            f"{where}: head must be an nn.Linear, or an nn.Sequential that ends in one, got "
+            f"{type(head).__name__ if last is head else inside}; "
             "pass the last linear layer as head and all before it as features"
         )
-    if memory is not None and head.in_features != memory.dim:
+    if last.out_features < 1:
+        raise ValueError(f"{where}: head must have at least one output")
+    if memory is None:
+        return
+    if not isinstance(memory, KeyValueMemory):
+        raise TypeError(f"{where}: memory must be a KeyValueMemory, got {type(memory).__name__}")
+    first = head[0] if isinstance(head, nn.Sequential) else last
+    if isinstance(first, nn.Linear) and first.in_features != memory.dim:
         raise ValueError(
-            f"{where}: memory has keys of dim {memory.dim}, but head takes {head.in_features} "
-            f"features; make it with KeyValueMemory({head.in_features})"
+            f"{where}: memory has keys of dim {memory.dim}, but head takes {first.in_features} "
+            f"features; make it with KeyValueMemory({first.in_features})"
         )
 
 
@@ -62,13 +82,19 @@ def check_labels(y: object, count: int, num_classes: int, device: torch.device, 
 
 
 def check_features(
-    features: object, count: int, dim: int, memory: KeyValueMemory | None, where: str
+    features: object, count: int, dim: int | None, memory: KeyValueMemory | None, where: str
 ) -> None:
     """What the features module returned is floating point [count, dim] on the memory's device."""
     if not isinstance(features, Tensor) or not features.is_floating_point():
         kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(f"{where}: features must return a floating-point tensor, got {kind}")
-    if features.shape[:1] != (count,) or features.numel() != count * dim or features.ndim < 2:
+    if dim is None and features.ndim >= 2:
+        dim = math.prod(features.shape[1:])
+    if (
+        features.shape[:1] != (count,)
+        or features.numel() != count * (dim or 0)
+        or features.ndim < 2
+    ):
         raise ValueError(
             f"{where}: features must return [{count}, {dim}], a row a sample as head takes it, "
             f"got {list(features.shape)} for x"
@@ -92,6 +118,27 @@ def check_finite(features: Tensor, where: str) -> None:
             f"{where}: features of x hold NaN or Inf in row {row}; look for it in x, and in the "
             "parameters of features"
         )
+
+
+def check_outputs(logits: Tensor, where: str) -> None:
+    """No NaN in the head's outputs [B, C]."""
+    bad = logits.isnan().any(1)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{where}: the outputs of head hold NaN in row {row}; look at the parameters of head"
+        )
+
+
+def check_optimizer(optimizer: object, where: str) -> None:
+    """`optimizer` is None or a torch optimizer whose steps need no closure."""
+    if optimizer is None:
+        return
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        kind = type(optimizer).__name__
+        raise TypeError(f"{where}: base_optimizer must be a torch optimizer, got {kind}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError(f"{where}: base_optimizer must step without a closure, LBFGS does not")
 
 
 def check_gradients(optimizer: torch.optim.Optimizer, where: str) -> None:

@@ -18,7 +18,9 @@ from ..memory import KeyValueMemory
 from ..ops import Neighbors, hebb_logits, interpolation_weights, mixture_log_probs
 from ..ops.adaptation import Optimizer
 from . import checks
+from .modes import evaluating
 from .neighbours import NeighbourLearner
+from .output_network import Update, adapted_logits
 from .protocol import Batches
 
 Form = Literal["normalized", "joint"]
@@ -77,7 +79,7 @@ class Mixture(NeighbourLearner):
     def __init__(
         self,
         features: nn.Module,
-        head: nn.Linear,
+        head: nn.Linear | nn.Sequential,
         memory: KeyValueMemory,
         *,
         k: int = 200,
@@ -124,8 +126,9 @@ class MbPA(NeighbourLearner):
     """Memory-based parameter adaptation: gradient steps on the neighbours of each query (Eq. 5).
 
     Sprechmann et al. 2018, as the Hebb paper's section 3.3 has it: no pull towards the weights the
-    adaptation starts from. Each query adapts the output layer on its own, and the change is
-    dropped after its prediction. Defaults are Table 6's for online adaptation with ResnetV1.
+    adaptation starts from. Each query adapts the output layer on its own, or all layers of an
+    output network, and the change is dropped after its prediction. Defaults are Table 6's for
+    online adaptation with ResnetV1.
 
     Args:
         features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
@@ -145,7 +148,7 @@ class MbPA(NeighbourLearner):
     def __init__(
         self,
         features: nn.Module,
-        head: nn.Linear,
+        head: nn.Linear | nn.Sequential,
         memory: KeyValueMemory,
         *,
         k: int = 200,
@@ -158,9 +161,8 @@ class MbPA(NeighbourLearner):
     ) -> None:
         super().__init__(features, head, memory, k=k, base_optimizer=base_optimizer)
         name = type(self).__name__
-        self.eps = _arguments.real(eps, "eps", name, least=0)
-        if self.eps == 0:
-            raise ValueError(f"{name}: eps must be positive: a key may equal the query")
+        # A key may equal the query: then eps alone keeps c_k finite.
+        self.eps = _arguments.real(eps, "eps", name, least=0, open_ends="(")
         self.steps = _arguments.integer(steps, "steps", name, least=0)
         self.lr = _arguments.real(lr, "lr", name, least=0)
         _arguments.one_of(optimizer, get_args(Optimizer), "optimizer", name)
@@ -197,10 +199,17 @@ class MbPA(NeighbourLearner):
         eta: float,
         select: Tensor | None,
     ) -> Tensor:
-        memory, bias = self.memory, self.head.bias
+        memory, head = self.memory, self.head
+        if not isinstance(head, nn.Linear):
+            update = Update(
+                *(self.steps, self.lr, self.optimizer, self.eps, interpolation, eta, select)
+            )
+            with evaluating(head):
+                return adapted_logits(head, queries, memory.keys, memory.values, neighbors, update)
+        bias = head.bias
         return hebb_logits(
             queries,
-            self._as_memory(self.head.weight),
+            self._as_memory(head.weight),
             None if bias is None else self._as_memory(bias),
             *(memory.keys, memory.values, neighbors),
             interpolation=interpolation,
@@ -254,7 +263,7 @@ class Hebb(MbPA):
     def __init__(
         self,
         features: nn.Module,
-        head: nn.Linear,
+        head: nn.Linear | nn.Sequential,
         memory: KeyValueMemory,
         *,
         k: int = 200,
@@ -282,9 +291,8 @@ class Hebb(MbPA):
             base_optimizer=base_optimizer,
         )
         name = type(self).__name__
-        self.beta = _arguments.real(beta, "beta", name, least=0, most=1)
-        if self.beta == 1:
-            raise ValueError(f"{name}: beta must be below 1, where E is 0 for every class")
+        # At beta = 1 every E would be 0.
+        self.beta = _arguments.real(beta, "beta", name, least=0, most=1, open_ends=")")
         self.eta = _arguments.real(eta, "eta", name)
         _arguments.one_of(hebb_on, ("new", "all"), "hebb_on", name)
         self.hebb_on = hebb_on
@@ -317,6 +325,8 @@ class Hebb(MbPA):
         where = f"{type(self).__name__}.mark_base_classes"
         if classes is None:
             classes = self.memory.seen(self.num_classes).nonzero().flatten().tolist()
+        if not isinstance(classes, Iterable):
+            raise TypeError(f"{where}: classes must be labels, got {type(classes).__name__}")
         marked = {_arguments.integer(label, "classes", where, least=0) for label in classes}
         self._base_classes = (self._base_classes or frozenset()) | marked
 
@@ -335,6 +345,7 @@ class Hebb(MbPA):
         return {**super().state_dict(), "base_classes": declared}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """As `Parametric.load_state_dict`, with the base classes."""
         where = f"{type(self).__name__}.load_state_dict"
         checks.check_mapping(state_dict, where)
         rest = dict(state_dict)

@@ -24,7 +24,7 @@ class NeighbourLearner(Parametric):
     def __init__(
         self,
         features: nn.Module,
-        head: nn.Linear,
+        head: nn.Linear | nn.Sequential,
         memory: KeyValueMemory,
         *,
         k: int,
@@ -37,6 +37,10 @@ class NeighbourLearner(Parametric):
         self.k = _arguments.integer(k, "k", name, least=1)
 
     def _scores(self, features: Tensor, logits: Tensor, where: str) -> Tensor:
+        if not isinstance(self.memory, KeyValueMemory):
+            raise TypeError(
+                f"{where}: memory must be a KeyValueMemory, got {type(self.memory).__name__}"
+            )
         if not len(self.memory) or not len(features):
             return logits
         try:

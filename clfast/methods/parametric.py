@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..memory import KeyValueMemory
 from . import checks
 from .modes import as_before_if_it_fails, evaluating
+from .output_network import last_layer
 from .protocol import Batches, Learner, pairs
 
 
@@ -26,7 +27,9 @@ class Parametric(Learner):
     Args:
         features: g, any module that maps x [B, ...] to [B, d], or to [B, ...] with d numbers a
             sample, which are flattened.
-        head: the output layer, ``nn.Linear`` with weight [C, d], with or without bias.
+        head: the output layer, ``nn.Linear`` with weight [C, d], with or without bias; or an output
+            network, ``nn.Sequential`` that takes [B, d] and ends in such a layer. Its other modules
+            must treat samples one by one in eval mode.
         memory: ``observe`` writes to it, and this class never reads it: that costs what the methods
             with a memory pay, and keeps a memory that they share up to date. None: no memory.
         base_optimizer: takes one step of cross-entropy in each ``observe``, on the parameters it
@@ -37,19 +40,21 @@ class Parametric(Learner):
     """
 
     features: nn.Module
-    head: nn.Linear
+    head: nn.Linear | nn.Sequential
     memory: KeyValueMemory | None
     base_optimizer: torch.optim.Optimizer | None
 
     def __init__(
         self,
         features: nn.Module,
-        head: nn.Linear,
+        head: nn.Linear | nn.Sequential,
         memory: KeyValueMemory | None = None,
         *,
         base_optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        checks.check_head(head, memory, type(self).__name__)
+        name = type(self).__name__
+        checks.check_modules(features, head, memory, name)
+        checks.check_optimizer(base_optimizer, name)
         self.features = features
         self.head = head
         self.memory = memory
@@ -57,8 +62,8 @@ class Parametric(Learner):
 
     @property
     def num_classes(self) -> int:
-        """C, the rows of the head's weight now."""
-        return len(self.head.weight)
+        """C, the head's outputs now."""
+        return len(last_layer(self.head).weight)
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class of every sample: [B, ...] -> [B] int64.
@@ -97,7 +102,8 @@ class Parametric(Learner):
         Raises:
             TypeError, ValueError: as `predict`; y of another dtype, shape, range or device; a loss,
                 gradients or keys that are not finite. Model and memory are as before, less the
-                gradients.
+                gradients. (What an optimizer's own step raises passes through: it may have changed
+                some parameters by then.)
         """
         where = f"{type(self).__name__}.observe"
         checks.check_samples(x, where)
@@ -109,14 +115,15 @@ class Parametric(Learner):
             if not len(x):
                 return {"loss": 0.0}
             checks.check_finite(features, where)
-            write = self._staged(features, y)
+            write = self._staged(features, y, where)
             if self.base_optimizer is None:
                 loss = _loss(logits, y, where)
             else:
                 self._check_optimizer(self.base_optimizer, where)
                 with as_before_if_it_fails(self.features, self.head):
                     self.base_optimizer.zero_grad(set_to_none=True)
-                    loss = _loss(self.head(self.features(x).flatten(1)), y, where)
+                    trained = self._features(x, "features in train mode", where)
+                    loss = _loss(self.head(trained.flatten(1)), y, where)
                     loss.backward()
                     checks.check_gradients(self.base_optimizer, where)
                     self.base_optimizer.step()
@@ -134,14 +141,14 @@ class Parametric(Learner):
             TypeError, ValueError: as `observe`. Batches before the bad one stay written.
         """
         where = f"{type(self).__name__}.fit_memory"
-        device = self.head.weight.device
+        device = last_layer(self.head).weight.device
         for x, y in pairs(loader, where, progress=progress):
             checks.check_samples(x, where)
             x, y = x.to(device), y.to(device) if isinstance(y, Tensor) else y
             features, _ = self._encode(x, where)
             checks.check_labels(y, len(x), self.num_classes, device, where)
             checks.check_finite(features, where)
-            self._staged(features, y)()
+            self._staged(features, y, where)()
 
     def on_task_end(self, loader: Batches | None = None) -> None:
         """Write the samples of `loader`, if given, to the memory; see `fit_memory`.
@@ -212,6 +219,7 @@ class Parametric(Learner):
         features, logits = self._encode(x, where)
         if features.device.type == "cpu":  # elsewhere the look would wait for the device
             checks.check_finite(features, where)
+            checks.check_outputs(logits, where)
         return self._scores(features, logits, where)
 
     def _scores(self, features: Tensor, logits: Tensor, where: str) -> Tensor:
@@ -222,30 +230,41 @@ class Parametric(Learner):
     @torch.no_grad()
     def _encode(self, x: Tensor, where: str) -> tuple[Tensor, Tensor]:
         """h_x [B, d] and the base logits [B, C], widened to float32 at least, in eval mode."""
-        checks.check_head(self.head, self.memory, where)
-        classes, dim = self.head.weight.shape
+        checks.check_modules(self.features, self.head, self.memory, where)
+        last = last_layer(self.head)
+        first = self.head if isinstance(self.head, nn.Linear) else self.head[0]
+        dim = first.in_features if isinstance(first, nn.Linear) else None
+        if dim is None and self.memory is not None:
+            dim = self.memory.dim
         if not len(x):  # modules that reshape fail on an empty batch
-            empty = self.head.weight.new_empty(0, dim)
-            return empty, _widened(empty.new_empty(0, classes))
+            empty = last.weight.new_empty(0, dim or 0)
+            return empty, _widened(empty.new_empty(0, last.out_features))
         with evaluating(self.features, self.head):
-            try:
-                features = self.features(x)
-            except (RuntimeError, IndexError) as error:
-                # Subclasses of RuntimeError tell of the machine: out of memory, a device's fault.
-                if type(error) not in (RuntimeError, IndexError):
-                    raise
-                raise ValueError(
-                    f"{where}: features cannot take x, {x.dtype} {list(x.shape)}: {error}"
-                ) from error
+            features = self._features(x, "features", where)
             checks.check_features(features, len(x), dim, self.memory, where)
             features = features.flatten(1)
             return features, _widened(self.head(features))
 
-    def _staged(self, features: Tensor, y: Tensor) -> Callable[[], None]:
+    def _features(self, x: Tensor, what: str, where: str) -> Tensor:
+        try:
+            features: Tensor = self.features(x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            # Subclasses of RuntimeError tell of the machine: out of memory, a device's fault.
+            if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+                raise
+            raise ValueError(
+                f"{where}: {what} cannot take x, {x.dtype} {list(x.shape)}: {error}"
+            ) from error
+        return features
+
+    def _staged(self, features: Tensor, y: Tensor, where: str) -> Callable[[], None]:
         """Checks the samples now; the returned call writes them to the memory, if there is one."""
-        return (lambda: None) if self.memory is None else self.memory.staged(features, y)
+        if self.memory is None:
+            return lambda: None
+        return self.memory.staged(features, y, where=where)
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer, where: str) -> None:
+        checks.check_optimizer(optimizer, where)
         own = {id(p) for module in (self.features, self.head) for p in module.parameters()}
         held = [p for group in optimizer.param_groups for p in group["params"]]
         if any(id(p) not in own for p in held):

@@ -20,6 +20,8 @@ def pairs(
         from rich.progress import track
 
         loader = track(loader, description=where)
+    if not isinstance(loader, Iterable):
+        raise TypeError(f"{where}: loader must give pairs (x, y), got {type(loader).__name__}")
     for batch in loader:
         try:
             x, y = batch

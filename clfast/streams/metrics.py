@@ -31,6 +31,7 @@ class AccuracyMatrix:
 
     @property
     def num_tasks(self) -> int:
+        """T."""
         return len(self._before)
 
     @property

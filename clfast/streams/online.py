@@ -28,6 +28,7 @@ class LabelledDataset(Dataset[tuple[Any, Tensor]]):
 
     @property
     def y(self) -> Tensor:
+        """All labels [N] int64."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -78,9 +79,10 @@ class ItemDataset(LabelledDataset):
     @property
     def y(self) -> Tensor:
         if self._y is None:
-            # torchvision's `targets` spare a pass that would decode every image.
+            # torchvision's `targets` spare a pass that would decode every image. They are what was
+            # read, before any transform of the targets.
             targets = getattr(self._items, "targets", None)
-            if targets is None:
+            if targets is None or _transforms_targets(self._items):
                 targets = [int(self[i][1]) for i in range(len(self))]
             self._y = _as_labels(targets, len(self), self._name)
         return self._y
@@ -183,11 +185,20 @@ def as_generator(generator: torch.Generator | int, name: str) -> torch.Generator
         return cpu_generator(generator, name)
     try:
         return torch.Generator().manual_seed(operator.index(generator))
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(f"{name}: generator must be a 64-bit seed, got {generator}") from error
     except TypeError:
         raise TypeError(
             f"{name}: generator must be a torch.Generator or an int seed, "
             f"got {type(generator).__name__}"
         ) from None
+
+
+def _transforms_targets(items: Any) -> bool:
+    """Whether a torchvision data set changes its targets when an item is read."""
+    both = getattr(items, "transforms", None)
+    separate = both is None or hasattr(both, "target_transform")
+    return getattr(items, "target_transform", None) is not None or not separate
 
 
 def _as_tensor(array: Any, name: str) -> Tensor:

@@ -88,7 +88,7 @@ def test_another_config_is_refused_by_its_keys(tmp_path: Path) -> None:
     RunFolder(tmp_path, Config()).log(step=1)
     before = contents(tmp_path)
     other = {"name": "demo", "training": {"lr": 0.2, "sizes": [2, 3]}, "seed": 1}
-    message = r"seed is missing there, 1 now; training\.lr is 0\.1 there, 0\.2 now$"
+    message = r"seed is missing there, 1 now; training\.lr is 0\.1 there, 0\.2 now; choose"
     with pytest.raises(ValueError, match=message):
         RunFolder(tmp_path, other)
     with pytest.raises(ValueError, match=r"name is \"demo\" there, missing now"):
@@ -107,10 +107,21 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_start_cut_short_does_not_block_the_folder(tmp_path: Path) -> None:
-    (tmp_path / ".config.json.abc.tmp").mkdir()
-    (tmp_path / ".config.json.abc.tmp" / "config.json").write_text('{"na')
+    (tmp_path / ".clfast-abc.tmp").mkdir()
+    (tmp_path / ".clfast-abc.tmp" / "config.json").write_text('{"na')
     assert RunFolder(tmp_path, {"a": 1}).config == {"a": 1}
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    RunFolder(tmp_path, {"a": 1})
+    (tmp_path / ".x.1.tmp").write_text("mine")
+    (tmp_path / ".y.2.tmp").mkdir()
+    (tmp_path / ".clfast-z.tmp").write_text("mine, too")
+    RunFolder(tmp_path, {"a": 1})
+    assert {entry.name for entry in tmp_path.glob(".*.tmp")} == {
+        *(".x.1.tmp", ".y.2.tmp", ".clfast-z.tmp"),
+    }
 
 
 @pytest.mark.parametrize("config", [{"a": object()}, {"a": float("nan")}, [1], Config, "a"])

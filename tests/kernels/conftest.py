@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,9 +39,9 @@ def _run(*command: str) -> None:
 @pytest.fixture(scope="session")
 def build_folder() -> Path:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        pytest.skip(
-            "the kernels' Python modules need Python's headers: apt-get install python3-dev"
-        )
+        missing = "the kernels' Python modules need Python's headers: apt-get install python3-dev"
+        # Where sanitizers are asked for, a check that did not run must not pass for one that did.
+        (pytest.fail if SANITIZE else pytest.skip)(missing)
     folder = ROOT / "build" / ("kernels-sanitize" if SANITIZE else "kernels")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:  # one build at a time, whoever runs the tests
@@ -92,3 +93,8 @@ def level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
         pytest.skip("this processor has no such SIMD level")
     number: int = request.param
     return number
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -44,11 +44,6 @@ every_kernel = pytest.mark.parametrize("kernel", ADAPTATION)
 every_pair = pytest.mark.parametrize(("dtype", "kind"), PAIRS)
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
 def in_every_order(cuda: ModuleType, outputs: Shapes, call: Callable[..., None]) -> list[Array]:
     """The outputs of a launch, which are the same bits in whatever order threads and blocks run."""
     try:

@@ -33,6 +33,7 @@ def test_repr_tells_kind_and_length() -> None:
     memory = filled(3, capacity=7, policy="reservoir", dtype=torch.bfloat16)
     assert repr(memory) == (
         "KeyValueMemory(dim=4, capacity=7, policy='reservoir', index='exact', dtype='bfloat16', "
+        "index_parameters='', candidates=4, "
         "device='cpu', len=3)"
     )
 

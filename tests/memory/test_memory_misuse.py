@@ -147,7 +147,9 @@ BAD_KIND: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "policy must be one of ring, reservoir, class_balanced, got 'fifo'",
     ),
-    ({"index": "IVF256,PQ32"}, ValueError, "index must be one of exact, got 'IVF256,PQ32'"),
+    ({"index": 3}, TypeError, "index must be a string, got int"),
+    ({"index_parameters": "nprobe=4"}, ValueError, "index_parameters are for an index of faiss"),
+    ({"candidates": 0}, ValueError, "candidates must be at least 1, got 0"),
     ({"dtype": torch.int64}, ValueError, "dtype must be one of torch.float32"),
     ({"dtype": "float32"}, ValueError, "dtype must be one of torch.float32"),
 ]

@@ -7,6 +7,7 @@ import os
 import resource
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,8 @@ def test_any_safetensors_reader_reads_the_file(path: Path) -> None:
             "policy": "class_balanced",
             "index": "exact",
             "dtype": "float32",
+            "index_parameters": "",
+            "candidates": 4,
         },
     }
 
@@ -172,3 +175,23 @@ def test_a_disk_that_takes_no_more_leaves_the_old_file(path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert same(snapshot(KeyValueMemory.from_file(path)), snapshot(old))
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_the_permissions_of_an_old_file_stay(path: Path) -> None:
+    filled(5).save(path)
+    path.chmod(0o640)
+    filled(9).save(path)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("call", ["save", "load", "from_file"])
+@pytest.mark.parametrize("wrong", [None, 3, b"memory"])
+def test_paths_that_are_none(call: str, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=rf"KeyValueMemory\.{call}: path must be a str or a Path"):
+        getattr(filled(3), call)(wrong)
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("m" * 255)
+    filled(5).save(path)
+    assert len(KeyValueMemory.from_file(path)) == 5

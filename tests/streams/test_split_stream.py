@@ -167,3 +167,29 @@ def test_bad_data_is_named() -> None:
         SplitStream([], TEST, num_tasks=2)
     with pytest.raises(ValueError, match="SplitStream: train y must not be negative"):
         SplitStream([(0.0, -1), (0.0, 0)], TEST, num_tasks=2)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_targets_that_are_transformed_when_an_item_is_read(joint: bool) -> None:
+    """torchvision's `targets` are what was read: tasks and items must agree on what comes out."""
+
+    class Shifted(Items):
+        def __init__(self) -> None:
+            super().__init__(*TRAIN, targets=True)
+            if joint:
+                self.transforms = lambda x, y: (x, (y + 1) % 3)
+                self.target_transform = None
+            else:
+                self.target_transform = lambda y: (y + 1) % 3
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            x, y = super().__getitem__(i)
+            return x, (y + 1) % 3
+
+    items = Shifted()
+    stream = SplitStream(items, items, classes_per_task=1)
+    for task in stream:
+        for position in range(len(task.train)):
+            x, label = task.train[position]
+            at = next(i for i in range(len(items)) if torch.equal(items[i][0], x))
+            assert int(label) == items[at][1] == stream.class_order[task.index]

@@ -1,0 +1,148 @@
+"""How a memory is searched: by every key, or by the candidates of an approximate index of faiss."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.retrieval import Neighbors, knn
+from .config import Config
+from .rows import Rows
+
+
+class Index(ABC):
+    """Finds the nearest rows; told of rows that are overwritten, and not of those appended."""
+
+    @abstractmethod
+    def search(self, rows: Rows, queries: Tensor, k: int) -> Neighbors:
+        """Exact distances [B, k] and slots; queries in the precision of the rows' norms."""
+
+    def overwritten(self, slots: Tensor) -> None:  # noqa: B027 - the exact index keeps nothing
+        """Slots whose rows have changed."""
+
+    def rebuild(self, rows: Rows) -> None:  # noqa: B027 - nothing is built
+        """Forget what was learnt of the rows, and learn it again."""
+
+
+class ExactIndex(Index):
+    """Every key is compared."""
+
+    def search(self, rows: Rows, queries: Tensor, k: int) -> Neighbors:
+        return knn(queries, rows.keys, k, key_sq_norms=rows.sq_norms)
+
+
+class FaissIndex(Index):
+    """Candidates from an index of faiss, re-ranked by their exact distances.
+
+    It is trained at the first search, on the rows that are there then. Appended rows are added at
+    the next search. Rows that were overwritten since are searched exactly beside the candidates,
+    and all rows are added again, without a new training, when they are more than an eighth of the
+    memory. A query for which the index finds fewer than k candidates is searched exactly.
+    """
+
+    _MOST_STALE = 1 / 8
+
+    def __init__(self, config: Config, where: str) -> None:
+        self._config = config
+        self._faiss = _import_faiss(config.index, where)
+        try:
+            self._index = self._untrained()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{where}: index must be 'exact' or a factory string of faiss with its "
+                f"index_parameters, got {config.index!r} and {config.index_parameters!r}: "
+                f"{_reason(error)}"
+            ) from error
+        self._stale: set[int] = set()
+
+    def overwritten(self, slots: Tensor) -> None:
+        self._stale.update(slot for slot in slots.tolist() if slot < self._index.ntotal)
+
+    def rebuild(self, rows: Rows) -> None:
+        self._train(rows)
+
+    def search(self, rows: Rows, queries: Tensor, k: int) -> Neighbors:
+        self._update(rows)
+        wanted = min(self._config.candidates * k, self._index.ntotal)
+        _, found = self._index.search(queries.float().contiguous().numpy(), wanted)
+        stale = torch.tensor(sorted(self._stale), dtype=torch.int64)
+        distances, slots = [], []
+        for query, candidates in zip(queries, torch.from_numpy(found), strict=True):
+            # Candidates lack the stale rows' true places, and may hold them by their old ones.
+            near = torch.cat([candidates[candidates >= 0], stale]).unique()
+            if len(near) < k:
+                near = torch.arange(len(rows))
+            best = knn(query[None], rows.keys[near], k, key_sq_norms=rows.sq_norms[near])
+            distances.append(best.sq_distances)
+            slots.append(near[best.indices])
+        return Neighbors(
+            torch.cat([queries.new_empty(0, k), *distances]),
+            torch.cat([torch.empty(0, k, dtype=torch.int64), *slots]),
+        )
+
+    def _update(self, rows: Rows) -> None:
+        if not self._index.is_trained or self._index.ntotal > len(rows):
+            self._train(rows)
+        elif len(self._stale) > self._MOST_STALE * len(rows):
+            self._index.reset()
+            self._stale.clear()
+        self._add(rows, self._index.ntotal)
+
+    def _train(self, rows: Rows) -> None:
+        trained = self._untrained()
+        try:
+            trained.train(rows.keys.float().contiguous().numpy())
+        except RuntimeError as error:
+            raise ValueError(
+                f"KeyValueMemory: index {self._config.index!r} cannot be trained on the "
+                f"{len(rows)} rows that are stored; add more, or choose a coarser index "
+                f"({_reason(error)})"
+            ) from error
+        self._index = trained
+        self._stale.clear()
+        self._add(rows, 0)
+
+    def _untrained(self) -> Any:
+        index = self._faiss.index_factory(self._config.dim, self._config.index)
+        if self._config.index_parameters:
+            space = self._faiss.ParameterSpace()
+            space.set_index_parameters(index, self._config.index_parameters)
+        return index
+
+    def _add(self, rows: Rows, first: int) -> None:
+        if first < len(rows):
+            self._index.add(rows.keys[first:].float().contiguous().numpy())
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of faiss's message: those before tell of its source code."""
+    return str(error).strip().rsplit("\n", 1)[-1]
+
+
+def make_index(config: Config, device: torch.device, where: str) -> Index:
+    """The index that a config names; ModuleNotFoundError or ValueError if there is none."""
+    if config.index == "exact":
+        return ExactIndex()
+    if device.type != "cpu":
+        raise ValueError(
+            f"{where}: index {config.index!r} searches on the CPU; keep the memory there, or use "
+            "index='exact'"
+        )
+    return FaissIndex(config, where)
+
+
+def _import_faiss(index: str, where: str) -> Any:
+    try:
+        # Its import warns of a deprecation, and crashes where warnings are errors.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import faiss
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{where}: index {index!r} needs faiss: pip install faiss-cpu"
+        ) from error
+    return faiss
