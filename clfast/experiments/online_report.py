@@ -35,14 +35,14 @@ def run(
         ValueError: the folder holds something else.
     """
     folder = RunFolder(path, config)
-    done = {line["seed"] for line in folder.metrics()}
+    done = {line.get("seed") for line in folder.metrics()}
     missing = [seed for seed in range(config.seeds) if seed not in done]
     chunks = -(-len(images.test[1]) // config.chunk)
     with threads(config.threads):
         steps = _steps(config, images, missing, folder)
         for trial, x, y in track(steps, f"Online adaptation, {config.data}", len(missing) * chunks):
             trial.step(x, y)
-    records = [record for line in folder.metrics() for record in line["methods"]]
+    records = [record for line in folder.metrics() for record in line.get("methods", [])]
     results = table(config, records)
     write_text(folder.path / "table.json", results.to_json())
     return results, plot(config, records, len(images.test[1]), folder.path / "new_classes.png")
