@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -58,6 +59,7 @@ class FaissIndex(Index):
                 f"{_reason(error)}"
             ) from error
         self._stale: set[int] = set()
+        self._lock = threading.Lock()
 
     def overwritten(self, slots: Tensor) -> None:
         self._stale.update(slot for slot in slots.tolist() if slot < self._index.ntotal)
@@ -66,7 +68,14 @@ class FaissIndex(Index):
         self._train(rows)
 
     def search(self, rows: Rows, queries: Tensor, k: int) -> Neighbors:
-        self._update(rows)
+        if torch.is_grad_enabled() and queries.requires_grad:
+            raise RuntimeError(
+                "KeyValueMemory.search: queries requires grad, but search has no gradient; call "
+                "it under torch.no_grad() or pass queries.detach()"
+            )
+        queries = queries.detach()
+        with self._lock:  # of threads that predict together, one brings the index up to date
+            self._update(rows)
         wanted = min(self._config.candidates * k, self._index.ntotal)
         _, found = self._index.search(queries.float().contiguous().numpy(), wanted)
         stale = torch.tensor(sorted(self._stale), dtype=torch.int64)
@@ -93,18 +102,18 @@ class FaissIndex(Index):
         self._add(rows, self._index.ntotal)
 
     def _train(self, rows: Rows) -> None:
-        trained = self._untrained()
         try:
-            trained.train(rows.keys.float().contiguous().numpy())
+            trained = self._untrained()
+            trained.train(self._as_faiss_takes(rows, 0))
         except RuntimeError as error:
             raise ValueError(
-                f"KeyValueMemory: index {self._config.index!r} cannot be trained on the "
+                f"KeyValueMemory.search: index {self._config.index!r} cannot be trained on the "
                 f"{len(rows)} rows that are stored; add more, or choose a coarser index "
                 f"({_reason(error)})"
             ) from error
+        trained.add(self._as_faiss_takes(rows, 0))
         self._index = trained
         self._stale.clear()
-        self._add(rows, 0)
 
     def _untrained(self) -> Any:
         index = self._faiss.index_factory(self._config.dim, self._config.index)
@@ -115,7 +124,18 @@ class FaissIndex(Index):
 
     def _add(self, rows: Rows, first: int) -> None:
         if first < len(rows):
-            self._index.add(rows.keys[first:].float().contiguous().numpy())
+            self._index.add(self._as_faiss_takes(rows, first))
+
+    @staticmethod
+    def _as_faiss_takes(rows: Rows, first: int) -> Any:
+        """Keys in float32; faiss does not survive squares that overflow there."""
+        keys = rows.keys[first:].float()
+        if not bool(keys.square().sum(1).isfinite().all()):
+            raise ValueError(
+                "KeyValueMemory.search: keys have squared norms beyond float32, in which faiss "
+                "searches; scale them, or use index='exact'"
+            )
+        return keys.contiguous().numpy()
 
 
 def _reason(error: RuntimeError) -> str:

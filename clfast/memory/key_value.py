@@ -234,7 +234,11 @@ class KeyValueMemory:
         self._content = Content(self._config, self.device, self._content.generator)
 
     def to(self, device: torch.device | str) -> KeyValueMemory:
-        """Move the rows to a device, in place; returns the memory itself."""
+        """Move the rows to a device, in place; returns the memory itself.
+
+        Raises TypeError or ValueError for what is no usable device, and for an index of faiss
+        anywhere but on the CPU; the memory is as before.
+        """
         moved = _arguments.device(device, "KeyValueMemory.to")
         self._content.index = make_index(self._config, moved, "KeyValueMemory.to")
         self._content.rows.to(moved)
@@ -263,7 +267,7 @@ class KeyValueMemory:
         """Copies of all that the memory knows: tensors, and what kind of memory it is.
 
         Counts, the policy's knowledge and the generator's state are part of it: a memory that loads
-        it goes on bit for bit as this one would.
+        it goes on bit for bit as this one would. An index of faiss is not: it is trained anew.
         """
         return {
             name: entry.clone() if isinstance(entry, Tensor) else entry

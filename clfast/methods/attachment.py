@@ -102,6 +102,7 @@ class Attachment:
 
     @property
     def memory(self) -> KeyValueMemory:
+        """Where the neighbours come from."""
         return self.learner.memory
 
     def detach(self) -> None:
@@ -132,10 +133,14 @@ class Attachment:
         where = "Attachment.fit_memory"
         device = self._head(where).weight.device
         for x, y in pairs(loader, where, progress=progress):
-            self._write(x.to(device), y.to(device), where)
+            checks.check_samples(x, where)
+            self._write(x.to(device), y.to(device) if isinstance(y, Tensor) else y, where)
 
     def on_task_end(self, loader: Batches | None = None) -> None:
-        """Write the samples of `loader`, if given; then see `Hebb.on_task_end`."""
+        """Write the samples of `loader`, if given; then see `Hebb.on_task_end`.
+
+        Raises as `fit_memory`.
+        """
         if loader is not None:
             self.fit_memory(loader)
         self.learner.head = self._head("Attachment.on_task_end")
@@ -149,7 +154,12 @@ class Attachment:
     def _write(self, x: Any, y: Tensor, where: str) -> None:
         head = self._head(where)
         with evaluating(self.model), torch.no_grad(), _capturing() as inputs:
-            self.model(x)
+            try:
+                self.model(x)
+            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+                if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+                    raise  # of the machine: out of memory, a device's fault
+                raise ValueError(f"{where}: the model cannot take x: {error}") from error
         if not inputs:
             raise ValueError(f"{where}: the model's forward pass does not call {self._name!r}")
         features = inputs[-1].float() if inputs[-1].dtype != torch.float64 else inputs[-1]
@@ -166,14 +176,19 @@ class Attachment:
             return
         if self._head_hook is not None:
             self._head_hook.remove()
-        self._hooked, self._head_hook = head, head.register_forward_hook(self._adapt)
+        self._hooked, self._head_hook = (
+            head,
+            head.register_forward_hook(self._adapt, with_kwargs=True),
+        )
 
-    def _adapt(self, head: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor | None:
+    def _adapt(
+        self, head: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], logits: Tensor
+    ) -> Tensor | None:
         captured = _captured.get()
         if captured is not None:
-            captured.append(args[0].detach())
+            captured.append(_input_of(args, kwargs).detach())
             return None
-        if head.training or not len(self.memory):
+        if self.model.training or not len(self.memory):
             return None
         where = "Attachment"
         checks.check_head(head, self.memory, where)
@@ -181,7 +196,7 @@ class Attachment:
         self.learner.head = head
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-            features = args[0].detach().to(wide).reshape(-1, head.in_features)
+            features = _input_of(args, kwargs).detach().to(wide).reshape(-1, head.in_features)
             if features.device.type == "cpu":  # elsewhere the look would wait for the device
                 checks.check_finite(features, where)
             base = logits.detach().to(wide).reshape(-1, head.out_features)
@@ -198,6 +213,10 @@ def _capturing() -> Iterator[list[Tensor]]:
         yield inputs
     finally:
         _captured.reset(token)
+
+
+def _input_of(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
+    return args[0] if args else kwargs["input"]
 
 
 def _head_of(model: nn.Module, name: str, where: str) -> nn.Linear:

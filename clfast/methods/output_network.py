@@ -7,7 +7,7 @@ forward pass brings there (appendix B.2). Queries go through `torch.func` togeth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -63,19 +63,30 @@ def adapted_logits(
     parameters changes.
     """
     parameters = {name: p.detach() for name, p in head.named_parameters()}
-    bytes_each = 3 * sum(p.numel() * p.element_size() for p in parameters.values())
-    chunk = max(1, _BUDGET // max(bytes_each, 1))
-    dtype = last_layer(head).weight.dtype
+    # 16-bit numbers are adapted in float32, as those of a single layer are.
+    dtype = torch.float64 if last_layer(head).weight.dtype == torch.float64 else torch.float32
+    parameters = {name: p.to(dtype) for name, p in parameters.items()}
+    widths = sum(p.shape[0] for p in parameters.values()) + queries.shape[1]
+    numbers_each = 3 * sum(p.numel() for p in parameters.values())
+    numbers_each += 3 * neighbors.indices.shape[1] * widths
+    chunk = max(1, _BUDGET // (numbers_each * (8 if dtype == torch.float64 else 4)))
+    update = replace(update, interpolation=update.interpolation.to(dtype))
     logits = [queries.new_empty(0, last_layer(head).out_features, dtype=dtype)]
     # Autograd may not keep inference tensors.
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.autocast(queries.device.type, enabled=False):
         for begin in range(0, len(queries), chunk):
             part = slice(begin, begin + chunk)
             rows = neighbors.indices[part]
             closeness = 1 / (update.eps + neighbors.sq_distances[part])
             at = _Neighbourhood(keys[rows].to(dtype), labels[rows], closeness.to(dtype))
             logits.append(_logits(head, parameters, queries[part].to(dtype), at, update))
-    return torch.cat(logits)
+    found = torch.cat(logits)
+    # Elsewhere the look would wait for the device.
+    if found.device.type == "cpu" and bool(found.isnan().any()):
+        raise RuntimeError(
+            "the adapted output network gives NaN: look at lr and eta, and at keys and parameters"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -103,17 +114,20 @@ def _logits(
 
     hidden = vmap(brings)(lower, queries) if lower else body(queries)  # [B, h]
     weight = f"{len(head) - 1}.weight"
-    base = F.linear(hidden, last.weight.detach())
+    start = parameters[weight]
+    base = F.linear(hidden, start)
     moved = (own[weight] @ hidden[:, :, None])[:, :, 0] - base
     if last.bias is not None:
-        base = base + last.bias.detach()
-        moved = moved + own[f"{len(head) - 1}.bias"] - last.bias.detach()
+        shift = parameters[f"{len(head) - 1}.bias"]
+        base = base + shift
+        moved = moved + own[f"{len(head) - 1}.bias"] - shift
     logits = base + (1 - update.interpolation) * moved
     if update.eta == 0:
         return logits
     # Eq. 4 at the query: sum over N_i of c_k (<h_k, h> + 1), the 1 for the bias, over |N_i|.
-    with torch.no_grad():
-        free = body(at.keys.flatten(0, 1)).unflatten(0, at.labels.shape)  # [B, K, h]
+    given = {name: parameters[name] for name in lower}
+    free = functional_call(body, (given, buffers), (at.keys.flatten(0, 1),))
+    free = free.unflatten(0, at.labels.shape)  # [B, K, h]
     share = 0.0 if last.bias is None else 1.0
     terms = at.closeness * ((free @ hidden[:, :, None])[:, :, 0] + share)
     sums = torch.zeros_like(logits).scatter_add_(1, at.labels, terms)

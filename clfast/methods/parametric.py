@@ -243,7 +243,15 @@ class Parametric(Learner):
             features = self._features(x, "features", where)
             checks.check_features(features, len(x), dim, self.memory, where)
             features = features.flatten(1)
-            return features, _widened(self.head(features))
+            try:
+                return features, _widened(self.head(features))
+            except RuntimeError as error:
+                if type(error) is not RuntimeError:
+                    raise
+                raise ValueError(
+                    f"{where}: head cannot take the features of x, {features.dtype} "
+                    f"{list(features.shape)}: {error}"
+                ) from error
 
     def _features(self, x: Tensor, what: str, where: str) -> Tensor:
         try:

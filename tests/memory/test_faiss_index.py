@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,33 @@ def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModuleNotFoundError, match="'Flat' needs faiss: pip install faiss-cpu"):
         KeyValueMemory(4, index="Flat")
+
+
+def test_keys_whose_squares_overflow_in_faiss() -> None:
+    memory = KeyValueMemory(DIM, index="IVF4,Flat", dtype=torch.float64)
+    memory.add(rows(100)[0].double() * 1e30, rows(100)[1])
+    with pytest.raises(ValueError, match="keys have squared norms beyond float32"):
+        memory.search(QUERIES, 3)
+
+
+def test_queries_that_require_grad() -> None:
+    memory = filled(200)
+    with pytest.raises(RuntimeError, match=r"KeyValueMemory\.search: queries requires grad"):
+        memory.search(QUERIES.clone().requires_grad_(), 3)
+    with torch.no_grad():
+        assert memory.search(QUERIES.clone().requires_grad_(), 3).indices.shape == (20, 3)
+
+
+def test_threads_that_search_first() -> None:
+    memory = filled(3000)
+    found: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(memory.search(QUERIES, 4).indices))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert all(torch.equal(indices, found[0]) for indices in found)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -258,23 +256,3 @@ def test_to_returns_the_memory_itself() -> None:
     before = snapshot(memory)
     assert memory.to("cpu") is memory
     assert same(snapshot(memory), before)
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("policy", POLICIES)
-def test_rows_on_a_gpu_are_the_same(policy: str) -> None:
-    keys, values = stream(90)
-    on_cpu = KeyValueMemory(4, capacity=8, policy=policy)
-    on_gpu = KeyValueMemory(4, capacity=8, policy=policy, device="cuda")
-    on_cpu.add(keys, values)
-    on_gpu.add(keys.cuda(), values.cuda())
-    assert on_gpu.keys.device.type == "cuda"
-    assert torch.equal(on_gpu.keys.cpu(), on_cpu.keys)
-    assert torch.equal(on_gpu.values.cpu(), on_cpu.values)
-    assert torch.equal(on_gpu.seen(3).cpu(), on_cpu.seen(3))
-    assert torch.equal(on_gpu.counts(3).cpu(), on_cpu.counts(3))
-    assert pickle.loads(pickle.dumps(on_gpu)).device == on_gpu.device
-    nearest = on_gpu.search(on_gpu.keys.clone(), 1).indices[:, 0]
-    assert nearest.tolist() == list(range(8))
-    assert torch.equal(on_gpu.to("cpu").keys, on_cpu.keys)

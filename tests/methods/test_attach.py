@@ -276,3 +276,34 @@ def test_the_head_goes_by_its_name() -> None:
     made = clfast.attach(nested, "0.1", k=3)
     made.write(*batch(5))
     assert len(made.memory) == 5
+
+
+def test_a_new_head_on_a_model_in_eval_mode() -> None:
+    """A new layer is in train mode, whatever the model is in."""
+    classifier, _ = attach()
+    classifier.fc = nn.Linear(DIM, CLASSES)
+    weight, bias = classifier.fc.parameters()
+    plain = nn.functional.linear(classifier.net(X), weight, bias)
+    assert not torch.equal(classifier(X), plain)
+
+
+def test_a_head_that_is_called_by_keyword() -> None:
+    class ByKeyword(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(input=self.net(x))
+            return logits
+
+    classifier = ByKeyword()
+    made = clfast.attach(classifier, **OPTIONS["hebb"])
+    made.write(*batch(40, seed=1))
+    assert torch.equal(classifier.eval()(X), attach()[0](X))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 7), [1, 2]])
+def test_what_the_model_cannot_take(x: Any) -> None:
+    _, made = attach()
+    with pytest.raises(ValueError, match=r"Attachment\.write: the model cannot take x"):
+        made.write(x, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"Attachment\.fit_memory: y must be a torch.Tensor"):
+        made.fit_memory([(X, [0] * 9)])  # type: ignore[list-item]
+    assert len(made.memory) == 40

@@ -150,6 +150,19 @@ def test_a_batch_that_the_features_cannot_be_trained_on(name: str) -> None:
         method.observe(X[:1], Y[:1])
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_features_of_another_dtype_than_the_head(name: str) -> None:
+    method = learner(name)
+    method.features = nn.Flatten()
+    method.head = nn.Linear(16, CLASSES)
+    method.memory = KeyValueMemory(16)
+    method.memory.add(torch.randn(9, 16), torch.arange(9) % CLASSES)
+    for call in (method.predict, method.predict_log_proba):
+        wanted = rf"^{name}\.{call.__name__}: head cannot take the features of x, torch.float64"
+        with pytest.raises(ValueError, match=wanted):
+            call(X.double())
+
+
 @pytest.mark.parametrize("name", WITH_MEMORY)
 def test_a_memory_replaced_by_something_else(name: str) -> None:
     for memory in (None, "mem"):

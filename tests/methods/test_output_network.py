@@ -166,3 +166,33 @@ def test_the_rest_of_a_learner() -> None:
 def test_heads_that_are_none(head: nn.Sequential, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         MbPA(nn.Identity(), head, filled())
+
+
+@pytest.mark.parametrize("memory_dtype", [torch.float32, F64, torch.bfloat16])
+@pytest.mark.parametrize("head_dtype", [torch.float32, F64, torch.bfloat16])
+def test_dtypes_of_network_and_memory_may_differ(
+    memory_dtype: torch.dtype, head_dtype: torch.dtype
+) -> None:
+    memory = KeyValueMemory(DIM, dtype=memory_dtype)
+    memory.add(*batch(40, seed=1))
+    x = batch(5, seed=2)[0]
+    exact = Hebb(nn.Identity(), network(), filled(), k=9, steps=1, optimizer="sgd")
+    hebb = Hebb(nn.Identity(), network().to(head_dtype), memory, k=9, steps=1, optimizer="sgd")
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=head_dtype == torch.float32):
+        found = hebb.predict_log_proba(x.to(head_dtype))
+    torch.testing.assert_close(found.double(), exact.predict_log_proba(x), rtol=0.1, atol=0.1)
+
+
+def test_an_adaptation_that_explodes_is_no_answer() -> None:
+    hebb = Hebb(
+        nn.Identity(),
+        network().float(),
+        KeyValueMemory(DIM),
+        k=9,
+        steps=3,
+        lr=1e38,
+        optimizer="sgd",
+    )
+    hebb.memory.add(*batch(40, seed=1))
+    with pytest.raises(RuntimeError, match="the adapted output network gives NaN"):
+        hebb.predict(batch(5, seed=2)[0].float())
