@@ -56,11 +56,12 @@ def test_an_output_network_and_an_attachment_on_a_gpu() -> None:
             head = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 5)).to(device)
         hebb = Hebb(nn.Flatten(), head, KeyValueMemory(16, device=device), k=9, optimizer="sgd")
         hebb.fit_memory([(x, y)])
+        scores = hebb.predict_log_proba(queries.to(device)).cpu()
         net = nn.Sequential(nn.Flatten(), head[0], nn.ReLU(), head[2])
         made = clfast.attach(net, "3", k=9, optimizer="sgd")
         made.fit_memory([(x, y)])
         with torch.no_grad():
             logits = net.eval()(queries.to(device))
-        found.append((hebb.predict_log_proba(queries.to(device)).cpu(), logits.cpu()))
+        found.append((scores, logits.cpu()))
     for on_gpu, on_cpu in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)
