@@ -52,7 +52,11 @@ class MixtureTerm:
         _check_mixture(self.theta, self.gamma, self.form, where)
 
     def blend(self, mixture: Tensor, scores: Tensor) -> Tensor:
-        """Log-probabilities [B, C], from those of Mixture and from scores of the other method."""
+        """Log-probabilities [B, C] of both.
+
+        mixture [B, C] are Mixture's log-probabilities, scores [B, C] the other method's logits or
+        log-probabilities.
+        """
         other = scores.log_softmax(1)
         share = scores.new_tensor([self.weight, 1 - self.weight]).log()
         return torch.logaddexp(share[0] + mixture, share[1] + other)

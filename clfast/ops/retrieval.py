@@ -20,6 +20,8 @@ _ops = torch.ops.clfast
 def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = None) -> Neighbors:
     """The k nearest keys of each query under squared Euclidean distance, exactly.
 
+    The neighbours N of a query in the Hebb paper's Eq. 2 and Algorithm 1.
+
     The k smallest distances in difference form, sum_j (q_j - h_j)^2, whose relative rounding error
     is about 1e-6 in float32; ordered by the returned distance, equal ones by the smaller row,
     infinite ones behind finite ones and NaN last. The result for a query does not depend on the

@@ -56,7 +56,10 @@ class AccuracyMatrix:
         return value
 
     def set_before(self, task: int, accuracy: float) -> None:
-        """Record the accuracy on `task` of the model before any training."""
+        """Record the accuracy on `task` of the model before any training.
+
+        Raises TypeError or ValueError for a task or an accuracy that is none.
+        """
         self._before[self._index(task)] = _fraction(accuracy)
 
     def average_accuracy(
