@@ -42,6 +42,8 @@ def integers(op: str, **given: object) -> None:
     """Raises TypeError for what does not count: numbers with a fraction, and True and False."""
     for name, value in given.items():
         if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"clfast::{op}: {name} must fit into 64 bits, got {value}")
             continue
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             kind = type(value).__name__
@@ -53,6 +55,15 @@ def numbers(op: str, **given: object) -> None:
         if not isinstance(value, int | float | torch.SymFloat):
             kind = type(value).__name__
             raise TypeError(f"clfast::{op}: {name} must be a number, got {kind}")
+        if isinstance(value, int) and abs(value) > 2**1000:
+            raise ValueError(f"clfast::{op}: {name} must be finite, got an int beyond 2**1000")
+
+
+def booleans(op: str, **given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, bool | torch.SymBool):
+            kind = type(value).__name__
+            raise TypeError(f"clfast::{op}: {name} must be True or False, got {kind}")
 
 
 def strings(op: str, **given: object) -> None:

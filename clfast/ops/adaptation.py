@@ -262,6 +262,8 @@ def interpolation_weights(
     op = "interpolation_weights"
     _check.tensors(op, counts=counts)
     _check.numbers(op, beta=beta)
+    if not isinstance(dtype, torch.dtype | None):
+        raise TypeError(f"clfast::{op}: dtype must be a torch.dtype, got {type(dtype).__name__}")
     dtype = dtype or torch.get_default_dtype()
     if uses_reference():
         _fake_interpolation_weights(counts, beta, dtype)

@@ -104,6 +104,7 @@ def class_means(
     op = "class_means"
     _check.tensors(op, features=features, labels=labels)
     _check.integers(op, num_classes=num_classes)
+    _check.booleans(op, normalize=normalize)
     _check.refuse_grad(op, features=features)
     if uses_reference():
         _fake_class_means(features, labels, num_classes, normalize)

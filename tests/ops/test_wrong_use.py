@@ -267,6 +267,7 @@ WRONG_KINDS: list[tuple[str, str, str, Change]] = [
     ("knn", "queries", "dense", _set(0, Tensor.to_sparse)),
     *(("knn", "k", "an integer", _put(2, value)) for value in (2.5, "3", True, None)),
     ("class_means", "features", "a tensor", _put(0, None)),
+    ("class_means", "normalize", "True or False", _put("normalize", "no")),
     ("class_means", "labels", "a tensor", _set(1, Tensor.numpy)),
     ("class_means", "num_classes", "an integer", _put(2, 8.0)),
     ("nearest_class_mean", "features", "a tensor", _put(0, None)),
@@ -274,6 +275,7 @@ WRONG_KINDS: list[tuple[str, str, str, Change]] = [
     ("nearest_class_mean", "metric", "a string", _put("metric", None)),
     ("interpolation_weights", "counts", "a tensor", _put(0, [1, 2])),
     ("interpolation_weights", "beta", "a number", _put(1, "0.5")),
+    ("interpolation_weights", "dtype", r"a torch\.dtype", _put("dtype", "float32")),
     ("hebbian_update", "num_classes", "an integer", _put(3, 7.5)),
     ("hebbian_update", "eps", "a number", _put("eps", "small")),
     ("hebbian_update", "select", "a tensor", _put("select", [True] * 7)),
@@ -299,6 +301,21 @@ WRONG_KINDS: list[tuple[str, str, str, Change]] = [
         for name in ("sq_distances", "indices")
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("op", "message", "change"),
+    [
+        ("knn", "k must fit into 64 bits", _put(2, 2**70)),
+        ("mbpa_update", "steps must fit into 64 bits", _put("steps", -(2**65))),
+        ("hebb_logits", "eta must be finite", _put("eta", 10**400)),
+    ],
+)
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_numbers_beyond_their_type(op: str, message: str, change: Change, backend: str) -> None:
+    args, kwargs = _arguments(op, change)
+    with clfast.backend(backend), pytest.raises(ValueError, match=rf"clfast::{op}: {message}"):
+        getattr(clfast.ops, op)(*args, **kwargs)
 
 
 @pytest.mark.parametrize(("op", "name", "kind", "change"), WRONG_KINDS)
