@@ -17,8 +17,8 @@ from torch.func import functional_call, grad, vmap
 from ..ops import Neighbors
 from ..ops.adaptation import Optimizer
 
-# Bytes that the parameters of the queries adapted together, their gradients and the optimizer's
-# state may take.
+# Bytes that the queries adapted together may take: their parameters, gradients, optimizer's state,
+# and their neighbours' activations.
 _BUDGET = 256 * 2**20
 
 
@@ -84,7 +84,8 @@ def adapted_logits(
     # Elsewhere the look would wait for the device.
     if found.device.type == "cpu" and bool(found.isnan().any()):
         raise RuntimeError(
-            "the adapted output network gives NaN: look at lr and eta, and at keys and parameters"
+            "clfast: the output network adapted at a query (MbPA, Hebb) gives NaN: look at lr and "
+            "eta, and at the keys and the network's parameters"
         )
     return found
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -51,17 +53,20 @@ def integers(op: str, **given: object) -> None:
 
 
 def numbers(op: str, **given: object) -> None:
+    """Raises TypeError for what is no number; numpy's and tensors of one element are."""
     for name, value in given.items():
-        if not isinstance(value, int | float | torch.SymFloat):
-            kind = type(value).__name__
-            raise TypeError(f"clfast::{op}: {name} must be a number, got {kind}")
         if isinstance(value, int) and abs(value) > 2**1000:
             raise ValueError(f"clfast::{op}: {name} must be finite, got an int beyond 2**1000")
+        one = isinstance(value, Tensor) and value.numel() == 1
+        if not one and not isinstance(value, float | torch.SymFloat | Real):
+            kind = type(value).__name__
+            raise TypeError(f"clfast::{op}: {name} must be a number, got {kind}")
 
 
 def booleans(op: str, **given: object) -> None:
+    """Raises TypeError for what is no switch; numpy's bool, 0 and 1 are."""
     for name, value in given.items():
-        if not isinstance(value, bool | torch.SymBool):
+        if not isinstance(value, bool | int | np.bool_ | torch.SymBool):
             kind = type(value).__name__
             raise TypeError(f"clfast::{op}: {name} must be True or False, got {kind}")
 
@@ -149,7 +154,7 @@ def same_device(op: str, name: str, tensor: Tensor, other_name: str, other: Tens
 
 def held(value: float, dtype: torch.dtype) -> float:
     """A number as the arithmetic sees it: what float32 cannot hold becomes 0 or infinite there."""
-    return value if dtype == torch.float64 else ctypes.c_float(value).value
+    return float(value) if dtype == torch.float64 else ctypes.c_float(float(value)).value
 
 
 def finite(

@@ -175,7 +175,7 @@ def test_a_memory_replaced_by_something_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_fails_late_changes_nothing(name: str) -> None:
-    # float16 holds no key this large: found only after the pass in train mode.
+    # float16 holds no key this large: found when the keys are converted.
     method = learner(name, memory=KeyValueMemory(DIM, dtype=torch.float16), rows=9, lr=0.1)
     method.features.out = nn.Linear(8, DIM)
     with torch.no_grad():
@@ -212,12 +212,21 @@ def test_gradients_that_are_not_finite(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_that_fails_writes_nothing(name: str) -> None:
     method = learner(name, lr=0.1)
-    method.base_optimizer = torch.optim.LBFGS(method.features.parameters())
+
+    class Full(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            raise RuntimeError("no memory for the state")
+
     random = torch.get_rng_state()
-    with unchanged(method):
-        with pytest.raises(TypeError, match="closure"):
-            method.observe(X, Y)
-        torch.set_rng_state(random)
+    for optimizer, error, message in (
+        (torch.optim.LBFGS(method.features.parameters()), TypeError, "closure"),
+        (Full(method.features.parameters()), RuntimeError, "no memory for the state"),
+    ):
+        method.base_optimizer = optimizer
+        with unchanged(method):
+            with pytest.raises(error, match=message):
+                method.observe(X, Y)
+            torch.set_rng_state(random)
 
 
 MISUSED: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] = [

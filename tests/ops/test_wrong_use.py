@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from op_samples import CASES, Sizes, map_tensors
@@ -316,6 +317,26 @@ def test_numbers_beyond_their_type(op: str, message: str, change: Change, backen
     args, kwargs = _arguments(op, change)
     with clfast.backend(backend), pytest.raises(ValueError, match=rf"clfast::{op}: {message}"):
         getattr(clfast.ops, op)(*args, **kwargs)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_numbers_of_numpy_and_torch_are_numbers(backend: str) -> None:
+    counts, x, one = torch.tensor([0, 1, 2]), torch.randn(3, 2), np.float32(0.5)
+    with clfast.backend(backend):
+        wanted = clfast.ops.interpolation_weights(counts, 0.5)
+        for beta in (one, np.float64(one), torch.tensor(0.5)):
+            assert torch.equal(clfast.ops.interpolation_weights(counts, beta), wanted)
+        for switch in (np.True_, 1):
+            assert torch.equal(
+                clfast.ops.class_means(x, counts, 3, normalize=switch),
+                clfast.ops.class_means(x, counts, 3),
+            )
+        assert torch.equal(
+            clfast.ops.knn(x, x, np.int64(2)).indices, clfast.ops.knn(x, x, 2).indices
+        )
+        neighbors = clfast.ops.knn(x, x, 2)
+        got = clfast.ops.hebbian_update(x, counts, neighbors, 3, eps=one)
+        assert torch.equal(got[0], clfast.ops.hebbian_update(x, counts, neighbors, 3, eps=0.5)[0])
 
 
 @pytest.mark.parametrize(("op", "name", "kind", "change"), WRONG_KINDS)
