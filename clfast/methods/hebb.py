@@ -24,6 +24,7 @@ from .output_network import Update, adapted_logits
 from .protocol import Batches
 
 Form = Literal["normalized", "joint"]
+Kernel = Literal["inverse", "normalized", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class MbPA(NeighbourLearner):
         features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
         k: K >= 1; fewer while the memory holds fewer.
         eps: > 0, in the closeness c_k = 1 / (eps + ||h_x - h_k||^2) (Eq. 2); the paper gives none.
+        kernel: ``"inverse"`` is Eq. 2; ``"normalized"`` divides it by its sum over the K
+            neighbours; ``"uniform"`` is c_k = 1, nearness by choice of the neighbours alone.
         steps: gradient steps a query, >= 0.
         lr: lambda, their learning rate, >= 0.
         optimizer: of these steps, ``"rmsprop"`` (PyTorch's), ``"rmsprop_tf"`` (TensorFlow 1's) or
@@ -160,6 +163,7 @@ class MbPA(NeighbourLearner):
         steps: int = 5,
         lr: float = 1e-4,
         optimizer: Optimizer = "rmsprop",
+        kernel: Kernel = "inverse",
         mixture: MixtureTerm | None = None,
         base_optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
@@ -171,6 +175,8 @@ class MbPA(NeighbourLearner):
         self.lr = _arguments.real(lr, "lr", name, least=0)
         _arguments.one_of(optimizer, get_args(Optimizer), "optimizer", name)
         self.optimizer: Optimizer = optimizer
+        _arguments.one_of(kernel, get_args(Kernel), "kernel", name)
+        self.kernel: Kernel = kernel
         if not isinstance(mixture, MixtureTerm | None):
             raise TypeError(
                 f"{name}: mixture must be a MixtureTerm or None, got {type(mixture).__name__}"
@@ -193,6 +199,18 @@ class MbPA(NeighbourLearner):
         none = base_logits.new_zeros(len(seen))
         return self._hebb_logits(queries, base_logits, neighbors, none, eta=0, select=None)
 
+    def _closeness(self, neighbors: Neighbors) -> Tensor | None:
+        """c_k [B, K] where it is not Eq. 2's."""
+        distances = neighbors.sq_distances
+        if self.kernel == "inverse":
+            return None
+        if self.kernel == "uniform":
+            return torch.ones_like(distances)
+        # Relative to the nearest: the sum is at least 1 and never overflows.
+        nearest = distances[:, :1] + self.eps
+        relative = nearest / (distances + self.eps)
+        return relative / relative.sum(1, keepdim=True)
+
     def _hebb_logits(
         self,
         queries: Tensor,
@@ -203,10 +221,11 @@ class MbPA(NeighbourLearner):
         eta: float,
         select: Tensor | None,
     ) -> Tensor:
-        memory, head = self.memory, self.head
+        memory, head, closeness = self.memory, self.head, self._closeness(neighbors)
         if not isinstance(head, nn.Linear):
             update = Update(
-                *(self.steps, self.lr, self.optimizer, self.eps, interpolation, eta, select)
+                *(self.steps, self.lr, self.optimizer, self.eps, interpolation, eta, select),
+                closeness,
             )
             with evaluating(head):
                 return adapted_logits(head, queries, memory.keys, memory.values, neighbors, update)
@@ -225,6 +244,7 @@ class MbPA(NeighbourLearner):
             select=select,
             key_sq_norms=memory.key_sq_norms,
             base_logits=base_logits,
+            closeness=closeness,
         )
 
 
@@ -246,7 +266,7 @@ class Hebb(MbPA):
 
     Args:
         features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
-        k, eps, steps, lr, optimizer, mixture: see `MbPA`.
+        k, eps, steps, lr, optimizer, kernel, mixture: see `MbPA`.
         beta: decay of E with n_i, in [0, 1).
         eta: learning rate of the Hebbian update.
         hebb_on: ``"new"`` or ``"all"``, which classes get a Hebbian update.
@@ -277,6 +297,7 @@ class Hebb(MbPA):
         steps: int = 5,
         lr: float = 1e-4,
         optimizer: Optimizer = "rmsprop",
+        kernel: Kernel = "inverse",
         hebb_on: Literal["new", "all"] = "new",
         base_classes: Iterable[int] | None = None,
         unseen_interpolation: float = 1.0,
@@ -291,6 +312,7 @@ class Hebb(MbPA):
             steps=steps,
             lr=lr,
             optimizer=optimizer,
+            kernel=kernel,
             mixture=mixture,
             base_optimizer=base_optimizer,
         )

@@ -31,6 +31,7 @@ class Update:
         interpolation: E [C], of the last layer; the others take the MbPA update as it is.
         eta: learning rate of the Hebbian update.
         select: [C] bool, the classes with a Hebbian update; None: all.
+        closeness: c_k [B, K]; None: 1 / (eps + squared distance).
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Update:
     interpolation: Tensor
     eta: float
     select: Tensor | None
+    closeness: Tensor | None
 
 
 def last_layer(head: nn.Linear | nn.Sequential) -> nn.Linear:
@@ -77,7 +79,10 @@ def adapted_logits(
         for begin in range(0, len(queries), chunk):
             part = slice(begin, begin + chunk)
             rows = neighbors.indices[part]
-            closeness = 1 / (update.eps + neighbors.sq_distances[part])
+            if update.closeness is None:
+                closeness = 1 / (update.eps + neighbors.sq_distances[part])
+            else:
+                closeness = update.closeness[part]
             at = _Neighbourhood(keys[rows].to(dtype), labels[rows], closeness.to(dtype))
             logits.append(_logits(head, parameters, queries[part].to(dtype), at, update))
     found = torch.cat(logits)

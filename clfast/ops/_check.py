@@ -12,7 +12,6 @@ from numbers import Real
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -78,24 +77,11 @@ def strings(op: str, **given: object) -> None:
             raise TypeError(f"clfast::{op}: {name} must be a string, got {kind}")
 
 
-def refuse_grad(op: str, **given: Tensor | None) -> None:
-    """Raises when an input of an op without a gradient is to be differentiated through.
-
-    That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD.
-    """
-    grad_mode = torch.is_grad_enabled()
-    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
-    if not grad_mode and not forward_mode:
-        return
-    for name, tensor in given.items():
-        if tensor is None:
-            continue
-        required = grad_mode and tensor.requires_grad
-        if required or (forward_mode and forward_ad.unpack_dual(tensor).tangent is not None):
-            raise RuntimeError(
-                f"clfast::{op}: {name} requires grad, but {op} has no gradient; "
-                f"call it under torch.no_grad() or pass {name}.detach()"
-            )
+def dtypes(op: str, **given: object) -> None:
+    for name, value in given.items():
+        if not isinstance(value, torch.dtype):
+            kind = type(value).__name__
+            raise TypeError(f"clfast::{op}: {name} must be a torch.dtype, got {kind}")
 
 
 def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
@@ -105,7 +91,6 @@ def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
             f"clfast::{op}: neighbors must be Neighbors(sq_distances, indices), as knn returns, "
             f"got {type(neighbors).__name__}"
         )
-    tensors(op, **{"neighbors.sq_distances": neighbors[0], "neighbors.indices": neighbors[1]})
     return neighbors
 
 

@@ -6,10 +6,12 @@ Mi & Faltings, "Memory-based Hebbian Parameter Adaptation". Shared arguments:
 * ``neighbors``: what :func:`clfast.ops.knn` found in it for B queries, K each. Rows are gathered
   inside the op.
 * ``eps`` > 0 in the closeness c_k = 1 / (eps + ||h_x - h_k||^2) (Eq. 2).
+* ``closeness`` [B, K] >= 0: c_k of another kernel, in place of Eq. 2.
 
-On CPU tensors, an index outside the memory, a negative or NaN distance, a neighbour's label outside
-the classes, or NaN in the result raises (but :func:`hebbian_update` passes NaN of the keys on). On
-CUDA tensors, where looking would synchronise, such a neighbour is left out, and NaN travels on.
+On CPU tensors, an index outside the memory, a negative or NaN distance or closeness, a neighbour's
+label outside the classes, or NaN in the result raises (but :func:`hebbian_update` passes NaN of the
+keys on). On CUDA tensors, where looking would synchronise, such a neighbour is left out, and NaN
+travels on.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from .. import reference
 from .._backend import uses_reference
-from . import _check
+from . import _call, _check
 from .retrieval import Neighbors
 
 __all__ = [
@@ -32,8 +34,6 @@ __all__ = [
     "mbpa_update",
     "mixture_log_probs",
 ]
-
-_ops = torch.ops.clfast
 
 Optimizer = Literal["rmsprop", "rmsprop_tf", "sgd"]
 
@@ -46,6 +46,7 @@ def hebbian_update(
     *,
     eps: float = 1e-3,
     select: Tensor | None = None,
+    closeness: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The Hebbian update of the output layer for each query (Eq. 4).
 
@@ -53,7 +54,7 @@ def hebbian_update(
     neighbours with label i. :func:`hebb_logits` applies it without forming it.
 
     Args:
-        keys, labels, neighbors, eps: see the module.
+        keys, labels, neighbors, eps, closeness: see the module.
         num_classes: C >= 1.
         select: [C] bool, the classes to update (the paper's new classes); None means all.
 
@@ -66,19 +67,17 @@ def hebbian_update(
     """
     op = "hebbian_update"
     distances, indices = _check.neighbours(op, neighbors)
-    _check.tensors(op, keys=keys, labels=labels)
-    _check.optional_tensors(op, select=select)
     _check.integers(op, num_classes=num_classes)
-    _check.numbers(op, eps=eps)
-    _check.refuse_grad(op, keys=keys, **{"neighbors.sq_distances": distances})
+    arguments = (keys, labels, distances, indices, num_classes, eps, select, closeness)
     if uses_reference():
-        _fake_hebbian_update(keys, labels, distances, indices, num_classes, eps, select)
+        _call.check_for_reference(op, _fake_hebbian_update, *arguments)
         return reference.adaptation.hebbian_update(
-            keys, labels, Neighbors(*neighbors), num_classes, eps=eps, select=select
+            *(keys, labels, Neighbors(*neighbors), num_classes),
+            eps=eps,
+            select=select,
+            closeness=closeness,
         )
-    delta_weight, delta_bias = _ops.hebbian_update(
-        keys, labels, distances, indices, num_classes, eps, select
-    )
+    delta_weight, delta_bias = _call.compiled(op, *arguments)
     return delta_weight, delta_bias
 
 
@@ -93,6 +92,7 @@ def mbpa_update(
     lr: float,
     optimizer: Optimizer = "rmsprop",
     eps: float = 1e-3,
+    closeness: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """MbPA's update of the output layer for each query (Eq. 5).
 
@@ -101,7 +101,7 @@ def mbpa_update(
 
     Args:
         weight, bias: [C, d] and [C], as in ``nn.Linear``; bias may be None.
-        keys, labels, neighbors, eps: see the module.
+        keys, labels, neighbors, eps, closeness: see the module.
         steps: >= 0.
         lr: step size, finite and >= 0.
         optimizer: ``"rmsprop"`` is ``torch.optim.RMSprop`` (alpha 0.99, eps 1e-8 outside the root,
@@ -117,36 +117,24 @@ def mbpa_update(
     """
     op = "mbpa_update"
     distances, indices = _check.neighbours(op, neighbors)
-    _check.tensors(op, weight=weight, keys=keys, labels=labels)
-    _check.optional_tensors(op, bias=bias)
     _check.integers(op, steps=steps)
-    _check.numbers(op, lr=lr, eps=eps)
-    _check.strings(op, optimizer=optimizer)
-    _check.refuse_grad(
-        op,
-        weight=weight,
-        bias=bias,
-        keys=keys,
-        **{"neighbors.sq_distances": distances},
+    arguments = (
+        *(weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps),
+        closeness,
     )
     if uses_reference():
-        _fake_mbpa_update(weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps)
+        _call.check_for_reference(op, _fake_mbpa_update, *arguments)
         deltas = reference.adaptation.mbpa_update(
-            weight,
-            bias,
-            keys,
-            labels,
-            Neighbors(*neighbors),
+            *(weight, bias, keys, labels, Neighbors(*neighbors)),
             steps=steps,
             lr=lr,
             optimizer=optimizer,
             eps=eps,
+            closeness=closeness,
         )
         _check.no_nan_result(op, "keys or another input hold", *deltas)
         return deltas
-    delta_weight, delta_bias = _ops.mbpa_update(
-        weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps
-    )
+    delta_weight, delta_bias = _call.compiled(op, *arguments)
     return delta_weight, delta_bias
 
 
@@ -167,6 +155,7 @@ def hebb_logits(
     select: Tensor | None = None,
     key_sq_norms: Tensor | None = None,
     base_logits: Tensor | None = None,
+    closeness: Tensor | None = None,
 ) -> Tensor:
     """Logits of the output layer adapted at each query (Eq. 7).
 
@@ -178,8 +167,8 @@ def hebb_logits(
     Args:
         queries: [B, d].
         weight, bias: [C, d] and [C], as in ``nn.Linear``; without a bias only the weights adapt.
-        keys, labels, neighbors, eps: see the module. ``neighbors.sq_distances`` must be the true
-            distances.
+        keys, labels, neighbors, eps, closeness: see the module. With ``key_sq_norms``,
+            ``neighbors.sq_distances`` must be the true distances.
         interpolation: [C], E, as from :func:`interpolation_weights`; any floating dtype.
         eta: learning rate of the Hebbian update.
         steps, lr, optimizer: of the MbPA update, see :func:`mbpa_update`.
@@ -196,31 +185,13 @@ def hebb_logits(
     """
     op = "hebb_logits"
     distances, indices = _check.neighbours(op, neighbors)
-    _check.tensors(
-        op, queries=queries, weight=weight, keys=keys, labels=labels, interpolation=interpolation
-    )
-    _check.optional_tensors(
-        op, bias=bias, select=select, key_sq_norms=key_sq_norms, base_logits=base_logits
-    )
     _check.integers(op, steps=steps)
-    _check.numbers(op, eta=eta, lr=lr, eps=eps)
-    _check.strings(op, optimizer=optimizer)
-    _check.refuse_grad(
-        op,
-        queries=queries,
-        weight=weight,
-        bias=bias,
-        keys=keys,
-        interpolation=interpolation,
-        key_sq_norms=key_sq_norms,
-        base_logits=base_logits,
-        **{"neighbors.sq_distances": distances},
+    arguments = (
+        *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
+        *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits, closeness),
     )
     if uses_reference():
-        _fake_hebb_logits(
-            *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
-            *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits),
-        )
+        _call.check_for_reference(op, _fake_hebb_logits, *arguments)
         result = reference.adaptation.hebb_logits(
             *(queries, weight, bias, keys, labels, Neighbors(*neighbors)),
             interpolation=interpolation,
@@ -232,13 +203,11 @@ def hebb_logits(
             select=select,
             key_sq_norms=key_sq_norms,
             base_logits=base_logits,
+            closeness=closeness,
         )
         _check.no_nan_result(op, "keys or another input hold", result)
         return result
-    logits: Tensor = _ops.hebb_logits(
-        *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
-        *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits),
-    )
+    logits: Tensor = _call.compiled(op, *arguments)
     return logits
 
 
@@ -260,15 +229,13 @@ def interpolation_weights(
             they count as 0.
     """
     op = "interpolation_weights"
-    _check.tensors(op, counts=counts)
-    _check.numbers(op, beta=beta)
-    if not isinstance(dtype, torch.dtype | None):
-        raise TypeError(f"clfast::{op}: dtype must be a torch.dtype, got {type(dtype).__name__}")
-    dtype = dtype or torch.get_default_dtype()
+    if dtype is None:
+        dtype = torch.get_default_dtype()
+    _check.dtypes(op, dtype=dtype)
     if uses_reference():
-        _fake_interpolation_weights(counts, beta, dtype)
+        _call.check_for_reference(op, _fake_interpolation_weights, counts, beta, dtype)
         return reference.adaptation.interpolation_weights(counts, beta, dtype=dtype)
-    weights: Tensor = _ops.interpolation_weights(counts, beta, dtype)
+    weights: Tensor = _call.compiled(op, counts, beta, dtype)
     return weights
 
 
@@ -308,22 +275,12 @@ def mixture_log_probs(
     """
     op = "mixture_log_probs"
     distances, indices = _check.neighbours(op, neighbors)
-    _check.tensors(op, logits=logits, queries=queries, keys=keys, labels=labels)
-    _check.optional_tensors(op, key_sq_norms=key_sq_norms)
-    _check.numbers(op, theta=theta, gamma=gamma)
-    _check.strings(op, form=form)
-    _check.refuse_grad(
-        op,
-        logits=logits,
-        queries=queries,
-        keys=keys,
-        key_sq_norms=key_sq_norms,
-        **{"neighbors.sq_distances": distances},
+    arguments = (
+        *(logits, queries, keys, labels, distances, indices, theta, gamma, form),
+        key_sq_norms,
     )
     if uses_reference():
-        _fake_mixture_log_probs(
-            logits, queries, keys, labels, distances, indices, theta, gamma, form, key_sq_norms
-        )
+        _call.check_for_reference(op, _fake_mixture_log_probs, *arguments)
         result = reference.adaptation.mixture_log_probs(
             *(logits, queries, keys, labels, Neighbors(*neighbors)),
             theta=theta,
@@ -333,9 +290,7 @@ def mixture_log_probs(
         )
         _check.no_nan_result(op, "keys or another input hold", result)
         return result
-    log_probs: Tensor = _ops.mixture_log_probs(
-        logits, queries, keys, labels, distances, indices, theta, gamma, form, key_sq_norms
-    )
+    log_probs: Tensor = _call.compiled(op, *arguments)
     return log_probs
 
 
@@ -348,6 +303,7 @@ def _check_neighbours(
     labels: Tensor,
     distances: Tensor,
     indices: Tensor,
+    closeness: Tensor | None,
     num_classes: int,
 ) -> tuple[int, int]:
     """Checks the shared arguments; returns (B, d)."""
@@ -366,11 +322,15 @@ def _check_neighbours(
     _check.dtype(op, "neighbors.indices", indices, torch.int64)
     _check.shape(op, "neighbors.indices", indices, (distances.shape[0], distances.shape[1]))
     _check.same_device(op, "neighbors.indices", indices, "keys", keys)
+    _check_floats(op, "closeness", closeness, (distances.shape[0], distances.shape[1]), keys)
     if uses_reference():
         _check.in_range(op, "neighbors.indices", indices, keys.shape[0], "the rows of keys")
         _check.not_negative(op, name, distances, "negative or NaN; squared distances must be >= 0")
         if _check.values_known(labels):
             _check.in_range(op, "labels", labels[indices.unique()], num_classes, "the classes")
+        if closeness is not None:
+            problem = "negative or NaN; closenesses must be >= 0"
+            _check.not_negative(op, "closeness", closeness, problem)
     return distances.shape[0], keys.shape[1]
 
 
@@ -416,10 +376,11 @@ def _fake_hebbian_update(
     num_classes: int,
     eps: float,
     select: Tensor | None,
+    closeness: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     op = "hebbian_update"
     _check.num_classes(op, num_classes)
-    batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
+    batch, dim = _check_neighbours(op, keys, labels, distances, indices, closeness, num_classes)
     _check_eps(op, eps, keys)
     _check_select(op, select, num_classes, keys)
     dtype = _check.compute_dtype(keys)
@@ -441,11 +402,12 @@ def _fake_mbpa_update(
     lr: float,
     optimizer: str,
     eps: float,
+    closeness: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     op = "mbpa_update"
     _check.dim(op, "weight", weight, 2)
     num_classes = weight.shape[0]
-    batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
+    batch, dim = _check_neighbours(op, keys, labels, distances, indices, closeness, num_classes)
     _check_floats(op, "weight", weight, (num_classes, dim), keys)
     _check_floats(op, "bias", bias, (num_classes,), keys)
     _check_steps(op, steps, lr, optimizer, eps, keys)
@@ -476,11 +438,12 @@ def _fake_hebb_logits(
     select: Tensor | None,
     key_sq_norms: Tensor | None,
     base_logits: Tensor | None,
+    closeness: Tensor | None,
 ) -> Tensor:
     op = "hebb_logits"
     _check.dim(op, "weight", weight, 2)
     num_classes = weight.shape[0]
-    batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
+    batch, dim = _check_neighbours(op, keys, labels, distances, indices, closeness, num_classes)
     _check_floats(op, "queries", queries, (batch, dim), keys)
     _check_floats(op, "weight", weight, (num_classes, dim), keys)
     _check_floats(op, "bias", bias, (num_classes,), keys)
@@ -529,7 +492,7 @@ def _fake_mixture_log_probs(
     op = "mixture_log_probs"
     _check.dim(op, "logits", logits, 2)
     num_classes = logits.shape[1]
-    batch, dim = _check_neighbours(op, keys, labels, distances, indices, num_classes)
+    batch, dim = _check_neighbours(op, keys, labels, distances, indices, None, num_classes)
     _check.finite(op, "theta", theta, True, "finite", keys.dtype)
     _check.finite(op, "gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
     _check.require(

@@ -10,11 +10,9 @@ from torch import Tensor
 from .. import reference
 from .._backend import uses_reference
 from .._neighbors import Neighbors
-from . import _check
+from . import _call, _check
 
 __all__ = ["Neighbors", "class_means", "knn", "nearest_class_mean"]
-
-_ops = torch.ops.clfast
 
 
 def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = None) -> Neighbors:
@@ -40,15 +38,11 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
     Raises:
         RuntimeError: wrong shape, dtype, device or k; an input that requires grad in grad mode.
     """
-    op = "knn"
-    _check.tensors(op, queries=queries, keys=keys)
-    _check.optional_tensors(op, key_sq_norms=key_sq_norms)
-    _check.integers(op, k=k)
-    _check.refuse_grad(op, queries=queries, keys=keys, key_sq_norms=key_sq_norms)
+    _check.integers("knn", k=k)
     if uses_reference():
-        _fake_knn(queries, keys, k, key_sq_norms)
+        _call.check_for_reference("knn", _fake_knn, queries, keys, k, key_sq_norms)
         return reference.retrieval.knn(queries, keys, k, key_sq_norms=key_sq_norms)
-    return Neighbors(*_ops.knn(queries, keys, k, key_sq_norms))
+    return Neighbors(*_call.compiled("knn", queries, keys, k, key_sq_norms))
 
 
 @torch.library.register_fake("clfast::knn")
@@ -102,16 +96,13 @@ def class_means(
             input that requires grad.
     """
     op = "class_means"
-    _check.tensors(op, features=features, labels=labels)
     _check.integers(op, num_classes=num_classes)
-    _check.booleans(op, normalize=normalize)
-    _check.refuse_grad(op, features=features)
     if uses_reference():
-        _fake_class_means(features, labels, num_classes, normalize)
+        _call.check_for_reference(op, _fake_class_means, features, labels, num_classes, normalize)
         result = reference.retrieval.class_means(features, labels, num_classes, normalize=normalize)
         _check.no_nan_result(op, "features holds", result)
         return result
-    means: Tensor = _ops.class_means(features, labels, num_classes, normalize)
+    means: Tensor = _call.compiled(op, features, labels, num_classes, normalize)
     return means
 
 
@@ -156,13 +147,10 @@ def nearest_class_mean(
             numbers so large that distances overflow (on CUDA: the first class that is not empty).
     """
     op = "nearest_class_mean"
-    _check.tensors(op, features=features, means=means)
-    _check.strings(op, metric=metric)
-    _check.refuse_grad(op, features=features, means=means)
     if uses_reference():
-        _fake_nearest_class_mean(features, means, metric)
+        _call.check_for_reference(op, _fake_nearest_class_mean, features, means, metric)
         return reference.retrieval.nearest_class_mean(features, means, metric=metric)
-    labels: Tensor = _ops.nearest_class_mean(features, means, metric)
+    labels: Tensor = _call.compiled(op, features, means, metric)
     return labels
 
 

@@ -16,8 +16,10 @@ from .._neighbors import Neighbors
 from .retrieval import _widened
 
 
-def _closeness(neighbors: Neighbors, eps: float) -> Tensor:
-    """Eq. 2: c_k = 1 / (eps + ||h_x - h_k||^2), [B, K]."""
+def _closeness(neighbors: Neighbors, eps: float, given: Tensor | None) -> Tensor:
+    """Eq. 2: c_k = 1 / (eps + ||h_x - h_k||^2), [B, K], unless it is given."""
+    if given is not None:
+        return _widened(given)
     return 1 / (eps + _widened(neighbors.sq_distances))
 
 
@@ -34,11 +36,12 @@ def hebbian_update(
     *,
     eps: float = 1e-3,
     select: Tensor | None = None,
+    closeness: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 4: dw_i = 1/|N_i| sum_{k in N_i} c_k h_k, db_i = 1/|N_i| sum_{k in N_i} c_k."""
-    closeness = _closeness(neighbors, eps)
-    member = _one_hot(labels, neighbors, num_classes, closeness.dtype)
-    share = closeness[:, :, None] * member / member.sum(1, keepdim=True).clamp_min(1)
+    c = _closeness(neighbors, eps, closeness)
+    member = _one_hot(labels, neighbors, num_classes, c.dtype)
+    share = c[:, :, None] * member / member.sum(1, keepdim=True).clamp_min(1)
     if select is not None:
         share = share * select
     features = _widened(keys[neighbors.indices])  # [B, K, d]
@@ -56,14 +59,15 @@ def mbpa_update(
     lr: float,
     optimizer: str = "rmsprop",
     eps: float = 1e-3,
+    closeness: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 5 by gradient descent; the gradient by w_i is 1/K sum_k c_k (P(i|h_k) - [y_k = i]) h_k.
 
     (Eq. 6 prints P(y_k|h_k) for P(i|h_k).)
     """
-    closeness = _closeness(neighbors, eps)
+    c = _closeness(neighbors, eps, closeness)
     features = _widened(keys[neighbors.indices])  # [B, K, d]
-    target = _one_hot(labels, neighbors, weight.shape[0], closeness.dtype)
+    target = _one_hot(labels, neighbors, weight.shape[0], c.dtype)
     start = _widened(weight)
     w = start.expand(len(features), -1, -1).clone()  # [B, C, d]
     b = start.new_zeros(len(features), len(start))
@@ -75,7 +79,7 @@ def mbpa_update(
     b_start = b
     for _ in range(steps):
         probs = (features @ w.transpose(1, 2) + b[:, None]).softmax(-1)
-        residual = closeness[:, :, None] * (probs - target) / features.shape[1]
+        residual = c[:, :, None] * (probs - target) / features.shape[1]
         grad_w, grad_b = residual.transpose(1, 2) @ features, residual.sum(1)
         w, v_w = _optimizer_step(optimizer, w, v_w, grad_w, lr)
         if bias is not None:
@@ -112,15 +116,23 @@ def hebb_logits(
     select: Tensor | None = None,
     key_sq_norms: Tensor | None = None,
     base_logits: Tensor | None = None,
+    closeness: Tensor | None = None,
 ) -> Tensor:
     """Eq. 7, with every query's update of the layer written out: [B, C, d]."""
     num_classes = weight.shape[0]
     queries = _widened(queries)
     interpolation = interpolation.to(queries.dtype)
     mbpa_w, mbpa_b = mbpa_update(
-        weight, bias, keys, labels, neighbors, steps=steps, lr=lr, optimizer=optimizer, eps=eps
+        *(weight, bias, keys, labels, neighbors),
+        steps=steps,
+        lr=lr,
+        optimizer=optimizer,
+        eps=eps,
+        closeness=closeness,
     )
-    hebb_w, hebb_b = hebbian_update(keys, labels, neighbors, num_classes, eps=eps, select=select)
+    hebb_w, hebb_b = hebbian_update(
+        keys, labels, neighbors, num_classes, eps=eps, select=select, closeness=closeness
+    )
     if bias is None:
         hebb_b = torch.zeros_like(hebb_b)
     if base_logits is None:

@@ -23,6 +23,7 @@ struct NeighbourInputs {
   ScalarType dtype;
   Tensor keys, labels, sq_distances, indices;
   int64_t batch, neighbours, memory_size, dim;
+  std::optional<Tensor> closeness;  // [B, K], of another kernel than Eq. 2's
 
   template <class T>
   Neighbourhood<T> view(int64_t num_classes, double eps) const {
@@ -34,50 +35,10 @@ struct NeighbourInputs {
             dim,
             neighbours,
             num_classes,
-            static_cast<T>(eps)};
+            static_cast<T>(eps),
+            data_or_null<T>(closeness)};
   }
 };
-
-inline NeighbourInputs check_neighbours(const char* op, const Tensor& keys, const Tensor& labels,
-                                        const Tensor& sq_distances, const Tensor& indices) {
-  check_dim(op, "keys", keys, 2);
-  check_floating(op, "keys", keys);
-  check_dtype(op, "labels", labels, ScalarType::Long);
-  check_shape(op, "labels", labels, {keys.size(0)});
-  check_same_device(op, "labels", labels, "keys", keys);
-  check_dim(op, "neighbors.sq_distances", sq_distances, 2);
-  check_same_precision(op, "neighbors.sq_distances", sq_distances, "keys", keys);
-  check_same_device(op, "neighbors.sq_distances", sq_distances, "keys", keys);
-  CLFAST_CHECK(sq_distances.size(1) >= 1, op,
-               ": neighbors must hold at least one neighbour a query");
-  check_dtype(op, "neighbors.indices", indices, ScalarType::Long);
-  check_shape(op, "neighbors.indices", indices, {sq_distances.size(0), sq_distances.size(1)});
-  check_same_device(op, "neighbors.indices", indices, "keys", keys);
-  const ScalarType dtype = compute_dtype(keys);
-  return {dtype,
-          as_contiguous(keys),
-          as_contiguous(labels),
-          as_compute(sq_distances, dtype),
-          as_contiguous(indices),
-          sq_distances.size(0),
-          sq_distances.size(1),
-          keys.size(0),
-          keys.size(1)};
-}
-
-inline std::optional<Tensor> check_select(const char* op, const std::optional<Tensor>& select,
-                                          int64_t num_classes, const Tensor& keys) {
-  if (!select.has_value()) return std::nullopt;
-  check_dtype(op, "select", *select, ScalarType::Bool);
-  check_shape(op, "select", *select, {num_classes});
-  check_same_device(op, "select", *select, "keys", keys);
-  return as_contiguous(*select);
-}
-
-inline void check_eps(const char* op, double eps, ScalarType dtype) {
-  const double held = as_held(eps, dtype);
-  check_range(op, "eps", eps, held > 0 && std::isfinite(held), "positive and finite");
-}
 
 // A floating argument of the given shape on the device of the keys, in the arithmetic's dtype.
 inline Tensor check_floats(const char* op, const char* name, const Tensor& t,
@@ -94,6 +55,51 @@ inline std::optional<Tensor> check_floats(const char* op, const char* name,
                                           const NeighbourInputs& in) {
   if (!t.has_value()) return std::nullopt;
   return check_floats(op, name, *t, shape, in);
+}
+
+inline NeighbourInputs check_neighbours(const char* op, const Tensor& keys, const Tensor& labels,
+                                        const Tensor& sq_distances, const Tensor& indices,
+                                        const std::optional<Tensor>& closeness) {
+  check_dim(op, "keys", keys, 2);
+  check_floating(op, "keys", keys);
+  check_dtype(op, "labels", labels, ScalarType::Long);
+  check_shape(op, "labels", labels, {keys.size(0)});
+  check_same_device(op, "labels", labels, "keys", keys);
+  check_dim(op, "neighbors.sq_distances", sq_distances, 2);
+  check_same_precision(op, "neighbors.sq_distances", sq_distances, "keys", keys);
+  check_same_device(op, "neighbors.sq_distances", sq_distances, "keys", keys);
+  CLFAST_CHECK(sq_distances.size(1) >= 1, op,
+               ": neighbors must hold at least one neighbour a query");
+  check_dtype(op, "neighbors.indices", indices, ScalarType::Long);
+  check_shape(op, "neighbors.indices", indices, {sq_distances.size(0), sq_distances.size(1)});
+  check_same_device(op, "neighbors.indices", indices, "keys", keys);
+  const ScalarType dtype = compute_dtype(keys);
+  NeighbourInputs in{dtype,
+                     as_contiguous(keys),
+                     as_contiguous(labels),
+                     as_compute(sq_distances, dtype),
+                     as_contiguous(indices),
+                     sq_distances.size(0),
+                     sq_distances.size(1),
+                     keys.size(0),
+                     keys.size(1),
+                     std::nullopt};
+  in.closeness = check_floats(op, "closeness", closeness, {in.batch, in.neighbours}, in);
+  return in;
+}
+
+inline std::optional<Tensor> check_select(const char* op, const std::optional<Tensor>& select,
+                                          int64_t num_classes, const Tensor& keys) {
+  if (!select.has_value()) return std::nullopt;
+  check_dtype(op, "select", *select, ScalarType::Bool);
+  check_shape(op, "select", *select, {num_classes});
+  check_same_device(op, "select", *select, "keys", keys);
+  return as_contiguous(*select);
+}
+
+inline void check_eps(const char* op, double eps, ScalarType dtype) {
+  const double held = as_held(eps, dtype);
+  check_range(op, "eps", eps, held > 0 && std::isfinite(held), "positive and finite");
 }
 
 inline Optimizer check_optimizer(const char* op, const std::string& name) {
@@ -214,6 +220,10 @@ inline void raise_on(const char* op, const Finding& finding, const NeighbourInpu
     case Fault::kDistance:
       CLFAST_CHECK(false, op, ": neighbors.sq_distances", place,
                    " is negative or NaN; squared distances must be >= 0");
+      break;
+    case Fault::kCloseness:
+      CLFAST_CHECK(false, op, ": closeness", place,
+                   " is negative or NaN; closenesses must be >= 0");
       break;
     default:
       CLFAST_CHECK(false, op, ": labels[", row, "] is ", in.labels.const_data_ptr<int64_t>()[row],

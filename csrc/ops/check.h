@@ -146,8 +146,9 @@ inline const T* data_or_null(const std::optional<Tensor>& t) {
 template <class T>
 inline bool holds_nan(const Tensor& t) {
   const T* data = t.const_data_ptr<T>();
+  const int64_t count = t.numel();  // a call into torch
   int64_t found = 0;
-  for (int64_t i = 0; i < t.numel(); ++i) found += data[i] != data[i];
+  for (int64_t i = 0; i < count; ++i) found += data[i] != data[i];
   return found > 0;
 }
 

@@ -14,15 +14,16 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   // adaptation; sq_distances and indices are the two halves of knn's Neighbors
   m.def(
       "hebbian_update(Tensor keys, Tensor labels, Tensor sq_distances, Tensor indices, "
-      "int num_classes, float eps, Tensor? select) -> (Tensor, Tensor)");
+      "int num_classes, float eps, Tensor? select, Tensor? closeness) -> (Tensor, Tensor)");
   m.def(
       "mbpa_update(Tensor weight, Tensor? bias, Tensor keys, Tensor labels, Tensor sq_distances, "
-      "Tensor indices, int steps, float lr, str optimizer, float eps) -> (Tensor, Tensor)");
+      "Tensor indices, int steps, float lr, str optimizer, float eps, Tensor? closeness) "
+      "-> (Tensor, Tensor)");
   m.def(
       "hebb_logits(Tensor queries, Tensor weight, Tensor? bias, Tensor keys, Tensor labels, "
       "Tensor sq_distances, Tensor indices, Tensor interpolation, float eta, int steps, float lr, "
-      "str optimizer, float eps, Tensor? select, Tensor? key_sq_norms, Tensor? base_logits) "
-      "-> Tensor");
+      "str optimizer, float eps, Tensor? select, Tensor? key_sq_norms, Tensor? base_logits, "
+      "Tensor? closeness) -> Tensor");
   m.def("interpolation_weights(Tensor counts, float beta, ScalarType dtype) -> Tensor");
   m.def(
       "mixture_log_probs(Tensor logits, Tensor queries, Tensor keys, Tensor labels, "

@@ -12,7 +12,7 @@ namespace clfast::bind {
 namespace {
 
 py::object report(const Finding& finding) {
-  const char* names[] = {"none", "index", "distance", "label"};
+  const char* names[] = {"none", "index", "distance", "closeness", "label"};
   if (finding.fault == Fault::kNone) return py::none();
   return py::make_tuple(names[static_cast<int>(finding.fault)], finding.query, finding.neighbour);
 }

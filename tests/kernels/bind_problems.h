@@ -113,7 +113,8 @@ Neighbourhood<T> neighbourhood_of(const py::object& problem) {
           extent(keys, 1),
           k,
           problem.attr("num_classes").cast<int64_t>(),
-          number<T>(problem, "eps")};
+          number<T>(problem, "eps"),
+          field_or_null<T>(problem, "closeness", {batch, k})};
 }
 
 inline Optimizer optimizer_of(const py::object& problem) {

@@ -63,6 +63,7 @@ class Neighbourhood:
     indices: Array  # [B, K]
     num_classes: int
     eps: float
+    closeness: Array | None  # [B, K]
 
     @property
     def batch(self) -> int:
@@ -88,11 +89,14 @@ class Neighbourhood:
         raise NotImplementedError
 
     def fine(self, query: int) -> Array:
-        """Which neighbours have a row, a distance and a class."""
+        """Which neighbours have a row, a distance, a closeness and a class."""
         rows, distances = self.indices[query], self.sq_distances[query]
+        positive = distances >= 0
+        if self.closeness is not None:
+            positive &= self.closeness[query] >= 0
         there = (rows >= 0) & (rows < len(self.keys))
         labels = np.append(self.labels, -1)[np.where(there, rows, -1)]
-        return there & (distances >= 0) & (labels >= 0) & (labels < self.num_classes)
+        return there & positive & (labels >= 0) & (labels < self.num_classes)
 
     def of_query(self, query: int) -> Any:
         """One query and those of its neighbours that are fine: what a CUDA kernel computes."""
@@ -102,6 +106,7 @@ class Neighbourhood:
             self,
             indices=self.indices[query : query + 1, fine],
             sq_distances=self.sq_distances[query : query + 1, fine],
+            closeness=None if self.closeness is None else self.closeness[query : query + 1, fine],
             **{name: getattr(self, name)[[query]] for name in per_query if hasattr(self, name)},
         )
 
@@ -117,7 +122,11 @@ class HebbianUpdate(Neighbourhood):
 
     def oracle(self) -> list[Array]:
         results = reference.adaptation.hebbian_update(
-            *self.memory(), self.num_classes, eps=self.eps, select=tensor_or_none(self.select)
+            *self.memory(),
+            self.num_classes,
+            eps=self.eps,
+            select=tensor_or_none(self.select),
+            closeness=tensor_or_none(self.closeness),
         )
         return [result.numpy() for result in results]
 
@@ -151,6 +160,7 @@ class MbpaUpdate(Neighbourhood):
             lr=self.lr,
             optimizer=self.optimizer,
             eps=self.eps,
+            closeness=tensor_or_none(self.closeness),
         )
         return [result.numpy() for result in results]
 
@@ -158,6 +168,8 @@ class MbpaUpdate(Neighbourhood):
         """The mean stays one over all K: what remains counts K / remaining times as much."""
         one = super().of_query(query)
         ratio = self.indices.shape[1] / max(1, one.indices.shape[1])
+        if one.closeness is not None:
+            return replace(one, closeness=widened(one.closeness) / ratio)
         return replace(one, sq_distances=(self.eps + widened(one.sq_distances)) * ratio - self.eps)
 
 
@@ -192,6 +204,7 @@ class HebbLogits(MbpaUpdate):
             eps=self.eps,
             select=tensor_or_none(self.select),
             base_logits=base if self.base_bias is None else base + tensor(self.base_bias),
+            closeness=tensor_or_none(self.closeness),
         )
         return [result.numpy()]
 
@@ -310,6 +323,7 @@ def make(
         "indices": indices,
         "num_classes": s.classes,
         "eps": 0.1,
+        "closeness": None,
     }
     layer: dict[str, Any] = {
         "weight": (unit(rng, s.classes, s.dim) * 2).astype(dtype),
@@ -352,8 +366,12 @@ def make(
     return replace(problem, **changes)
 
 
-def variants(kernel: str, rng: np.random.Generator, dtype: str) -> list[dict[str, Any]]:
-    """Changes of a problem that lead to every path of its kernel."""
+def variants(problem: Any, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Changes of a problem with 7 classes that lead to every path of its kernel."""
+    kernel, dtype = problem.kernel, problem.sq_distances.dtype
+    closeness = rng.uniform(0, 2, problem.sq_distances.shape).astype(dtype)
+    closeness[:, 1] = 0
+    given: list[dict[str, Any]] = [{"closeness": closeness}]
     all_classes: list[dict[str, Any]] = [{"select": None}, {"select": np.zeros(7, bool)}]
     optimisers: list[dict[str, Any]] = [
         {"optimizer": optimizer, "steps": steps, "lr": lr, "bias": bias}
@@ -362,12 +380,12 @@ def variants(kernel: str, rng: np.random.Generator, dtype: str) -> list[dict[str
         for bias in (None, rng.standard_normal(7).astype(dtype))
     ]
     if kernel == "hebbian_update":
-        return all_classes
+        return [*all_classes, *given]
     if kernel == "mbpa_update":
-        return optimisers
+        return [*optimisers, *given]
     if kernel == "hebb_logits":
         edges = [{"interpolation": np.full(7, e, dtype)} for e in (0, 1)]
-        return [*optimisers, *all_classes, *edges, {"base_bias": None}]
+        return [*optimisers, *all_classes, *edges, *given, {"base_bias": None}]
     gammas: list[dict[str, Any]] = [{"gamma": gamma} for gamma in (0.0, 1.0)]
     return [*gammas, {"joint": True}, {"theta": 0.0}, *({**g, "joint": True} for g in gammas)]
 

@@ -73,7 +73,7 @@ def test_adaptation_on_every_path(
     cpu: ModuleType, kernel: str, dtype: str, k: int, rng: np.random.Generator
 ) -> None:
     given = make(kernel, Sizes(k=k), dtype, dtype, rng)
-    for changes in variants(kernel, rng, dtype):
+    for changes in variants(given, rng):
         assert_right(cpu, replace(given, **changes))
 
 
@@ -160,6 +160,8 @@ FAULTS = [
     ("distance", "sq_distances", -0.5),
     ("distance", "sq_distances", np.nan),
     ("distance", "sq_distances", -np.inf),
+    ("closeness", "closeness", -0.5),
+    ("closeness", "closeness", np.nan),
     ("label", "labels", -1),
     ("label", "labels", 7),
     ("label", "labels", -(2**40)),
@@ -182,6 +184,8 @@ def test_the_first_fault_is_reported(
     problem = make(kernel, Sizes(batch=5), "float32", "float32", rng)
     if hasattr(problem, "optimizer"):
         problem = replace(problem, optimizer=optimizer)
+    if field == "closeness":
+        problem = replace(problem, closeness=np.ones_like(problem.sq_distances))
     if field == "labels":
         problem.indices[problem.indices == 30] = 31
         problem.indices[[2, 3], [4, 1]] = 30

@@ -307,7 +307,7 @@ def test_adaptation_on_every_path(
     cuda: ModuleType, kernel: str, dtype: str, rng: np.random.Generator
 ) -> None:
     given = make(kernel, Sizes(batch=2), dtype, dtype, rng)
-    for changes in variants(kernel, rng, dtype):
+    for changes in variants(given, rng):
         assert_right(cuda, replace(given, **changes))
 
 
@@ -407,17 +407,29 @@ def spoil(problem: Any, rng: np.random.Generator) -> None:
     indices[1:last, 0::9] = rng.choice([*beyond, rows], indices[1:last, 0::9].shape)
     bad = distances[1:last, 4::9]
     distances[1:last, 4::9] = rng.choice([-1.0, -np.inf, np.nan], bad.shape)
+    if problem.closeness is not None:
+        problem.closeness[1:last, 5::9] = rng.choice([-1.0, np.nan], bad.shape)
 
 
 @pytest.mark.parametrize(
     ("kernel", "norms"),
     [*((kernel, False) for kernel in ADAPTATION), *((kernel, True) for kernel in ADAPTATION[2:])],
 )
+@pytest.mark.parametrize("given", [False, True], ids=["", "closeness given"])
 @every_pair
 def test_neighbours_at_fault_are_left_out(
-    cuda: ModuleType, kernel: str, dtype: str, kind: str, norms: bool, rng: np.random.Generator
+    cuda: ModuleType,
+    kernel: str,
+    dtype: str,
+    kind: str,
+    given: bool,
+    norms: bool,
+    rng: np.random.Generator,
 ) -> None:
     problem = make(kernel, Sizes(batch=4, k=40), dtype, kind, rng)
+    if given:
+        closeness = rng.uniform(0.1, 2, problem.sq_distances.shape).astype(dtype)
+        problem = replace(problem, closeness=closeness)
     if norms:
         squares = np.square(widened(problem.keys)).sum(axis=1)
         problem = replace(problem, key_sq_norms=squares.astype(dtype))

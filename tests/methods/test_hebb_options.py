@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import pytest
 import torch
 from method_helpers import CLASSES, DIM, OLD, batch, learner, model
+from torch import nn
 
 from clfast.memory import KeyValueMemory
 from clfast.methods import Hebb, MbPA, MixtureTerm
-from clfast.ops import hebb_logits
+from clfast.ops import Neighbors, hebb_logits
 
 F64 = torch.float64
 
@@ -139,6 +141,48 @@ def test_the_parts_alone() -> None:
     assert torch.equal(nothing.predict_log_proba(x), base.detach())
     mbpa = MbPA(hebb.features, hebb.head, hebb.memory, steps=0)
     assert torch.equal(mbpa.predict_log_proba(x), base.detach())
+
+
+@pytest.mark.parametrize("name", ["MbPA", "Hebb"])
+@pytest.mark.parametrize("kernel", ["inverse", "normalized", "uniform"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_kernels(name: str, kernel: str, layers: int) -> None:
+    options: dict[str, Any] = {"steps": 2, "optimizer": "sgd"}
+    everyone = {"base_classes": []} if name == "Hebb" else {}
+    method: Any = learner(name, dtype=F64, kernel=kernel, eps=0.1, **options, **everyone)
+    x, _ = batch(7, seed=2, dtype=F64)
+    method.features.eval()
+    with torch.no_grad():
+        queries, layer = method.features(x), method.head
+    neighbors = method.memory.search(queries, method.k)
+    closeness = 1 / (0.1 + neighbors.sq_distances)
+    if kernel == "normalized":
+        closeness /= closeness.sum(1, keepdim=True)
+    if kernel == "uniform":
+        closeness = torch.ones_like(closeness)
+    seen = method.memory.seen(CLASSES)
+    wanted = hebb_logits(
+        *(queries, layer.weight.detach(), layer.bias.detach()),
+        *(method.memory.keys, method.memory.values, neighbors),
+        interpolation=weights(seen) if name == "Hebb" else torch.zeros(CLASSES, dtype=F64),
+        eta=1.5,
+        closeness=closeness,
+        lr=method.lr,
+        **options,
+    ).log_softmax(1)
+    if layers == 2:
+        # The identity in front takes part in no step of the loss: lr is the last layer's alone.
+        method.head = nn.Sequential(nn.Identity(), layer)
+    torch.testing.assert_close(method.predict_log_proba(x), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_normalised_kernel_of_neighbours_at_infinite_or_zero_distance() -> None:
+    hebb = made(kernel="normalized", eps=1e-300, k=3)
+    rows = torch.tensor([[0.0, 0.0, 1.0], [0.0, 5.0, math.inf]], dtype=F64)
+    closeness = hebb._closeness(Neighbors(rows, torch.zeros(2, 3, dtype=torch.int64)))
+    assert closeness is not None
+    exact = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], dtype=F64)
+    torch.testing.assert_close(closeness, exact)
 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.3, 1.0])

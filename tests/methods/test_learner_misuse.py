@@ -263,6 +263,12 @@ MISUSED: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] =
     (MbPA, {"steps": -1}, ValueError, "MbPA: steps must be at least 0, got -1"),
     (MbPA, {"lr": -0.1}, ValueError, r"MbPA: lr must be finite and in \[0, inf\), got -0.1"),
     (MbPA, {"lr": float("nan")}, ValueError, "MbPA: lr must be finite"),
+    (
+        MbPA,
+        {"kernel": "gaussian"},
+        ValueError,
+        "kernel must be one of inverse, normalized, uniform",
+    ),
     (MbPA, {"optimizer": "adam"}, ValueError, "optimizer must be one of rmsprop, rmsprop_tf, sgd"),
     (Hebb, {"beta": 1.0}, ValueError, r"Hebb: beta must be finite and in \[0, 1\), got 1"),
     (Hebb, {"beta": -0.1}, ValueError, "Hebb: beta must be finite and in"),

@@ -28,13 +28,17 @@ class Sizes:
 TAILS = (1, 15, 16, 17, 31, 32, 33)
 
 
+Maker = Callable[[Sizes, torch.dtype, torch.Generator], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class OpCase:
     name: str
-    make: Callable[[Sizes, torch.dtype, torch.Generator], tuple[tuple[Any, ...], dict[str, Any]]]
+    make: Maker
     # What the rounding error is measured against where results are smaller than what they are
     # differences of: the weights for an update of weights, 1 for the log of a probability.
     scale: float = 0.0
+    variant: str = ""
 
     @property
     def family(self) -> str:
@@ -51,7 +55,7 @@ class OpCase:
         return function
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name} {self.variant}".rstrip()
 
 
 def flat(result: Any) -> list[Tensor]:
@@ -164,6 +168,17 @@ def _mixture_log_probs(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> An
     return (logits, queries, keys, labels, neighbors), {"theta": 0.4, "gamma": 0.2}
 
 
+def _with_closeness(make: Maker) -> Maker:
+    """The same with the closeness of a kernel of one's own."""
+
+    def made(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+        args, kwargs = make(s, dtype, rng)
+        distances = next(a for a in args if isinstance(a, Neighbors)).sq_distances
+        return args, {**kwargs, "closeness": (-distances / s.dim).exp()}
+
+    return made
+
+
 CASES = [
     OpCase("knn", _knn),
     OpCase("class_means", _class_means),
@@ -173,5 +188,8 @@ CASES = [
     OpCase("hebb_logits", _hebb_logits),
     OpCase("interpolation_weights", _interpolation_weights),
     OpCase("mixture_log_probs", _mixture_log_probs, scale=1.0),
+    OpCase("hebbian_update", _with_closeness(_hebbian_update), variant="closeness"),
+    OpCase("mbpa_update", _with_closeness(_mbpa_update), scale=2.0, variant="closeness"),
+    OpCase("hebb_logits", _with_closeness(_hebb_logits), variant="closeness"),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

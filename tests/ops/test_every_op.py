@@ -12,6 +12,7 @@ from torch import Tensor
 
 import clfast
 from clfast import ops, reference
+from clfast.ops import _call
 
 every_op = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -181,22 +182,15 @@ def test_opcheck(case: OpCase, rng: torch.Generator) -> None:
 
 def _capture(case: OpCase, args: Any, kwargs: Any, seen: list[tuple[Any, ...]]) -> None:
     """The arguments that the public function hands to the registered op."""
-    module = getattr(ops, case.family)
+    compiled = _call.compiled
 
-    class Recorder:
-        def __getattr__(self, name: str) -> Any:
-            def record(*given: Any) -> Any:
-                seen.append(given)
-                return getattr(torch.ops.clfast, name)(*given)
+    def record(op: str, *given: Any) -> Any:
+        seen.append(given)
+        return compiled(op, *given)
 
-            return record
-
-    real = module._ops
-    module._ops = Recorder()
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_call, "compiled", record)
         case.op(*args, **kwargs)
-    finally:
-        module._ops = real
 
 
 @every_op

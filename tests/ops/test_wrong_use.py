@@ -176,6 +176,17 @@ for _op, _at in POSITION.items():
         ),
     ]
 
+_WITH_CLOSENESS = ("hebbian_update", "mbpa_update", "hebb_logits")
+for _op in _WITH_CLOSENESS:
+    WRONG += [
+        (
+            _op,
+            "closeness must have shape [5, 9], got [5, 8]",
+            _put("closeness", torch.ones(5, 8)),
+        ),
+        (_op, "closeness is", _put("closeness", torch.ones(5, 9, dtype=torch.float64))),
+    ]
+
 # Found by looking at values: on real CPU tensors only.
 WRONG_VALUES: list[tuple[str, str, Change]] = [
     ("class_means", "labels", _set(1, _first(8))),
@@ -204,6 +215,11 @@ WRONG_VALUES: list[tuple[str, str, Change]] = [
 for _op in ("mbpa_update", "hebb_logits", "mixture_log_probs"):
     _nan = _set(POSITION[_op], lambda t: torch.full_like(t, math.nan))
     WRONG_VALUES.append((_op, "keys or another input hold NaN", _nan))
+for _op in _WITH_CLOSENESS:
+    for _value in (-1.0, math.nan):
+        _bad = torch.ones(5, 9)
+        _bad[2, 1] = _value
+        WRONG_VALUES.append((_op, "closeness", _put("closeness", _bad)))
 for _op, _at in POSITION.items():
     WRONG_VALUES += [
         (_op, "neighbors.indices", _neighbours(_at + 2, indices=_first(37))),
@@ -294,6 +310,7 @@ WRONG_KINDS: list[tuple[str, str, str, Change]] = [
     ("mixture_log_probs", "queries", "a tensor", _put(1, None)),
     ("mixture_log_probs", "theta", "a number", _put("theta", torch)),
     ("mixture_log_probs", "form", "a string", _put("form", 3)),
+    *((op, "closeness", "a tensor", _put("closeness", 1.0)) for op in _WITH_CLOSENESS),
     *((op, "keys", "a tensor", _put(at, None)) for op, at in POSITION.items()),
     *((op, "labels", "a tensor", _put(at + 1, None)) for op, at in POSITION.items()),
     *(

@@ -24,10 +24,11 @@ struct Neighbourhood {
   int64_t neighbours;      // K
   int64_t num_classes;     // C
   T eps;                   // of the closeness, > 0
+  const T* closeness;      // [B, K], or null: Eq. 2's
 };
 
 // What is wrong with neighbour k of query b; kNone when nothing is.
-enum class Fault : int { kNone, kIndex, kDistance, kLabel };
+enum class Fault : int { kNone, kIndex, kDistance, kCloseness, kLabel };
 
 struct Finding {
   Fault fault = Fault::kNone;
@@ -40,15 +41,16 @@ CLFAST_HD Fault check_neighbour(const Neighbourhood<T>& n, int64_t query, int64_
   const int64_t row = n.indices[at];
   if (row < 0 || row >= n.memory_size) return Fault::kIndex;
   if (!(n.sq_distances[at] >= T(0))) return Fault::kDistance;
+  if (n.closeness != nullptr && !(n.closeness[at] >= T(0))) return Fault::kCloseness;
   const int64_t label = n.labels[row];
   if (label < 0 || label >= n.num_classes) return Fault::kLabel;
   return Fault::kNone;
 }
 
-// Hebb paper, Eq. 2: c_k = 1 / (eps + ||h_x - h_k||^2).
+// Hebb paper, Eq. 2: c_k = 1 / (eps + ||h_x - h_k||^2), unless it is given; `at` counts neighbours.
 template <class T>
-CLFAST_HD T closeness(T sq_distance, T eps) {
-  return T(1) / (eps + sq_distance);
+CLFAST_HD T closeness(const Neighbourhood<T>& n, int64_t at) {
+  return n.closeness == nullptr ? T(1) / (n.eps + n.sq_distances[at]) : n.closeness[at];
 }
 
 // c_k times a term of its key. A key so far that c_k = 0 counts for nothing, also where the

@@ -19,8 +19,8 @@ constexpr int kTileColumns = kTileVectors * kLanes<T>;
 
 // tile[r][c] = sum_p a[r][p] b[p][c] for kRows rows and kVectors vectors of columns.
 template <int kRows, int kVectors, class T>
-inline void multiply_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
-                          T* tile) {
+__attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b, int64_t ldb,
+                                             int64_t depth, T* tile) {
   Vector<T> sum[kRows][kVectors] = {};
   for (int64_t p = 0; p < depth; ++p) {
     Vector<T> column[kVectors];
@@ -39,21 +39,15 @@ inline void multiply_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int6
   }
 }
 
-template <int kVectors, class T>
+// Every height has a tile of its own: in two tiles, B would be read twice and a tile of one or two
+// rows wait for its own sums.
+template <int kVectors, int kRows = kTileRows, class T>
 inline void multiply_rows(const T* a, int64_t lda, int64_t rows, const T* b, int64_t ldb,
                           int64_t depth, T* tile) {
-  int64_t r = 0;
-  const auto at = [&](int64_t row) { return tile + row * kTileColumns<T>; };
-  if (rows == kTileRows) {
-    multiply_tile<kTileRows, kVectors>(a, lda, b, ldb, depth, tile);
-    return;
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return multiply_rows<kVectors, kRows - 1>(a, lda, rows, b, ldb, depth, tile);
   }
-#if defined(__AVX512F__)
-  for (; r + 8 <= rows; r += 8) multiply_tile<8, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
-#endif
-  for (; r + 4 <= rows; r += 4) multiply_tile<4, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
-  for (; r + 2 <= rows; r += 2) multiply_tile<2, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
-  for (; r < rows; ++r) multiply_tile<1, kVectors>(a + r * lda, lda, b, ldb, depth, at(r));
+  multiply_tile<kRows, kVectors>(a, lda, b, ldb, depth, tile);
 }
 
 // B [depth, columns], row-major and readable up to the next multiple of kLanes.

@@ -28,6 +28,7 @@ inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, const Mbpa
     } else {
       T* adapted = s.weight + i * s.row;
       const T* given = p.mbpa.weight + i * n.dim;
+#pragma omp simd
       for (int64_t j = 0; j < n.dim; ++j) adapted[j] -= given[j];
       delta += reduce_pair<Product>(adapted, x, n.dim);
     }
@@ -39,25 +40,45 @@ inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, const Mbpa
 // out_i += E_i eta / |N_i| sum_{k in N_i} c_k (<h_k, x> + 1); the 1 is the bias's share.
 // `sum` and `count` [C] are zero before and after.
 template <class T>
-inline Finding add_hebb(const HebbLogitsProblem<T>& p, int64_t query, T* dots, T* scratch, T* sum,
-                        T* count, T* out) {
+inline Finding add_hebb(const HebbLogitsProblem<T>& p, int64_t query, T* __restrict dots,
+                        T* scratch, T* __restrict sum, T* __restrict count, T* __restrict out) {
   const Neighbourhood<T>& n = p.mbpa.neighbourhood;
   const Finding finding =
       neighbour_dots(n, query, p.queries + query * n.dim, p.key_sq_norms, scratch, dots);
   if (finding.fault != Fault::kNone) return finding;
   const T bias_share = p.mbpa.bias == nullptr ? T(0) : T(1);
   const int64_t first = query * n.neighbours;
+  const int64_t *indices = n.indices + first, *labels = n.labels;
+  const T *interpolation = p.interpolation, eta = p.eta;
+  const Neighbourhood<T> local = n;  // known not to change
+#pragma omp simd
   for (int64_t k = 0; k < n.neighbours; ++k) {
-    const int64_t label = n.labels[n.indices[first + k]];
-    sum[label] += weighed(closeness(n.sq_distances[first + k], n.eps), dots[k] + bias_share);
-    count[label] += T(1);
+    dots[k] = weighed(closeness(local, first + k), dots[k] + bias_share);
   }
   for (int64_t k = 0; k < n.neighbours; ++k) {
-    const int64_t label = n.labels[n.indices[first + k]];
-    if (count[label] > T(0) && (p.select == nullptr || p.select[label])) {
-      out[label] += p.interpolation[label] * p.eta * sum[label] / count[label];
+    const int64_t label = labels[indices[k]];
+    sum[label] += dots[k];
+    count[label] += T(1);
+  }
+  // Classes in a row vectorise; the neighbours' own are fewer where there are very many classes.
+  if (n.num_classes > 16 * n.neighbours) {
+    for (int64_t k = 0; k < n.neighbours; ++k) {
+      const int64_t label = labels[indices[k]];
+      if (count[label] > T(0) && (p.select == nullptr || p.select[label])) {
+        out[label] += interpolation[label] * eta * sum[label] / count[label];
+      }
+      sum[label] = count[label] = T(0);
     }
-    sum[label] = count[label] = T(0);
+    return {};
+  }
+  for (int64_t i = 0; p.select != nullptr && i < n.num_classes; ++i) {
+    if (!p.select[i]) count[i] = T(0);
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < n.num_classes; ++i) {
+    out[i] += count[i] > T(0) ? interpolation[i] * eta * sum[i] / count[i] : T(0);
+    sum[i] = T(0);
+    count[i] = T(0);
   }
   return {};
 }

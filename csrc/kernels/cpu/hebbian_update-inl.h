@@ -1,4 +1,5 @@
 // Included once per SIMD level.
+#include "check_neighbours-inl.h"
 #include "hebbian_update.h"
 #include "reduce-inl.h"
 
@@ -12,10 +13,8 @@ inline Finding wire_queries(const Neighbourhood<T>& n, const bool* select, int64
     T* weight = delta_weight + query * n.num_classes * n.dim;
     T* bias = delta_bias + query * n.num_classes;
     const int64_t first = query * n.neighbours;
-    for (int64_t k = 0; k < n.neighbours; ++k) {
-      const Fault fault = check_neighbour(n, query, k);
-      if (fault != Fault::kNone) return {fault, query, k};
-    }
+    const Finding finding = check_neighbours(n, query);
+    if (finding.fault != Fault::kNone) return finding;
     memset(weight, 0, static_cast<size_t>(n.num_classes * n.dim) * sizeof(T));
     for (int64_t i = 0; i < n.num_classes; ++i) bias[i] = count[i] = T(0);
     for (int64_t k = 0; k < n.neighbours; ++k) {
@@ -25,7 +24,7 @@ inline Finding wire_queries(const Neighbourhood<T>& n, const bool* select, int64
                  [&](int64_t k, const T* h) {
                    const int64_t label = n.labels[n.indices[first + k]];
                    if (select != nullptr && !select[label]) return;
-                   const T share = closeness(n.sq_distances[first + k], n.eps) / count[label];
+                   const T share = closeness(n, first + k) / count[label];
                    T* out = weight + label * n.dim;
 #pragma omp simd
                    for (int64_t j = 0; j < n.dim; ++j) out[j] += share * h[j];

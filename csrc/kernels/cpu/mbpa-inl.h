@@ -1,9 +1,11 @@
 // The local adaptation of one query, which mbpa_update writes out and hebb_logits applies at once.
 #pragma once
+#include "check_neighbours-inl.h"
 #include "exp-inl.h"
 #include "gemm-inl.h"
 #include "mbpa_scratch.h"
 #include "mbpa_update.h"
+#include "reduce-inl.h"
 #include "transpose-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
@@ -11,14 +13,15 @@ namespace clfast::cpu::CLFAST_LEVEL {
 // h_k in both layouts and c_k / K. Faults are found here, before anything is computed.
 template <class T>
 inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratch<T>& s) {
+  const Finding finding = check_neighbours(n, query);
+  if (finding.fault != Fault::kNone) return finding;
+  const int64_t first = query * n.neighbours;
   for (int64_t k = 0; k < n.neighbours; ++k) {
-    const Fault fault = check_neighbour(n, query, k);
-    if (fault != Fault::kNone) return {fault, query, k};
-    const int64_t at = query * n.neighbours + k;
+    prefetch_ahead<T>(n.keys, n.indices + first, k, n.neighbours, n.dim);
     T* h = s.features + k * s.row;
-    load_row(n.keys.data, n.keys.kind, n.indices[at], n.dim, h);
+    load_row(n.keys.data, n.keys.kind, n.indices[first + k], n.dim, h);
     for (int64_t j = n.dim; j < s.row; ++j) h[j] = T(0);
-    s.closeness[k] = closeness(n.sq_distances[at], n.eps) / static_cast<T>(n.neighbours);
+    s.closeness[k] = closeness(n, first + k) / static_cast<T>(n.neighbours);
   }
   for (int64_t k = n.neighbours; k < s.column; ++k) s.closeness[k] = T(0);
   transpose(s.features, s.row, n.neighbours, n.dim, T(1), s.features_t, s.column, s.column);
@@ -93,8 +96,10 @@ template <class T>
 inline void step_bias(const MbpaProblem<T>& p, const MbpaScratch<T>& s) {
   if (p.bias == nullptr) return;
   for (int64_t i = 0; i < p.neighbourhood.num_classes; ++i) {
+    const T* residual = s.logits_t + i * s.column;
     T gradient = 0;
-    for (int64_t k = 0; k < s.column; ++k) gradient += s.logits_t[i * s.column + k];
+#pragma omp simd reduction(+ : gradient)
+    for (int64_t k = 0; k < s.column; ++k) gradient += residual[k];
     optimizer_steps(p.optimizer, s.bias + i, s.bias_state + i, &gradient, p.lr, 1);
   }
 }
@@ -125,20 +130,46 @@ inline void adapt_weights(const MbpaProblem<T>& p, int64_t query, const MbpaScra
   }
 }
 
+// s.gram = H H^T. It is symmetric: tiles left of the diagonal's are copies.
+template <class T>
+inline void gram(const Neighbourhood<T>& n, const MbpaScratch<T>& s) {
+  for (int64_t r = 0; r < n.neighbours; r += kTileRows) {
+    const int64_t rows = n.neighbours - r < kTileRows ? n.neighbours - r : kTileRows;
+    const int64_t first = r / kTileColumns<T> * kTileColumns<T>;
+    gemm(s.features + r * s.row, s.row, rows, RowMajor<T>{s.features_t + first, s.column},
+         s.column - first, n.dim,
+         [&](int64_t, int64_t height, int64_t c, int64_t width, const T* tile) {
+           for (int64_t i = 0; i < height; ++i) {
+             for (int64_t j = 0; j < width; ++j) {
+               const int64_t row = r + i, column = first + c + j;
+               const T product = tile[i * kTileColumns<T> + j];
+               s.gram[row * s.column + column] = product;
+               if (column < n.neighbours) s.gram[column * s.column + row] = product;
+             }
+           }
+         });
+  }
+}
+
 // Gram form: s.coefficients ends as Q with W_S = W - lr Q^T H; s.bias as the adapted bias.
 template <class T>
 inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
   const Neighbourhood<T>& n = p.neighbourhood;
   forward(n, p.weight, n.dim, static_cast<const T*>(nullptr), s, s.base_logits_t);
-  gemm(s.features, s.row, n.neighbours, RowMajor<T>{s.features_t, s.column}, s.column, n.dim,
-       [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
-         for (int64_t i = 0; i < height; ++i) {
-           memcpy(s.gram + (r + i) * s.column + c, tile + i * kTileColumns<T>,
-                  static_cast<size_t>(width) * sizeof(T));
-         }
-       });
+  gram(n, s);
   for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] = T(0);
+  for (int64_t i = 0; i < n.num_classes; ++i) {
+    const T shift = p.bias == nullptr ? T(0) : s.bias[i];
+    for (int64_t k = 0; k < s.column; ++k) {
+      s.logits_t[i * s.column + k] = s.base_logits_t[i * s.column + k] + shift;
+    }
+  }
   for (int64_t step = 0; step < p.steps; ++step) {
+    residuals(n, query, s);
+#pragma omp simd
+    for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] += s.logits_t[j];
+    step_bias(p, s);
+    if (step + 1 == p.steps) break;
     gemm(s.coefficients, s.column, n.num_classes, RowMajor<T>{s.gram, s.column}, s.column,
          n.neighbours, [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
            for (int64_t i = 0; i < height; ++i) {
@@ -150,10 +181,6 @@ inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const Mbp
              }
            }
          });
-    residuals(n, query, s);
-#pragma omp simd
-    for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] += s.logits_t[j];
-    step_bias(p, s);
   }
 }
 

@@ -25,7 +25,9 @@ inline Finding update_queries(const MbpaProblem<T>& p, int64_t begin, int64_t en
       for (int64_t i = 0; i < n.num_classes; ++i) {
         const T* adapted = s.weight + i * s.row;
         const T* given = p.weight + i * n.dim;
-        for (int64_t j = 0; j < n.dim; ++j) out[i * n.dim + j] = adapted[j] - given[j];
+        T* row = out + i * n.dim;
+#pragma omp simd
+        for (int64_t j = 0; j < n.dim; ++j) row[j] = adapted[j] - given[j];
       }
     }
     for (int64_t i = 0; i < n.num_classes; ++i) {

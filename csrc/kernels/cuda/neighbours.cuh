@@ -13,7 +13,7 @@ __global__ void resolve_kernel(Neighbourhood<T> n, int64_t batch, Resolved<T> ou
   const bool fine = check_neighbour(n, at / n.neighbours, at % n.neighbours) == Fault::kNone;
   out.rows[at] = fine ? n.indices[at] : -1;
   out.labels[at] = fine ? n.labels[n.indices[at]] : -1;
-  out.closeness[at] = fine ? closeness(n.sq_distances[at], n.eps) : T(0);
+  out.closeness[at] = fine ? closeness(n, at) : T(0);
 }
 
 template <class T>

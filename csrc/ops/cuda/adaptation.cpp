@@ -61,9 +61,10 @@ struct Layers {
 std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labels,
                                           const Tensor& sq_distances, const Tensor& indices,
                                           int64_t num_classes, double eps,
-                                          const std::optional<Tensor>& select) {
+                                          const std::optional<Tensor>& select,
+                                          const std::optional<Tensor>& closeness) {
   const char* op = "hebbian_update";
-  const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
+  const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices, closeness);
   check_num_classes(op, num_classes);
   check_eps(op, eps, in.dtype);
   const std::optional<Tensor> chosen = check_select(op, select, num_classes, keys);
@@ -85,10 +86,10 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
 std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional<Tensor>& bias,
                                        const Tensor& keys, const Tensor& labels,
                                        const Tensor& sq_distances, const Tensor& indices,
-                                       int64_t steps, double lr, std::string optimizer,
-                                       double eps) {
+                                       int64_t steps, double lr, std::string optimizer, double eps,
+                                       const std::optional<Tensor>& closeness) {
   const char* op = "mbpa_update";
-  const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
+  const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices, closeness);
   const LayerInputs layer = check_layer(op, weight, bias, in);
   check_steps(op, steps, lr, in.dtype);
   check_eps(op, eps, in.dtype);
@@ -116,9 +117,10 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
                    const Tensor& indices, const Tensor& interpolation, double eta, int64_t steps,
                    double lr, std::string optimizer, double eps,
                    const std::optional<Tensor>& select, const std::optional<Tensor>& key_sq_norms,
-                   const std::optional<Tensor>& base_logits) {
+                   const std::optional<Tensor>& base_logits,
+                   const std::optional<Tensor>& closeness) {
   const char* op = "hebb_logits";
-  const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
+  const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices, closeness);
   const DeviceStream stream(in.keys);
   const HebbInputs hebb = check_hebb(op, in, queries, weight, bias, interpolation, eta, steps, lr,
                                      optimizer, eps, select, key_sq_norms, base_logits);
@@ -163,7 +165,8 @@ Tensor mixture_log_probs(const Tensor& logits, const Tensor& queries, const Tens
                          double theta, double gamma, std::string form,
                          const std::optional<Tensor>& key_sq_norms) {
   const char* op = "mixture_log_probs";
-  const NeighbourInputs in = check_neighbours(op, keys, labels, sq_distances, indices);
+  const NeighbourInputs in =
+      check_neighbours(op, keys, labels, sq_distances, indices, std::nullopt);
   const MixtureInputs mix =
       check_mixture(op, in, logits, queries, theta, gamma, form, key_sq_norms);
   const DeviceStream stream(in.keys);

@@ -1,0 +1,86 @@
+"""The way into an op that has no gradient, compiled or in its reference.
+
+The dispatcher's own messages on an argument of a wrong kind do not name it. To look at every
+argument first would take longer than many a kernel, so they are looked at once a call has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import _check
+
+_CHECK_OF_KIND = {
+    "Tensor": _check.tensors,
+    "Optional[Tensor]": _check.optional_tensors,
+    "int": _check.integers,
+    "float": _check.numbers,
+    "str": _check.strings,
+    "bool": _check.booleans,
+    "ScalarType": _check.dtypes,
+}
+# Arguments of the schemas that are parts of one of the public functions.
+_PUBLIC_NAME = {"sq_distances": "neighbors.sq_distances", "indices": "neighbors.indices"}
+
+
+def compiled(op: str, *arguments: Any) -> Any:
+    """``torch.ops.clfast.<op>(*arguments)``.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind.
+        RuntimeError: what the op refuses, and :func:`refuse_grad`.
+    """
+    refuse_grad(op, arguments)
+    try:
+        return getattr(torch.ops.clfast, op)(*arguments)
+    except Exception:
+        check_kinds(op, arguments)
+        raise
+
+
+def check_for_reference(op: str, fake: Callable[..., Any], *arguments: Any) -> None:
+    """Refuses what the compiled op would; shapes and values are checked by its fake kernel."""
+    check_kinds(op, arguments)
+    refuse_grad(op, arguments)
+    fake(*arguments)
+
+
+def check_kinds(op: str, arguments: tuple[Any, ...]) -> None:
+    """Raises TypeError or ValueError for an argument that is not of its kind in the schema."""
+    for declared, argument in zip(_declared(op), arguments, strict=True):
+        _CHECK_OF_KIND[str(declared.real_type)](op, **{_public_name(declared): argument})
+
+
+def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:
+    """Raises when an input is to be differentiated through.
+
+    That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD.
+    """
+    grad_mode = torch.is_grad_enabled()
+    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    if not grad_mode and not forward_mode:
+        return
+    for at, argument in enumerate(arguments):
+        if not isinstance(argument, Tensor):
+            continue
+        required = grad_mode and argument.requires_grad
+        if required or (forward_mode and forward_ad.unpack_dual(argument).tangent is not None):
+            name = _public_name(_declared(op)[at])
+            raise RuntimeError(
+                f"clfast::{op}: {name} requires grad, but {op} has no gradient; "
+                f"call it under torch.no_grad() or pass {name}.detach()"
+            )
+
+
+def _declared(op: str) -> Any:
+    return getattr(torch.ops.clfast, op).default._schema.arguments
+
+
+def _public_name(declared: Any) -> str:
+    name: str = declared.name
+    return _PUBLIC_NAME.get(name, name)

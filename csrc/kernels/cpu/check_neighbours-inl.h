@@ -1,0 +1,37 @@
+// The neighbours of a query, looked at before anything is computed from them.
+#pragma once
+#include "../common/neighbourhood.h"
+#include "vector-inl.h"
+
+namespace clfast::cpu::CLFAST_LEVEL {
+
+// All neighbours at once: a branch for each would cost more than the look itself.
+template <class T>
+inline Finding check_neighbours(const Neighbourhood<T>& n, int64_t query) {
+  const int64_t* indices = n.indices + query * n.neighbours;
+  const T* sq_distances = n.sq_distances + query * n.neighbours;
+  const uint64_t rows = static_cast<uint64_t>(n.memory_size);
+  const uint64_t classes = static_cast<uint64_t>(n.num_classes);
+  int64_t bad = 0;  // negative numbers are large ones without a sign
+#pragma omp simd reduction(+ : bad)
+  for (int64_t k = 0; k < n.neighbours; ++k) {
+    bad += (static_cast<uint64_t>(indices[k]) >= rows) | !(sq_distances[k] >= T(0));
+  }
+  if (n.closeness != nullptr) {
+    const T* given = n.closeness + query * n.neighbours;
+#pragma omp simd reduction(+ : bad)
+    for (int64_t k = 0; k < n.neighbours; ++k) bad += !(given[k] >= T(0));
+  }
+  if (bad == 0) {
+    for (int64_t k = 0; k < n.neighbours; ++k) {
+      bad += static_cast<uint64_t>(n.labels[indices[k]]) >= classes;
+    }
+  }
+  for (int64_t k = 0; bad != 0 && k < n.neighbours; ++k) {
+    const Fault fault = check_neighbour(n, query, k);
+    if (fault != Fault::kNone) return {fault, query, k};
+  }
+  return {};
+}
+
+}  // namespace clfast::cpu::CLFAST_LEVEL
