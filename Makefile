@@ -70,7 +70,7 @@ $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || say "Python's venv module is missing: apt-get install python3-venv"
 	command -v g++ >/dev/null || say "g++ is missing: apt-get install g++"
-	[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	echo "clfast: installing what requirements.txt names into $(VENV) (torch takes minutes)"
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -96,3 +96,17 @@ def path(value: object, where: str) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{where}: path must be a str or a Path, got {type(value).__name__}")
     return Path(value)
+
+
+def file(value: object, where: str) -> Path:
+    """`value` as the path of a file that is there; TypeError or OSError otherwise."""
+    found = path(value, where)
+    try:
+        there, folder = found.is_file(), found.is_dir()
+    except OSError as error:  # a name too long, for one
+        raise OSError(f"{where}: {found}: {error}") from error
+    if folder:
+        raise IsADirectoryError(f"{where}: {found}: this is a folder, not a file")
+    if not there:
+        raise FileNotFoundError(f"{where}: {found}: there is no such file")
+    return found

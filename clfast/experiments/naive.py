@@ -24,13 +24,14 @@ from ..methods import Hebb, MbPA, Mixture, Parametric
 def naive_scores(learner: Parametric, x: Tensor) -> Tensor | None:
     """What `learner` predicts for x [B, ...], up to a constant a sample, by the loops below.
 
-    None for a learner that predicts without neighbours, or has an output network of more layers.
-    The learner's modules must be in eval mode, or have nothing that depends on it, and its memory
-    must hold something.
+    None for a learner that predicts without neighbours, has an output network of more layers, or
+    options that the loops lack. The learner's modules must be in eval mode, or have nothing that
+    depends on it, and its memory must hold something.
     """
     head = learner.head
-    if not isinstance(learner, Mixture | MbPA) or not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear) or not _has_loop(learner):
         return None
+    assert isinstance(learner, Mixture | MbPA)
     memory = learner.memory
     queries = learner.features(x).flatten(1)
     if isinstance(learner, Mixture):
@@ -43,7 +44,11 @@ def naive_scores(learner: Parametric, x: Tensor) -> Tensor | None:
     layer_and_memory = (head.weight, head.bias, memory.keys, memory.values)
     if not isinstance(learner, Hebb):
         return naive_mbpa(
-            *(queries, *layer_and_memory), k=learner.k, steps=learner.steps, lr=learner.lr
+            *(queries, *layer_and_memory),
+            k=learner.k,
+            eps=learner.eps,
+            steps=learner.steps,
+            lr=learner.lr,
         )
     new = torch.ones(learner.num_classes, dtype=torch.bool)
     new[list(learner.base_classes)] = False
@@ -51,12 +56,25 @@ def naive_scores(learner: Parametric, x: Tensor) -> Tensor | None:
         *(queries, *layer_and_memory),
         counts=memory.seen(learner.num_classes),
         k=learner.k,
+        eps=learner.eps,
         beta=learner.beta,
         eta=learner.eta,
         steps=learner.steps,
         lr=learner.lr,
         select=new,
     )
+
+
+def _has_loop(learner: Parametric) -> bool:
+    if isinstance(learner, Mixture):
+        return learner.form == "normalized"
+    if not isinstance(learner, MbPA):
+        return False
+    plain = (learner.optimizer, learner.kernel, learner.mixture) == ("rmsprop", "inverse", None)
+    if isinstance(learner, Hebb):
+        plain &= learner.fixed_interpolation is None and learner.unseen_interpolation == 1
+        plain &= learner.hebb_on == "new"
+    return plain
 
 
 def naive_mixture(

@@ -301,10 +301,11 @@ class KeyValueMemory:
 
         `KeyValueMemory.from_file` makes a memory of whatever kind was saved.
 
-        Raises FileNotFoundError, or ValueError if the file is truncated, foreign, of another kind,
-        or its parts do not fit together, naming the path; the memory is as before.
+        Raises FileNotFoundError or another OSError if no file can be read, or ValueError if it is
+        truncated, foreign, of another kind, or its parts do not fit together, naming the path; the
+        memory is as before.
         """
-        file = _arguments.path(path, "KeyValueMemory.load")
+        file = _arguments.file(path, "KeyValueMemory.load")
         where = f"KeyValueMemory.load: {file}"
         self._restore(storage.read(file, state.FORMAT, where), where)
 
@@ -313,7 +314,7 @@ class KeyValueMemory:
         path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
     ) -> KeyValueMemory:
         """The memory that was saved at `path`, on `device`; raises as `load` does."""
-        file = _arguments.path(path, "KeyValueMemory.from_file")
+        file = _arguments.file(path, "KeyValueMemory.from_file")
         where = f"KeyValueMemory.from_file: {file}"
         return _from_state(storage.read(file, state.FORMAT, where), device, where)
 
@@ -337,16 +338,19 @@ class KeyValueMemory:
 
 def _from_state(saved: Mapping[str, Any], device: torch.device | str, where: str) -> KeyValueMemory:
     config, _ = state.unpack(saved, where)
-    memory = KeyValueMemory(
-        config.dim,
-        capacity=config.capacity,
-        policy=config.policy,
-        index=config.index,
-        dtype=config.dtype,
-        device=device,
-        index_parameters=config.index_parameters,
-        candidates=config.candidates,
-    )
+    try:
+        memory = KeyValueMemory(
+            config.dim,
+            capacity=config.capacity,
+            policy=config.policy,
+            index=config.index,
+            dtype=config.dtype,
+            device=device,
+            index_parameters=config.index_parameters,
+            candidates=config.candidates,
+        )
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
+        raise type(error)(f"{where}: {error}") from error
     memory._restore(saved, where)
     return memory
 

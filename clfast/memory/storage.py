@@ -31,12 +31,7 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], where: str) ->
     a file is at `path`, or the disk does not take the data. `path` is then as before, or already
     the new file if only the last step failed, the flushing of the folder.
     """
-    # The file behind a symbolic link is replaced, not the link.
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{where}: there is no folder {target.parent}; create it first")
-    if target.exists() and not target.is_file():
-        raise OSError(f"{where}: this is no regular file; choose another path")
+    target = _target(path, where)
     tensors = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
     plain = {name: entry for name, entry in state.items() if name not in tensors}
     metadata = {"format": plain.pop("format"), "plain": json.dumps(plain)}
@@ -47,14 +42,26 @@ def write(path: str | os.PathLike[str], state: Mapping[str, Any], where: str) ->
         raise OSError(f"{where}: {error}") from error
 
 
-def read(path: str | os.PathLike[str], format: str, where: str) -> dict[str, Any]:
+def _target(path: str | os.PathLike[str], where: str) -> Path:
+    try:
+        # The file behind a symbolic link is replaced, not the link.
+        target = Path(os.path.realpath(path))
+        there, regular = target.exists(), target.is_file()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise OSError(f"{where}: {error}") from error
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{where}: there is no folder {target.parent}; create it first")
+    if there and not regular:
+        raise OSError(f"{where}: this is no regular file; choose another path")
+    return target
+
+
+def read(path: Path, format: str, where: str) -> dict[str, Any]:
     """The state, tensors on the CPU, that `write` put into a file, if it is of this format.
 
-    Raises, opening with `where`, FileNotFoundError if there is no file, OSError if it cannot be
-    read, and ValueError if it is not a whole safetensors file of this format.
+    Raises, opening with `where`, OSError if the file cannot be read, and ValueError if it is not a
+    whole safetensors file of this format.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{where}: there is no such file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}

@@ -32,6 +32,13 @@ def check_head(head: object, memory: object, where: str) -> None:
             f"{type(head).__name__ if last is head else inside}; "
             "pass the last linear layer as head and all before it as features"
         )
+    if type(last).forward is not nn.Linear.forward:
+        raise TypeError(
+            f"{where}: head must give x W^T + b, but {type(last).__name__} has a forward of its "
+            "own, which the adaptation would not follow"
+        )
+    if isinstance(head, nn.Sequential):
+        _check_output_network(head, last, where)
     if last.out_features < 1:
         raise ValueError(f"{where}: head must have at least one output")
     if memory is None:
@@ -44,6 +51,19 @@ def check_head(head: object, memory: object, where: str) -> None:
             f"{where}: memory has keys of dim {memory.dim}, but head takes {first.in_features} "
             f"features; make it with KeyValueMemory({first.in_features})"
         )
+
+
+def _check_output_network(head: nn.Sequential, last: nn.Linear, where: str) -> None:
+    """Every query adapts parameters of its own: each must be one of one layer, and be in use."""
+    names = {name for name, _ in last.named_parameters()}
+    if "weight" not in names or not names <= {"weight", "bias"}:
+        raise TypeError(
+            f"{where}: head must end in an nn.Linear whose weight is a parameter, got "
+            f"{', '.join(sorted(names)) or 'none'} (weight norm or another parametrization?)"
+        )
+    every = [parameter for _, parameter in head.named_parameters(remove_duplicate=False)]
+    if len(every) != len(list(head.parameters())):
+        raise TypeError(f"{where}: head has layers that share parameters, which is not supported")
 
 
 def check_mapping(state_dict: object, where: str) -> None:

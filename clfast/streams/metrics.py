@@ -68,7 +68,8 @@ class AccuracyMatrix:
         """A_i = mean over j <= i of R[i, j] (Lopez-Paz & Ranzato 2017).
 
         `weights` [T], the numbers of test samples, make it the accuracy on all samples of the tasks
-        so far, which differs where tasks differ in size.
+        so far, which differs where tasks differ in size. In [0, 1]. Raises ValueError for weights
+        that are not so, and where an accuracy of row i is not recorded.
         """
         last = self._last(after)
         row = [self[last, task] for task in range(last + 1)]
@@ -85,7 +86,10 @@ class AccuracyMatrix:
     def average_incremental_accuracy(
         self, after: int | None = None, *, weights: Sequence[float] | None = None
     ) -> float:
-        """Mean of A_0, ..., A_i (Rebuffi et al. 2017); theirs has `weights`, see A_i."""
+        """Mean of A_0, ..., A_i (Rebuffi et al. 2017); theirs has `weights`, see A_i.
+
+        In [0, 1]. Raises ValueError as `average_accuracy` does.
+        """
         steps = range(self._last(after) + 1)
         return fmean(self.average_accuracy(step, weights=weights) for step in steps)
 
@@ -97,6 +101,9 @@ class AccuracyMatrix:
         * `since="best"`: mean over j < i of (max over l < i of R[l, j]) - R[i, j] (Chaudhry et
           al. 2018). Accuracies recorded before task j was trained, l < j, count where they exist.
         * `since="learned"`: mean over j < i of R[j, j] - R[i, j], which is -`backward_transfer`.
+
+        Raises ValueError for another `since`, for fewer than two tasks, and where an accuracy that
+        the formula needs is not recorded.
         """
         if since == "learned":
             return -self.backward_transfer(after)
@@ -111,12 +118,20 @@ class AccuracyMatrix:
         return fmean(drops)
 
     def backward_transfer(self, after: int | None = None) -> float:
-        """BWT = mean over j < i of R[i, j] - R[j, j] (Lopez-Paz & Ranzato 2017)."""
+        """BWT = mean over j < i of R[i, j] - R[j, j] (Lopez-Paz & Ranzato 2017).
+
+        In [-1, 1]; higher is better. Raises ValueError for fewer than two tasks, and where an
+        accuracy that the formula needs is not recorded.
+        """
         last = self._last(after, at_least=1)
         return fmean(self[last, task] - self[task, task] for task in range(last))
 
     def forward_transfer(self, after: int | None = None) -> float:
-        """FWT = mean over 0 < j <= i of R[j - 1, j] - b[j], b before training (the same paper)."""
+        """FWT = mean over 0 < j <= i of R[j - 1, j] - b[j], b before training (the same paper).
+
+        In [-1, 1]; higher is better. Raises ValueError for fewer than two tasks, and where an
+        accuracy that the formula needs, `set_before`'s among them, is not recorded.
+        """
         last = self._last(after, at_least=1)
         if np.isnan(self._before[1 : last + 1]).any():
             raise ValueError(

@@ -54,19 +54,23 @@ class ArrayDataset(LabelledDataset):
 
     @property
     def x(self) -> Tensor:
+        """All samples [N, ...], as they were given."""
         return self._x
 
     @property
     def y(self) -> Tensor:
+        """All labels [N] int64."""
         return self._y
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self._x[index], self._y[index]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples [n, ...] and labels [n] at `indices` [n] int64; IndexError outside [-N, N)."""
         return self._x[indices], self._y[indices]
 
     def subset(self, indices: Tensor, y: Tensor) -> ArrayDataset:
+        """The samples at `indices` [n] int64, labelled `y` [n]; IndexError outside [-N, N)."""
         return ArrayDataset(self._x[indices], y)
 
 

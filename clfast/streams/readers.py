@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import _arguments
+
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP_MAGIC = b"\x1f\x8b"
 _MNIST_FILES = (
@@ -29,10 +31,11 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
     """The array in an idx file, plain or gzipped, in the shape and dtype that its header says.
 
     The format of the MNIST files: two zero bytes, a dtype byte, the number of dimensions, each
-    dimension as big-endian 32-bit integer, then the values, big-endian. Raises FileNotFoundError,
-    and ValueError for a file that is not idx, is truncated or has bytes left over.
+    dimension as big-endian 32-bit integer, then the values, big-endian. Raises TypeError for what
+    is no path, FileNotFoundError or another OSError where no file can be read, and ValueError for
+    one that is not idx, is truncated or has bytes left over.
     """
-    path = Path(path)
+    path = _arguments.file(path, "read_idx")
     content = path.read_bytes()
     if content.startswith(_GZIP_MAGIC):
         try:
@@ -58,10 +61,11 @@ def load_mnist(root: str | os.PathLike[str]) -> tuple[tuple[Tensor, Tensor], tup
     """(train images, labels), (test images, labels) of MNIST or a set of its format in `root`.
 
     Images are uint8 [N, 28, 28] in 0..255, labels int64 [N]. The files carry their usual names
-    (train-images-idx3-ubyte, ...), plain or with .gz. Raises FileNotFoundError naming what is
-    missing, and ValueError for a file that `read_idx` refuses or that holds something else.
+    (train-images-idx3-ubyte, ...), plain or with .gz. Raises TypeError for what is no path,
+    FileNotFoundError naming what is missing, and ValueError for a file that `read_idx` refuses or
+    that holds something else.
     """
-    root = Path(root)
+    root = _arguments.path(root, "load_mnist")
     paths, missing = [], []
     for name in _MNIST_FILES:
         path = root / name if (root / name).is_file() else root / f"{name}.gz"
@@ -93,10 +97,11 @@ def _images_and_labels(images_path: Path, labels_path: Path) -> tuple[Tensor, Te
 def load_npz(path: str | os.PathLike[str], *names: str) -> dict[str, Tensor]:
     """The arrays `names` of a .npz file, or all of them, in their shapes and dtypes.
 
-    Raises FileNotFoundError, and ValueError for a file that is not .npz or is damaged, for a name
-    that is not in it, and for an array that is not numeric (Python objects are never unpickled).
+    Raises TypeError for what is no path, FileNotFoundError or another OSError where no file can be
+    read, and ValueError for a file that is not .npz or is damaged, for a name that is not in it,
+    and for an array that is not numeric (Python objects are never unpickled).
     """
-    path = Path(path)
+    path = _arguments.file(path, "load_npz")
     with path.open("rb") as file:
         # np.load would also take a bare .npy, and speaks of pickles when it meets anything else.
         if not zipfile.is_zipfile(file):

@@ -15,7 +15,7 @@ import torch
 from memory_helpers import filled, stream, unchanged
 from safetensors.torch import save_file
 
-from clfast.memory import KeyValueMemory, storage
+from clfast.memory import KeyValueMemory, state, storage
 
 
 @pytest.fixture
@@ -112,7 +112,9 @@ def test_foreign_files_are_refused(path: Path, write: Callable[[Path], None], re
 
 def test_what_is_no_file_is_refused(path: Path, tmp_path: Path) -> None:
     refuses_to_load(path, FileNotFoundError, "there is no such file")
-    refuses_to_load(tmp_path, FileNotFoundError, "there is no such file")
+    refuses_to_load(tmp_path, IsADirectoryError, "is a folder, not a file")
+    refuses_to_load(tmp_path / ("n" * 300), OSError, "File name too long")
+    refuses_to_load(tmp_path / "a\0b", FileNotFoundError, "there is no such file")
     os.mkfifo(path)
     refuses_to_load(path, FileNotFoundError, "there is no such file")
 
@@ -125,6 +127,24 @@ def test_a_file_that_cannot_be_read_is_refused(path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(storage, "safe_open", fail)
     refuses_to_load(path, OSError, "not yours")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("candidates", 0, "candidates must be"),
+        ("policy", "oldest", "policy must be"),
+        ("dim", 0, "dim must be"),
+    ],
+)
+def test_a_damaged_config_is_refused(path: Path, name: str, value: Any, reason: str) -> None:
+    filled(5).save(path)
+    saved = storage.read(path, state.FORMAT, "")
+    saved["config"][name] = value
+    storage.write(path, saved, "")
+    message = re.escape(f"KeyValueMemory.from_file: {path}: ") + ".*" + reason
+    with pytest.raises(ValueError, match=message):
+        KeyValueMemory.from_file(path)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,9 @@ def test_save_says_where_it_cannot(path: Path, tmp_path: Path) -> None:
             memory.save(tmp_path / "missing" / "file")
         with pytest.raises(OSError, match=r"KeyValueMemory.save: .*no regular file"):
             memory.save(tmp_path)
+        for name, reason in (("n" * 300, "File name too long"), ("a\0b", "null")):
+            with pytest.raises(OSError, match=rf"KeyValueMemory.save: .*{reason}"):
+                memory.save(tmp_path / name)
         os.mkfifo(path)
         with pytest.raises(OSError, match=rf"KeyValueMemory.save: {path}: .*no regular file"):
             memory.save(path)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from method_helpers import same
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from clfast.memory import KeyValueMemory
 from clfast.methods import Hebb, MbPA, Mixture, MixtureTerm, Parametric
@@ -155,15 +156,33 @@ def test_the_rest_of_a_learner() -> None:
     )
 
 
+class CosineHead(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.normalize(input) @ F.normalize(self.weight).T
+
+
+def tied() -> nn.Sequential:
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
 @pytest.mark.parametrize(
     ("head", "error", "message"),
     [
         (nn.Sequential(), TypeError, "head must be an nn.Linear, or an nn.Sequential"),
         (nn.Sequential(nn.Linear(6, 5), nn.ReLU()), TypeError, "that ends in ReLU"),
         (nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 5)), ValueError, "head takes 7 features"),
+        (
+            nn.Sequential(nn.Linear(6, 9), weight_norm(nn.Linear(9, 5))),
+            TypeError,
+            "whose weight is a parameter, got bias, parametrizations.weight.original0",
+        ),
+        (tied(), TypeError, "head has layers that share parameters"),
+        (CosineHead(6, 5), TypeError, "CosineHead has a forward of its own"),
+        (nn.Sequential(nn.Linear(6, 6), CosineHead(6, 5)), TypeError, "CosineHead has a forward"),
     ],
 )
-def test_heads_that_are_none(head: nn.Sequential, error: type[Exception], message: str) -> None:
+def test_heads_that_are_none(head: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         MbPA(nn.Identity(), head, filled())
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +57,25 @@ def test_wrong_idx_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ValueError, match=f"read_idx: .*{message}"):
         read_idx(tmp_path / "a")
+
+
+@pytest.mark.parametrize("read", [read_idx, load_npz, load_mnist])
+def test_what_is_no_path(read: Callable[[Any], Any]) -> None:
+    with pytest.raises(
+        TypeError, match=rf"{read.__name__}: path must be a str or a Path, got None"
+    ):
+        read(None)
+
+
+@pytest.mark.parametrize("read", [read_idx, load_npz])
+def test_paths_of_no_file(read: Callable[[Any], Any], tmp_path: Path) -> None:
+    for path, error, message in (
+        (tmp_path, IsADirectoryError, "this is a folder"),
+        (tmp_path / "nowhere", FileNotFoundError, "nowhere: there is no such file"),
+        (tmp_path / ("n" * 300), OSError, "File name too long"),
+    ):
+        with pytest.raises(error, match=rf"{read.__name__}: .*{message}"):
+            read(path)
 
 
 def test_missing_idx_file(tmp_path: Path) -> None:
