@@ -43,7 +43,7 @@ from .gpu_report import (
 from .sources import ROOT
 
 NO_GPU = 2
-CHECKED = (*sources.MEASURED, "tests")
+CHECKED = (*sources.MADE_OF, "tests")
 # Seconds: a step is not begun with less, and a benchmark run stops this long before its time is up.
 SHORTEST, MARGIN = 40, 30
 

@@ -27,7 +27,7 @@ from clfast.experiments.run_folder import environment
 
 from . import families
 from .harness import Settings
-from .sources import ROOT, digest
+from .sources import ROOT, digest, timed
 from .store import UNFINISHED, Store, write_whole
 from .summary import result
 
@@ -110,7 +110,7 @@ def _header(options: argparse.Namespace) -> dict[str, Any]:
         "settings": dataclasses.asdict(settings),
         "hardware": made["gpu"] if options.device == "cuda" else made["cpu"],
         "torch": made["torch"],
-        "sources": digest(),
+        "sources": digest(parts=timed(options.family.split(","))),
     }
 
 

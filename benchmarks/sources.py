@@ -7,12 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# All that a timed call runs through, and what times it.
-MEASURED = ("csrc", "clfast/ops", "clfast/_backend.py", "benchmarks", "CMakeLists.txt", "setup.py")
+MADE_OF = ("csrc", "clfast", "benchmarks", "CMakeLists.txt", "setup.py")
+# What a timed call runs through, what it is compared with, and what times it; and the cases.
+_TIMED = (
+    *("csrc", "clfast/ops", "clfast/_backend.py", "CMakeLists.txt", "setup.py"),
+    *("benchmarks/case.py", "benchmarks/harness.py", "benchmarks/machine.py"),
+    *("benchmarks/oracle.py", "benchmarks/opponents", "benchmarks/families/_adaptation_inputs.py"),
+)
 SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}
 
 
-def digest(root: Path = ROOT, parts: Sequence[str] = MEASURED) -> str:
+def timed(families: Sequence[str]) -> list[str]:
+    """The parts that the times of these families depend on."""
+    return [*_TIMED, *(f"benchmarks/families/{family}.py" for family in families)]
+
+
+def digest(root: Path = ROOT, parts: Sequence[str] = MADE_OF) -> str:
     """Of the names and contents of the source files under these parts of the tree.
 
     Of the sources and not of the libraries, which differ from build to build.

@@ -120,6 +120,11 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     assert Store(path, {"device": "cpu"}, fresh=False).records == [record, record]
 
 
+def test_what_times_depend_on_is_there() -> None:
+    parts = sources.timed(families.names())
+    assert [part for part in parts if not (sources.ROOT / part).exists()] == []
+
+
 def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "csrc").mkdir()
     file = tmp_path / "csrc" / "op.cpp"
