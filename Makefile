@@ -15,13 +15,14 @@ FAMILY ?= retrieval,adaptation
 OUT ?= gpu-check
 PROCESSES ?= 5
 
-.PHONY: help demo test test-slow check lint bench gpu-check wheel clean
+.PHONY: help demo test test-slow check lint bench scaling gpu-check wheel clean
 help:
 	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
 	@echo "make test       build and run the tests"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitizers"
 	@echo "make bench      all benchmarks into benchmarks/results/ and the table of README.md"
+	@echo "make scaling    times against sizes into benchmarks/results/ and docs/performance.md"
 	@echo "make gpu-check  build, test, sanitize and measure on an NVIDIA GPU; FAMILY= OUT="
 	@echo "make wheel      a wheel into dist/"
 	@echo "make clean      remove .venv, builds and wheels; runs/ and results stay"
@@ -51,6 +52,11 @@ bench: $(VENV)/.built
 	@python -m benchmarks.run --family $(FAMILY) --processes $(PROCESSES) \
 	  --out benchmarks/results/cpu.json
 	python -m benchmarks.report benchmarks/results/cpu.json --readme README.md
+
+scaling: $(VENV)/.built
+	@python -m benchmarks.run --family scaling --processes $(PROCESSES) \
+	  --out benchmarks/results/scaling.json
+	python -m benchmarks.report benchmarks/results/scaling.json --readme docs/performance.md
 
 # Uses the Python that is there, with its torch: a GPU machine may have no network.
 gpu-check:

@@ -8,6 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from . import families
+from .families.scaling import SWEEPS, Sweep
+
 # Okabe and Ito's palette: told apart under every common colour blindness.
 RIVALS = {
     "torch": ("best PyTorch", "o", "#0072B2"),
@@ -18,13 +21,50 @@ OPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E44
 
 
 def draw(result: dict[str, Any], folder: Path, stem: str) -> list[Path]:
-    """Writes `<stem>-ratios.png` and `<stem>-roofline.png`."""
+    """Writes `<stem>-ratios.png` and `<stem>-roofline.png`, or `<stem>-times.png` of the sweeps."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}-{name}.png" for name in ("ratios", "roofline")]
-    for path, figure in zip(paths, (ratios(result), roofline(result)), strict=True):
+    drawn = {"times": times} if result.get("family") == families.SCALING else _OF_FAMILIES
+    paths = [folder / f"{stem}-{name}.png" for name in drawn]
+    for path, figure in zip(paths, drawn.values(), strict=True):
         # The version of matplotlib in the file would make equal plots differ.
-        figure.savefig(path, metadata={"Software": None})
+        figure(result).savefig(path, metadata={"Software": None})
     return paths
+
+
+def times(result: dict[str, Any]) -> Figure:
+    """A panel a sweep: the median time against the size that changes."""
+    measured = {(case["op"], case["size"]): case for case in result["cases"]}
+    ops = list(dict.fromkeys(sweep.cases[0].op for sweep in SWEEPS))
+    columns = max(sum(sweep.cases[0].op == op for sweep in SWEEPS) for op in ops)
+    figure = Figure(figsize=(3.0 * columns, 2.9 * len(ops)), dpi=150, layout="constrained")
+    panels = figure.subplots(len(ops), columns, squeeze=False)
+    for row, op in zip(panels, ops, strict=True):
+        for axes, sweep in zip(row, [s for s in SWEEPS if s.cases[0].op == op], strict=False):
+            _sweep(axes, sweep, measured)
+        row[0].set_ylabel(f"{op}, ms")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _sweep(axes: Any, sweep: Sweep, measured: dict[tuple[str, str], Any]) -> None:
+    axes.set(xscale="log", yscale="log", xlabel=sweep.axis)
+    lines: dict[str, list[tuple[int, float]]] = {"clfast": [], **{rival: [] for rival in RIVALS}}
+    for case in sweep.cases:
+        for row in measured.get((case.op, case.size_text), {}).get("rows", []):
+            if row["name"] != "clfast":
+                continue
+            for name, points in lines.items():
+                found = row if name == "clfast" else row.get(name, {})
+                if "seconds" in found:
+                    points.append((int(case.size[sweep.axis]), 1e3 * found["seconds"]))
+    styles = {"clfast": ("clfast", "^", "#000000"), **RIVALS}
+    for name, points in lines.items():
+        label, marker, colour = styles[name]
+        x, y = [size for size, _ in points], [ms for _, ms in points]
+        axes.plot(x, y, marker=marker, color=colour, ms=4, lw=1, label=label)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def ratios(result: dict[str, Any]) -> Figure:
@@ -87,6 +127,9 @@ def roofline(result: dict[str, Any]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
+
+
+_OF_FAMILIES = {"ratios": ratios, "roofline": roofline}
 
 
 def _point(axes: Any, case: dict[str, Any], colour: str) -> None:

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,87 @@ def demo(data: str, root: Path | None, seeds: int, out: Path | None, tune: bool)
     click.echo(f"Plot: {plot}\nMetrics: {path / 'metrics.jsonl'}")
 
 
+_ROOT = click.option(
+    "--root",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder with the data's files.",
+)
+_SEEDS = click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+_THREADS = click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+
+
+def _out(name: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("runs", name),
+        show_default=True,
+        help="The run's folder; a run that was cut short goes on.",
+    )
+
+
+@main.command()
+@_ROOT
+@_SEEDS
+@_THREADS
+@click.option("--tasks", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@_out("permuted-mnist")
+def permuted_mnist(
+    root: Path, seeds: int, threads: int, tasks: int, epochs: int, out: Path
+) -> None:
+    """Continual learning of permuted MNIST (section 4.1 of the Hebb paper, in small).
+
+    Prints and plots the accuracy of a network, EWC, MbPA and Hebb on all tasks so far, as figure 2
+    does. About half an hour on two cores.
+    """
+    _require("matplotlib", "matplotlib")
+    from .experiments import permuted_mnist as experiment
+    from .experiments.images import load_images
+
+    config = experiment.PermutedMnist(seeds=seeds, threads=threads, tasks=tasks, epochs=epochs)
+    evaluated = tuple(sorted({min(number, tasks) for number in config.evaluated}))
+    config = dataclasses.replace(config, evaluated=evaluated)
+    try:
+        table, plot = experiment.run(config, load_images("mnist", root), out)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    table.print(Console())
+    click.echo(f"Plot: {plot}\nMetrics: {out / 'metrics.jsonl'}")
+
+
+@main.command()
+@_ROOT
+@_SEEDS
+@_THREADS
+@click.option("--tune", is_flag=True, help="Choose the hyper-parameters again first.")
+@_out("cifar")
+def cifar(root: Path, seeds: int, threads: int, tune: bool, out: Path) -> None:
+    """Online and incremental learning of CIFAR-100's other half (sections 4.2 and 4.3, in small).
+
+    Prints the tables of Parametric, Mixture, MbPA and Hebb, balanced and imbalanced, on features of
+    a small network trained on 50 classes. The folder holds cifar100_train.npz and
+    cifar100_test.npz, each with images [N, 32, 32, 3] and labels [N].
+    """
+    _require("matplotlib", "matplotlib")
+    from .experiments import cifar_adaptation as experiment
+    from .experiments.cifar import load_cifar100
+
+    config = experiment.CifarAdaptation(seeds=seeds, threads=threads)
+    try:
+        train, test = load_cifar100(root)
+        if tune:
+            config = experiment.tune(config, train, test)
+            click.echo(f"Tuned: {config}")
+        tables, plots = experiment.run(config, train, test, out)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    for table in tables:
+        table.print(Console())
+    click.echo(f"Plots: {', '.join(map(str, plots))}\nMetrics: {out / 'metrics.jsonl'}")
+
+
 def _facts() -> dict[str, Any]:
     here = environment()
     level = int(torch.ops.clfast.simd_level())
@@ -151,5 +233,5 @@ def _installed(distribution: str) -> str | None:
 def _require(module: str, package: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise click.ClickException(
-            f"the demo needs {package}, which is not installed: pip install {package}"
+            f"this needs {package}, which is not installed: pip install {package}"
         )

@@ -116,7 +116,7 @@ def test_demo_names_the_package_that_is_missing(
     done = call("demo")
     assert done.exit_code == 1
     assert done.output == (
-        f"Error: the demo needs {package}, which is not installed: pip install {package}\n"
+        f"Error: this needs {package}, which is not installed: pip install {package}\n"
     )
 
 
@@ -143,3 +143,13 @@ def test_demo_misused(
     assert done.exit_code == status
     assert message in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["permuted-mnist", "cifar"])
+def test_experiments_name_what_is_missing(command: str, tmp_path: Path) -> None:
+    found = call(command, "--root", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert found.exit_code == 1
+    assert "Error: load_" in found.stderr
+    assert str(tmp_path) in found.stderr
+    assert not (tmp_path / "run").exists()
+    assert call(command).exit_code == 2

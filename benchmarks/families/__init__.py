@@ -1,5 +1,5 @@
-"""The cases of every family: one module each, with the list `CASES`; what begins with _ is shared
-by some of them."""
+"""The cases of every family of ops: one module each, with the list `CASES`; what begins with _ is
+shared by some of them. `scaling` takes ops of all families at many sizes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import pkgutil
 
 from ..case import Case
 
+SCALING = "scaling"
+
 
 def names() -> list[str]:
-    """All families, by name."""
+    """All families of ops, by name."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in modules if not name.startswith("_"))
+    return sorted(name for name in modules if not name.startswith("_") and name != SCALING)
 
 
 def cases(family: str) -> list[Case]:
-    """The cases of a family; ValueError when there is no such family."""
-    if family not in names():
-        raise ValueError(f"no benchmark family {family!r}; there are {', '.join(names())}")
+    """The cases of a family or of `SCALING`; ValueError when there is no such family."""
+    known = [*names(), SCALING]
+    if family not in known:
+        raise ValueError(f"no benchmark family {family!r}; there are {', '.join(known)}")
     module = importlib.import_module(f"{__name__}.{family}")
     found: list[Case] = module.CASES
     return found

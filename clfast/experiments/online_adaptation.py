@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,26 @@ MakeLearners = Callable[[OnlineAdaptation, Parametric, Sequence[int]], Learners]
 """From the base learner and the old classes to learners that share its modules and its memory."""
 
 
-def paper_learners(config: OnlineAdaptation, base: Parametric, old: Sequence[int]) -> Learners:
+class MethodOptions(Protocol):
+    """The hyper-parameters of Mixture, MbPA and Hebb; see `OnlineAdaptation`."""
+
+    @property
+    def k(self) -> int: ...
+    @property
+    def theta(self) -> float: ...
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def beta(self) -> float: ...
+    @property
+    def eta(self) -> float: ...
+
+
+def paper_learners(config: MethodOptions, base: Parametric, old: Sequence[int]) -> Learners:
     """The four methods of the paper's Table 2; `base` itself is Parametric."""
     assert base.memory is not None
     model = (base.features, base.head, base.memory)

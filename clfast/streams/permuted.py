@@ -23,10 +23,12 @@ class PermutedDataset(LabelledDataset):
 
     @property
     def x(self) -> Tensor:
+        """All samples [N, ...], permuted."""
         return self._permute(self._base.x)
 
     @property
     def y(self) -> Tensor:
+        """All labels [N] int64."""
         return self._base.y
 
     def __len__(self) -> int:
@@ -37,10 +39,12 @@ class PermutedDataset(LabelledDataset):
         return self._permute(_sample(x)[None])[0], y
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples [n, ...], permuted, and labels [n] at `indices` [n] int64."""
         x, y = self._base.batch(indices)
         return self._permute(x), y
 
     def subset(self, indices: Tensor, y: Tensor) -> PermutedDataset:
+        """The samples at `indices` [n] int64 under the same permutation, labelled `y` [n]."""
         return PermutedDataset(self._base.subset(indices, y), self.permutation)
 
     def _permute(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import families, oracle
 from benchmarks.case import Case, tensors
+from benchmarks.families.scaling import SWEEPS
 from clfast import ops, reference
 
 ALL = [(family, case) for family in families.names() for case in families.cases(family)]
@@ -16,7 +17,7 @@ SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
 
 
 def test_an_unknown_family_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'nothing'; there are adaptation, retrieval"):
+    with pytest.raises(ValueError, match=r"'nothing'; there are adaptation, retrieval, scaling"):
         families.cases("nothing")
 
 
@@ -29,6 +30,18 @@ def test_names_are_unique(family: str) -> None:
         assert len(set(names)) == len(names)
         assert {"clfast", "loop", "torch", "compiled"} <= {v.kind for v in case.variants}
         assert "clfast" in names
+
+
+def test_a_sweep_changes_one_size() -> None:
+    for sweep in SWEEPS:
+        sizes = [dict(case.size) for case in sweep.cases]
+        values = [size.pop(sweep.axis) for size in sizes]
+        assert values == sorted(set(values), key=int)
+        assert len(values) >= 3
+        assert all(size == sizes[0] for size in sizes)
+    cases = families.cases(families.SCALING)
+    assert len({case.name for case in cases}) == len(cases)
+    assert all(v.kind != "compiled" for case in cases for v in case.variants)
 
 
 @pytest.mark.parametrize("family", families.names())

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report, summary
+from benchmarks import families, plots, report, summary
+from benchmarks.families.scaling import SWEEPS
 
 HEADER = {
     "device": "cpu",
@@ -181,6 +182,28 @@ def test_the_command_prints_draws_and_rewrites(
     assert printed in readme.read_text()
     for name in ("cpu-ratios.png", "cpu-roofline.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_sweeps_are_drawn_as_times_against_sizes(
+    tmp_path: Path, records: list[dict[str, Any]]
+) -> None:
+    template = next(r for r in records if "machine" not in r)
+    swept = [
+        {**template, "family": "scaling", "op": case.op, "size": case.size_text}
+        for case in families.cases("scaling")
+    ]
+    machines = [r for r in records if "machine" in r]
+    result = summary.result({**HEADER, "family": "scaling"}, [*machines, *swept])
+    (axes, *others) = plots.times(result).axes
+    assert len(others) == len(SWEEPS) - 1
+    assert axes.get_xlabel() == SWEEPS[0].axis
+    lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+    ms = [1e3 * template["variants"]["clfast"]["seconds"]] * len(SWEEPS[0].cases)
+    assert lines["clfast"][:, 1].tolist() == pytest.approx(ms)
+    assert lines["clfast"][:, 0].tolist() == [c.size["M"] for c in SWEEPS[0].cases]
+    results = _written(tmp_path / "scaling.json", result)
+    assert report.main([str(results)]) == 0
+    assert (tmp_path / "scaling-times.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_result_gives_the_same_plots(tmp_path: Path, result: dict[str, Any]) -> None:

@@ -1,0 +1,69 @@
+"""How times grow: one size of an op changes, the others stay. Without compiled opponents, whose
+compilation for every size would take longer than all the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..case import Case
+from ._adaptation_inputs import Sizes
+from .adaptation import hebb_logits
+from .retrieval import knn
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Cases that differ in one size, `axis`, of their `Case.size`."""
+
+    axis: str
+    cases: tuple[Case, ...]
+
+
+def _sweeps(
+    make: Callable[..., Case], base: dict[str, int], axes: dict[str, Sequence[int]]
+) -> list[Sweep]:
+    made: dict[tuple[int, ...], Case] = {}
+
+    def case(sizes: dict[str, int]) -> Case:
+        key = tuple(sizes.values())
+        if key not in made:
+            whole = make(**sizes)
+            variants = tuple(v for v in whole.variants if v.kind != "compiled")
+            made[key] = replace(whole, variants=variants)
+        return made[key]
+
+    return [
+        Sweep(axis, tuple(case({**base, axis: value}) for value in values))
+        for axis, values in axes.items()
+    ]
+
+
+def _hebb_logits(**sizes: Any) -> Case:
+    return hebb_logits(Sizes(**sizes), "rmsprop")
+
+
+SWEEPS = [
+    *_sweeps(
+        knn,
+        {"B": 100, "M": 100_000, "d": 64, "k": 200},
+        {
+            "M": (1_000, 10_000, 100_000, 1_000_000),
+            "d": (16, 64, 256, 1024),
+            "k": (1, 10, 100, 200, 1000),
+            "B": (1, 10, 100, 1000),
+        },
+    ),
+    *_sweeps(
+        _hebb_logits,
+        {"B": 100, "K": 200, "d": 128, "C": 100, "M": 60_000},
+        {
+            "K": (10, 50, 200, 500),
+            "d": (32, 128, 512, 2048),
+            "C": (10, 100, 1000),
+            "B": (1, 10, 100, 1000),
+        },
+    ),
+]
+CASES = list({case.name: case for sweep in SWEEPS for case in sweep.cases}.values())
