@@ -12,6 +12,7 @@ MADE_OF = ("csrc", "clfast", "benchmarks", "CMakeLists.txt", "setup.py")
 _TIMED = (
     *("csrc", "clfast/ops", "clfast/_backend.py", "CMakeLists.txt", "setup.py"),
     *("benchmarks/case.py", "benchmarks/harness.py", "benchmarks/machine.py"),
+    *("benchmarks/worker.py", "benchmarks/bystanders.py"),
     *("benchmarks/oracle.py", "benchmarks/opponents", "benchmarks/families/_adaptation_inputs.py"),
 )
 SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}

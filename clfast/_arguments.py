@@ -12,7 +12,7 @@ import torch
 
 
 def integer(value: object, name: str, where: str, *, least: int) -> int:
-    """`value` as an int of at least `least`; TypeError or ValueError otherwise."""
+    """`value` as a 64-bit int of at least `least`; TypeError or ValueError otherwise."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -22,6 +22,8 @@ def integer(value: object, name: str, where: str, *, least: int) -> int:
         raise TypeError(f"{where}: {name} must be an integer, got {kind}") from None
     if number < least:
         raise ValueError(f"{where}: {name} must be at least {least}, got {number}")
+    if number >= 2**63:
+        raise ValueError(f"{where}: {name} must fit into 64 bits, got {number}")
     return number
 
 

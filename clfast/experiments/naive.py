@@ -50,8 +50,10 @@ def naive_scores(learner: Parametric, x: Tensor) -> Tensor | None:
             steps=learner.steps,
             lr=learner.lr,
         )
-    new = torch.ones(learner.num_classes, dtype=torch.bool)
-    new[list(learner.base_classes)] = False
+    labels = torch.arange(learner.num_classes)
+    new = ~torch.isin(labels, torch.tensor(learner.base_classes, dtype=torch.int64))
+    if not new.any():  # nothing new to learn: the update goes to all classes
+        new = ~new
     return naive_hebb(
         *(queries, *layer_and_memory),
         counts=memory.seen(learner.num_classes),

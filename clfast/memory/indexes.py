@@ -84,7 +84,7 @@ class FaissIndex(Index):
             # Candidates lack the stale rows' true places, and may hold them by their old ones.
             near = torch.cat([candidates[candidates >= 0], stale]).unique()
             if len(near) < k:
-                near = torch.arange(len(rows))
+                near = torch.arange(len(rows), device="cpu")
             best = knn(query[None], rows.keys[near], k, key_sq_norms=rows.sq_norms[near])
             distances.append(best.sq_distances)
             slots.append(near[best.indices])

@@ -76,5 +76,5 @@ def read(path: Path, format: str, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: no safetensors file, or a truncated one ({error})") from error
     except OSError as error:
         raise OSError(f"{where}: {error}") from error
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, TypeError, RecursionError) as error:
         raise ValueError(f"{where}: its metadata is damaged ({error})") from error

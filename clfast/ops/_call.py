@@ -1,7 +1,9 @@
 """The way into an op that has no gradient, compiled or in its reference.
 
 The dispatcher's own messages on an argument of a wrong kind do not name it. To look at every
-argument first would take longer than many a kernel, so they are looked at once a call has failed.
+argument first would take longer than many a kernel, so tensors and strings, which the dispatcher
+never takes for one another, are looked at once a call has failed. Numbers, which it converts, come
+through `_check.integer`, `number` and `boolean`.
 """
 
 from __future__ import annotations
@@ -18,11 +20,7 @@ from . import _check
 _CHECK_OF_KIND = {
     "Tensor": _check.tensors,
     "Optional[Tensor]": _check.optional_tensors,
-    "int": _check.integers,
-    "float": _check.numbers,
     "str": _check.strings,
-    "bool": _check.booleans,
-    "ScalarType": _check.dtypes,
 }
 # Arguments of the schemas that are parts of one of the public functions.
 _PUBLIC_NAME = {"sq_distances": "neighbors.sq_distances", "indices": "neighbors.indices"}
@@ -32,7 +30,7 @@ def compiled(op: str, *arguments: Any) -> Any:
     """``torch.ops.clfast.<op>(*arguments)``.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong kind.
+        TypeError: a tensor or string that is none.
         RuntimeError: what the op refuses, and :func:`refuse_grad`.
     """
     refuse_grad(op, arguments)
@@ -51,9 +49,11 @@ def check_for_reference(op: str, fake: Callable[..., Any], *arguments: Any) -> N
 
 
 def check_kinds(op: str, arguments: tuple[Any, ...]) -> None:
-    """Raises TypeError or ValueError for an argument that is not of its kind in the schema."""
+    """Raises TypeError for a tensor or string of the schema that is none."""
     for declared, argument in zip(_declared(op), arguments, strict=True):
-        _CHECK_OF_KIND[str(declared.real_type)](op, **{_public_name(declared): argument})
+        check = _CHECK_OF_KIND.get(str(declared.type))
+        if check is not None:
+            check(op, **{_public_name(declared): argument})
 
 
 def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:

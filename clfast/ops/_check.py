@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import operator
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,35 +41,51 @@ def optional_tensors(op: str, **given: object) -> None:
             tensors(op, **{name: tensor})
 
 
-def integers(op: str, **given: object) -> None:
-    """Raises TypeError for what does not count: numbers with a fraction, and True and False."""
-    for name, value in given.items():
-        if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError(f"clfast::{op}: {name} must fit into 64 bits, got {value}")
-            continue
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+def integer(op: str, name: str, value: Any) -> Any:
+    """`value` as an int, or the SymInt that it is.
+
+    Raises TypeError for what does not count: numbers with a fraction, and True and False.
+    """
+    if type(value) is int or isinstance(value, torch.SymInt):
+        number = value
+    else:
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            number = operator.index(value)
+        except (TypeError, RuntimeError, ValueError):
             kind = type(value).__name__
-            raise TypeError(f"clfast::{op}: {name} must be an integer, got {kind}")
+            raise TypeError(f"clfast::{op}: {name} must be an integer, got {kind}") from None
+    if type(number) is int and not -(2**63) <= number < 2**63:
+        raise ValueError(f"clfast::{op}: {name} must fit into 64 bits, got {number}")
+    return number
 
 
-def numbers(op: str, **given: object) -> None:
-    """Raises TypeError for what is no number; numpy's and tensors of one element are."""
-    for name, value in given.items():
-        if isinstance(value, int) and abs(value) > 2**1000:
-            raise ValueError(f"clfast::{op}: {name} must be finite, got an int beyond 2**1000")
-        one = isinstance(value, Tensor) and value.numel() == 1
-        if not one and not isinstance(value, float | torch.SymFloat | Real):
-            kind = type(value).__name__
-            raise TypeError(f"clfast::{op}: {name} must be a number, got {kind}")
+def number(op: str, name: str, value: Any) -> Any:
+    """`value` as a float, or the SymFloat that it is; tensors and arrays of one element are one.
+
+    Raises TypeError for what is no real number.
+    """
+    if type(value) is float or isinstance(value, torch.SymFloat):
+        return value
+    kind = type(value).__name__
+    if isinstance(value, Tensor | np.ndarray) and np.prod(value.shape) == 1:
+        value = value.item()
+    if not isinstance(value, Real):
+        raise TypeError(f"clfast::{op}: {name} must be a number, got {kind}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            f"clfast::{op}: {name} must be finite, got an int beyond float64"
+        ) from None
 
 
-def booleans(op: str, **given: object) -> None:
-    """Raises TypeError for what is no switch; numpy's bool, 0 and 1 are."""
-    for name, value in given.items():
-        if not isinstance(value, bool | int | np.bool_ | torch.SymBool):
-            kind = type(value).__name__
-            raise TypeError(f"clfast::{op}: {name} must be True or False, got {kind}")
+def boolean(op: str, name: str, value: Any) -> bool:
+    """`value` as a bool; numpy's is one, and so are 0 and 1. TypeError for what is no switch."""
+    if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"clfast::{op}: {name} must be True or False, got {type(value).__name__}")
 
 
 def strings(op: str, **given: object) -> None:

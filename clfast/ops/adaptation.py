@@ -67,7 +67,8 @@ def hebbian_update(
     """
     op = "hebbian_update"
     distances, indices = _check.neighbours(op, neighbors)
-    _check.integers(op, num_classes=num_classes)
+    num_classes = _check.integer(op, "num_classes", num_classes)
+    eps = _check.number(op, "eps", eps)
     arguments = (keys, labels, distances, indices, num_classes, eps, select, closeness)
     if uses_reference():
         _call.check_for_reference(op, _fake_hebbian_update, *arguments)
@@ -117,7 +118,8 @@ def mbpa_update(
     """
     op = "mbpa_update"
     distances, indices = _check.neighbours(op, neighbors)
-    _check.integers(op, steps=steps)
+    steps = _check.integer(op, "steps", steps)
+    lr, eps = _check.number(op, "lr", lr), _check.number(op, "eps", eps)
     arguments = (
         *(weight, bias, keys, labels, distances, indices, steps, lr, optimizer, eps),
         closeness,
@@ -185,7 +187,9 @@ def hebb_logits(
     """
     op = "hebb_logits"
     distances, indices = _check.neighbours(op, neighbors)
-    _check.integers(op, steps=steps)
+    steps = _check.integer(op, "steps", steps)
+    eta, lr = _check.number(op, "eta", eta), _check.number(op, "lr", lr)
+    eps = _check.number(op, "eps", eps)
     arguments = (
         *(queries, weight, bias, keys, labels, distances, indices, interpolation, eta),
         *(steps, lr, optimizer, eps, select, key_sq_norms, base_logits, closeness),
@@ -229,6 +233,7 @@ def interpolation_weights(
             they count as 0.
     """
     op = "interpolation_weights"
+    beta = _check.number(op, "beta", beta)
     if dtype is None:
         dtype = torch.get_default_dtype()
     _check.dtypes(op, dtype=dtype)
@@ -275,6 +280,7 @@ def mixture_log_probs(
     """
     op = "mixture_log_probs"
     distances, indices = _check.neighbours(op, neighbors)
+    theta, gamma = _check.number(op, "theta", theta), _check.number(op, "gamma", gamma)
     arguments = (
         *(logits, queries, keys, labels, distances, indices, theta, gamma, form),
         key_sq_norms,
@@ -329,8 +335,9 @@ def _check_neighbours(
         if _check.values_known(labels):
             _check.in_range(op, "labels", labels[indices.unique()], num_classes, "the classes")
         if closeness is not None:
-            problem = "negative or NaN; closenesses must be >= 0"
-            _check.not_negative(op, "closeness", closeness, problem)
+            problem = "negative, infinite or NaN; closenesses must be finite and >= 0"
+            finite = closeness.masked_fill(closeness.isinf(), -1)
+            _check.not_negative(op, "closeness", finite, problem)
     return distances.shape[0], keys.shape[1]
 
 

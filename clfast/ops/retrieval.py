@@ -38,7 +38,7 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
     Raises:
         RuntimeError: wrong shape, dtype, device or k; an input that requires grad in grad mode.
     """
-    _check.integers("knn", k=k)
+    k = _check.integer("knn", "k", k)
     if uses_reference():
         _call.check_for_reference("knn", _fake_knn, queries, keys, k, key_sq_norms)
         return reference.retrieval.knn(queries, keys, k, key_sq_norms=key_sq_norms)
@@ -96,7 +96,8 @@ def class_means(
             input that requires grad.
     """
     op = "class_means"
-    _check.integers(op, num_classes=num_classes)
+    num_classes = _check.integer(op, "num_classes", num_classes)
+    normalize = _check.boolean(op, "normalize", normalize)
     if uses_reference():
         _call.check_for_reference(op, _fake_class_means, features, labels, num_classes, normalize)
         result = reference.retrieval.class_means(features, labels, num_classes, normalize=normalize)

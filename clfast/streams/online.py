@@ -132,9 +132,11 @@ class OnlineStream:
         self.batch_size = integer(batch_size, "batch_size", "OnlineStream", least=1)
         n = len(self._dataset)
         if generator is None:
-            self._order = torch.arange(n)
+            self._order = torch.arange(n, device="cpu")
         else:
-            self._order = torch.randperm(n, generator=as_generator(generator, "OnlineStream"))
+            self._order = torch.randperm(
+                n, generator=as_generator(generator, "OnlineStream"), device="cpu"
+            )
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -180,7 +182,7 @@ def as_dataset(data: Data, name: str) -> LabelledDataset:
         )
     if len(items) == 0:
         raise ValueError(f"{name} holds no samples")
-    return ItemDataset(items, torch.arange(len(items)), name)
+    return ItemDataset(items, torch.arange(len(items), device="cpu"), name)
 
 
 def as_generator(generator: torch.Generator | int, name: str) -> torch.Generator:

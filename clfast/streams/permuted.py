@@ -84,9 +84,9 @@ class PermutedStream(TaskStream):
             )
         drawn = as_generator(generator, "PermutedStream")
         permutations = [
-            torch.arange(shape.numel())
+            torch.arange(shape.numel(), device="cpu")
             if identity_first and index == 0
-            else torch.randperm(shape.numel(), generator=drawn)
+            else torch.randperm(shape.numel(), generator=drawn, device="cpu")
             for index in range(num_tasks)
         ]
         classes = tuple(torch.unique(train_set.y).tolist())

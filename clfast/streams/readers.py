@@ -36,7 +36,10 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
     one that is not idx, is truncated or has bytes left over.
     """
     path = _arguments.file(path, "read_idx")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OSError(f"read_idx: {path}: {error}") from error
     if content.startswith(_GZIP_MAGIC):
         try:
             content = gzip.decompress(content)
@@ -54,7 +57,11 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
             f"read_idx: {path} holds {len(content) - offset} bytes of values, "
             f"its header says {expected} (shape {shape}, dtype {dtype.newbyteorder('=')})"
         )
-    return _native_tensor(np.frombuffer(content, dtype, offset=offset).reshape(shape))
+    values = np.frombuffer(content, dtype, offset=offset)
+    try:
+        return _native_tensor(values.reshape(shape))
+    except ValueError as error:  # more dimensions, or longer ones, than numpy has
+        raise ValueError(f"read_idx: {path}: shape {shape} cannot be: {error}") from error
 
 
 def load_mnist(root: str | os.PathLike[str]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -68,9 +75,9 @@ def load_mnist(root: str | os.PathLike[str]) -> tuple[tuple[Tensor, Tensor], tup
     root = _arguments.path(root, "load_mnist")
     paths, missing = [], []
     for name in _MNIST_FILES:
-        path = root / name if (root / name).is_file() else root / f"{name}.gz"
-        paths.append(path)
-        if not path.is_file():
+        found = [path for path in (root / name, root / f"{name}.gz") if os.path.isfile(path)]
+        paths += found[:1]
+        if not found:
             missing.append(name)
     if missing:
         raise FileNotFoundError(
@@ -102,7 +109,14 @@ def load_npz(path: str | os.PathLike[str], *names: str) -> dict[str, Tensor]:
     and for an array that is not numeric (Python objects are never unpickled).
     """
     path = _arguments.file(path, "load_npz")
-    with path.open("rb") as file:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"load_npz: names must be strings, got {type(name).__name__}")
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise OSError(f"load_npz: {path}: {error}") from error
+    with opened as file:
         # np.load would also take a bare .npy, and speaks of pickles when it meets anything else.
         if not zipfile.is_zipfile(file):
             raise ValueError(f"load_npz: {path} is not a .npz file, or is truncated")

@@ -132,7 +132,9 @@ def _ordered(
             raise ValueError("SplitStream: class_order must hold every class of train once")
         return order
     if generator is not None:
-        shuffle = torch.randperm(len(classes), generator=as_generator(generator, "SplitStream"))
+        shuffle = torch.randperm(
+            len(classes), generator=as_generator(generator, "SplitStream"), device="cpu"
+        )
         return [classes[i] for i in shuffle.tolist()]
     return classes
 

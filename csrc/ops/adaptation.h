@@ -1,5 +1,6 @@
 // What every device checks and prepares for the adaptation ops.
 #pragma once
+#include <array>
 #include <cmath>
 
 #include "../kernels/common/neighbourhood.h"
@@ -130,6 +131,18 @@ inline LayerInputs check_layer(const char* op, const Tensor& weight,
           check_floats(op, "bias", bias, {num_classes}, in), num_classes};
 }
 
+// x w^T for x [n, d] and w [m, d]. In its out= form, which autocast leaves alone.
+inline Tensor product(const Tensor& x, const Tensor& w) {
+  Tensor out = torch::stable::new_empty(x, {x.size(0), w.size(0)});
+  std::array<StableIValue, 3> stack{
+      torch::stable::detail::from(x),
+      torch::stable::detail::from(torch::stable::transpose(w, 0, 1)),
+      torch::stable::detail::from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 // hebb_logits: everything but the neighbours.
 struct HebbInputs {
   LayerInputs layer;
@@ -167,7 +180,7 @@ inline HebbInputs check_hebb(const char* op, const NeighbourInputs& in, const Te
   out.base_logits =
       base_logits.has_value()
           ? check_floats(op, "base_logits", *base_logits, {in.batch, num_classes}, in)
-          : torch::stable::matmul(out.queries, torch::stable::transpose(out.layer.weight, 0, 1));
+          : product(out.queries, out.layer.weight);
   return out;
 }
 
@@ -223,7 +236,7 @@ inline void raise_on(const char* op, const Finding& finding, const NeighbourInpu
       break;
     case Fault::kCloseness:
       CLFAST_CHECK(false, op, ": closeness", place,
-                   " is negative or NaN; closenesses must be >= 0");
+                   " is negative, infinite or NaN; closenesses must be finite and >= 0");
       break;
     default:
       CLFAST_CHECK(false, op, ": labels[", row, "] is ", in.labels.const_data_ptr<int64_t>()[row],

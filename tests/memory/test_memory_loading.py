@@ -85,6 +85,11 @@ def write_metadata_of_another_type(path: Path) -> None:
     save_file({}, path, metadata={"format": "clfast.KeyValueMemory", "plain": "[1, 2]"})
 
 
+def write_deep_metadata(path: Path) -> None:
+    metadata = {"format": "clfast.KeyValueMemory", "plain": 100_000 * "["}
+    save_file({"keys": torch.zeros(1)}, path, metadata)
+
+
 def write_no_more_than_the_format(path: Path) -> None:
     save_file({}, path, metadata={"format": "clfast.KeyValueMemory"})
 
@@ -102,6 +107,7 @@ def write_no_more_than_the_format(path: Path) -> None:
         (write_other_program, "safetensors file of format 'pt', not 'clfast.KeyValueMemory'"),
         (write_damaged_metadata, "metadata is damaged"),
         (write_metadata_of_another_type, "metadata is damaged"),
+        (write_deep_metadata, "metadata is damaged"),
         (write_no_more_than_the_format, "version 1, got 'clfast.KeyValueMemory' and None"),
     ],
 )

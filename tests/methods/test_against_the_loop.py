@@ -68,6 +68,33 @@ def test_mbpa_and_hebb(bias: bool, k: int, optimizer: Any, torch_optimizer: Any)
     assert not torch.allclose(mbpa.predict_log_proba(x), hebb.predict_log_proba(x), atol=1e-3)
 
 
+@pytest.mark.parametrize("base_classes", [range(CLASSES), [0, CLASSES + 2], []])
+def test_the_loop_of_a_learner(base_classes: Any) -> None:
+    hebb = learner("Hebb", dtype=F64, base_classes=base_classes, beta=0.8, eta=0.7)
+    x, _ = batch(9, seed=2, dtype=F64)
+    hebb.features.eval()
+    scores = naive_scores(hebb, x)
+    assert scores is not None
+    torch.testing.assert_close(
+        hebb.predict_log_proba(x), scores.log_softmax(1), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Mixture", {"form": "joint"}),
+        ("MbPA", {"kernel": "uniform"}),
+        ("MbPA", {"optimizer": "sgd"}),
+        ("Hebb", {"fixed_interpolation": 0.5}),
+        ("Hebb", {"hebb_on": "all"}),
+    ],
+)
+def test_no_loop_stands_in_for_options_that_it_lacks(name: str, options: dict[str, Any]) -> None:
+    x, _ = batch(3, seed=2, dtype=F64)
+    assert naive_scores(learner(name, dtype=F64, **options), x) is None
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("k", [1, 200])
 def test_mixture(gamma: float, k: int) -> None:

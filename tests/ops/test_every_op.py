@@ -205,6 +205,17 @@ def test_compiles_without_graph_breaks(case: OpCase, rng: torch.Generator) -> No
 
 
 @every_op
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_nothing(case: OpCase, dtype: torch.dtype, rng: torch.Generator) -> None:
+    args, kwargs = case.make(Sizes(), torch.float32, rng)
+    wanted = flat(case.op(*args, **kwargs))
+    with torch.autocast("cpu", dtype=dtype):
+        got = flat(case.op(*args, **kwargs))
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@every_op
 def test_reference_backend_gives_the_same(case: OpCase, rng: torch.Generator) -> None:
     args, kwargs = case.make(Sizes(), torch.float64, rng)
     compiled = flat(case.op(*args, **kwargs))

@@ -216,7 +216,7 @@ for _op in ("mbpa_update", "hebb_logits", "mixture_log_probs"):
     _nan = _set(POSITION[_op], lambda t: torch.full_like(t, math.nan))
     WRONG_VALUES.append((_op, "keys or another input hold NaN", _nan))
 for _op in _WITH_CLOSENESS:
-    for _value in (-1.0, math.nan):
+    for _value in (-1.0, math.inf, math.nan):
         _bad = torch.ones(5, 9)
         _bad[2, 1] = _value
         WRONG_VALUES.append((_op, "closeness", _put("closeness", _bad)))
@@ -282,7 +282,17 @@ WRONG_KINDS: list[tuple[str, str, str, Change]] = [
     *(("knn", name, "a tensor", _put(at, [[1.0]])) for at, name in enumerate(["queries", "keys"])),
     ("knn", "key_sq_norms", "a tensor", _put("key_sq_norms", 3)),
     ("knn", "queries", "dense", _set(0, Tensor.to_sparse)),
-    *(("knn", "k", "an integer", _put(2, value)) for value in (2.5, "3", True, None)),
+    *(
+        ("knn", "k", "an integer", _put(2, value))
+        for value in (2.5, "3", True, None, torch.tensor(2.5), torch.tensor([1, 2]), np.array(2.5))
+    ),
+    ("hebb_logits", "steps", "an integer", _put("steps", torch.tensor(1.9))),
+    ("hebbian_update", "eps", "a number", _put("eps", torch.tensor(1j))),
+    ("hebbian_update", "eps", "a number", _put("eps", torch.tensor([0.1, 0.2]))),
+    *(
+        ("class_means", "normalize", "True or False", _put("normalize", value))
+        for value in (None, 1.0, torch.tensor(False))
+    ),
     ("class_means", "features", "a tensor", _put(0, None)),
     ("class_means", "normalize", "True or False", _put("normalize", "no")),
     ("class_means", "labels", "a tensor", _set(1, Tensor.numpy)),
@@ -352,8 +362,31 @@ def test_numbers_of_numpy_and_torch_are_numbers(backend: str) -> None:
             clfast.ops.knn(x, x, np.int64(2)).indices, clfast.ops.knn(x, x, 2).indices
         )
         neighbors = clfast.ops.knn(x, x, 2)
-        got = clfast.ops.hebbian_update(x, counts, neighbors, 3, eps=one)
-        assert torch.equal(got[0], clfast.ops.hebbian_update(x, counts, neighbors, 3, eps=0.5)[0])
+        wanted = clfast.ops.hebbian_update(x, counts, neighbors, 3, eps=0.5)[0]
+        for eps in (one, torch.tensor([0.5])):
+            got = clfast.ops.hebbian_update(x, counts, neighbors, 3, eps=eps)
+            assert torch.equal(got[0], wanted)
+
+
+def test_a_sound_number_is_not_blamed_for_another_argument() -> None:
+    args, kwargs = _arguments("hebb_logits", lambda a, k: k.update(base_logits=torch.ones(1, 2)))
+    with _expect("hebb_logits", "base_logits must have shape [5, 7], got [1, 2]"):
+        clfast.ops.hebb_logits(*args, **{**kwargs, "eps": np.array(0.1)})
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "rmsprop_tf", "sgd"])
+def test_weights_that_overflow_are_seen_beside_sound_biases(optimizer: str) -> None:
+    """The gradient by the weights overflows, that by the bias does not."""
+    keys, labels = torch.full((2, 3), 1e38), torch.tensor([0, 1])
+    neighbors = Neighbors(torch.zeros(1, 2), torch.tensor([[0, 1]]))
+    for name in ("compiled", "reference"):
+        with clfast.backend(name), _expect("mbpa_update", "NaN, or infinities that cancel"):
+            clfast.ops.mbpa_update(
+                *(torch.zeros(2, 3), torch.zeros(2), keys, labels, neighbors),
+                steps=1,
+                lr=0.0,
+                optimizer=optimizer,
+            )
 
 
 @pytest.mark.parametrize(("op", "name", "kind", "change"), WRONG_KINDS)

@@ -78,6 +78,42 @@ def test_paths_of_no_file(read: Callable[[Any], Any], tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize(
+    "shape", [(1,) * 65, (2**32 - 1, 2**32 - 1, 2**32 - 1, 0)], ids=["dimensions", "sizes"]
+)
+def test_shapes_that_numpy_lacks(shape: tuple[int, ...], tmp_path: Path) -> None:
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(struct.pack(">I", size) for size in shape)
+    (tmp_path / "a").write_bytes(header + bytes(int(np.prod(shape, dtype=object))))
+    with pytest.raises(ValueError, match=r"read_idx: .*a: shape .* cannot be"):
+        read_idx(tmp_path / "a")
+
+
+@pytest.mark.parametrize("read", [read_idx, load_npz])
+def test_files_that_cannot_be_read(
+    read: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+
+    def fail(*args: object, **options: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=rf"{read.__name__}: .*a: not yours"):
+        read(tmp_path / "a")
+
+
+def test_names_of_arrays_are_strings(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(2))
+    with pytest.raises(TypeError, match=r"load_npz: names must be strings, got list"):
+        load_npz(tmp_path / "a.npz", ["x"])  # type: ignore[arg-type]
+
+
+def test_mnist_in_a_folder_of_a_name_too_long() -> None:
+    with pytest.raises(FileNotFoundError, match="load_mnist: no train-images"):
+        load_mnist("n" * 300)
+
+
 def test_missing_idx_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_idx(tmp_path / "nowhere")

@@ -35,13 +35,19 @@ struct Finding {
   int64_t query = 0, neighbour = 0;
 };
 
+// Finite and >= 0: only then is the difference from itself 0.
+template <class T>
+CLFAST_HD bool is_closeness(T c) {
+  return c >= T(0) && c - c == T(0);
+}
+
 template <class T>
 CLFAST_HD Fault check_neighbour(const Neighbourhood<T>& n, int64_t query, int64_t k) {
   const int64_t at = query * n.neighbours + k;
   const int64_t row = n.indices[at];
   if (row < 0 || row >= n.memory_size) return Fault::kIndex;
   if (!(n.sq_distances[at] >= T(0))) return Fault::kDistance;
-  if (n.closeness != nullptr && !(n.closeness[at] >= T(0))) return Fault::kCloseness;
+  if (n.closeness != nullptr && !is_closeness(n.closeness[at])) return Fault::kCloseness;
   const int64_t label = n.labels[row];
   if (label < 0 || label >= n.num_classes) return Fault::kLabel;
   return Fault::kNone;

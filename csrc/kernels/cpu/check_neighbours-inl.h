@@ -20,7 +20,7 @@ inline Finding check_neighbours(const Neighbourhood<T>& n, int64_t query) {
   if (n.closeness != nullptr) {
     const T* given = n.closeness + query * n.neighbours;
 #pragma omp simd reduction(+ : bad)
-    for (int64_t k = 0; k < n.neighbours; ++k) bad += !(given[k] >= T(0));
+    for (int64_t k = 0; k < n.neighbours; ++k) bad += !is_closeness(given[k]);
   }
   if (bad == 0) {
     for (int64_t k = 0; k < n.neighbours; ++k) {

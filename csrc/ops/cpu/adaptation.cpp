@@ -89,9 +89,10 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
                    [&](int64_t begin, int64_t end, T* scratch) {
                      return cpu::mbpa_update(problem, begin, end, scratch, weight_out, bias_out);
                    });
-    const Tensor& result = layer.bias.has_value() ? delta_bias : delta_weight;
     const Tensor& shift = layer.bias.has_value() ? *layer.bias : layer.weight;
-    raise_on_nan<T>(op, result, {{"weight", &layer.weight}, {"bias", &shift}});
+    for (const Tensor& result : {delta_weight, delta_bias}) {
+      raise_on_nan<T>(op, result, {{"weight", &layer.weight}, {"bias", &shift}});
+    }
   });
   return {delta_weight, delta_bias};
 }
