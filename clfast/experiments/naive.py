@@ -75,7 +75,7 @@ def _has_loop(learner: Parametric) -> bool:
     plain = (learner.optimizer, learner.kernel, learner.mixture) == ("rmsprop", "inverse", None)
     if isinstance(learner, Hebb):
         plain &= learner.fixed_interpolation is None and learner.unseen_interpolation == 1
-        plain &= learner.hebb_on == "new"
+        plain &= learner.hebb_on == "new" and learner.counts == "seen"
     return plain
 
 

@@ -253,7 +253,7 @@ class Hebb(MbPA):
 
     Algorithm 1. For each query the output layer becomes W + (1 - E) dW_MbPA + E eta dW_Hebb, the
     bias likewise, with E_i = (1 - beta) / (1 - beta^n_i) for class i. n_i counts what was written
-    to the memory, stored or not: ``memory.seen``.
+    to the memory, stored or not: ``memory.seen``; see ``counts``.
 
     Which classes are new? Those that pre-training did not show: all but the *base classes*. They
     are declared once, in one of three ways: the argument ``base_classes``; ``mark_base_classes``;
@@ -271,6 +271,8 @@ class Hebb(MbPA):
         eta: learning rate of the Hebbian update.
         hebb_on: ``"new"`` or ``"all"``, which classes get a Hebbian update.
         base_classes: labels known from pre-training; None: declared later.
+        counts: what n_i is: ``"seen"``, all that was ever written to the memory, or ``"stored"``,
+            what it holds now, which a memory of limited size forgets.
         unseen_interpolation: E at n_i = 0, in [0, 1], where the formula is undefined. 1: a class
             without any sample keeps its weights; 0: MbPA moves it, as any wrong class.
         fixed_interpolation: E of every class, in [0, 1], in place of Eq. 7 (Hebb-v3 of Table 9,
@@ -300,6 +302,7 @@ class Hebb(MbPA):
         kernel: Kernel = "inverse",
         hebb_on: Literal["new", "all"] = "new",
         base_classes: Iterable[int] | None = None,
+        counts: Literal["seen", "stored"] = "seen",
         unseen_interpolation: float = 1.0,
         fixed_interpolation: float | None = None,
         mixture: MixtureTerm | None = None,
@@ -321,6 +324,8 @@ class Hebb(MbPA):
         self.beta = _arguments.real(beta, "beta", name, least=0, most=1, open_ends=")")
         self.eta = _arguments.real(eta, "eta", name)
         _arguments.one_of(hebb_on, ("new", "all"), "hebb_on", name)
+        _arguments.one_of(counts, ("seen", "stored"), "counts", name)
+        self.counts: Literal["seen", "stored"] = counts
         self.hebb_on = hebb_on
         self.unseen_interpolation = _arguments.real(
             unseen_interpolation, "unseen_interpolation", name, least=0, most=1
@@ -395,8 +400,9 @@ class Hebb(MbPA):
         self, queries: Tensor, base_logits: Tensor, neighbors: Neighbors, seen: Tensor
     ) -> Tensor:
         if self.fixed_interpolation is None:
-            interpolation = interpolation_weights(seen, self.beta, dtype=base_logits.dtype)
-            interpolation = interpolation.masked_fill(seen == 0, self.unseen_interpolation)
+            n = seen if self.counts == "seen" else self.memory.counts(len(seen))
+            interpolation = interpolation_weights(n, self.beta, dtype=base_logits.dtype)
+            interpolation = interpolation.masked_fill(n == 0, self.unseen_interpolation)
         else:
             interpolation = base_logits.new_full((len(seen),), self.fixed_interpolation)
         select = self._new_classes(len(seen), seen.device)

@@ -101,16 +101,18 @@ def test_the_first_task_end_declares_base_classes() -> None:
     assert declared.base_classes == (0,)
 
 
-def test_counts_are_of_all_that_was_written() -> None:
+@pytest.mark.parametrize(("counts", "first"), [("seen", 0), ("stored", 40 - 12)])
+def test_counts_are_of_all_that_was_written_or_is_stored(counts: str, first: int) -> None:
     memory = KeyValueMemory(DIM, dtype=F64, capacity=12)
-    hebb = made(memory=memory)
+    hebb = made(memory=memory, counts=counts)
     assert len(memory) == 12
     x, _ = batch(7, seed=2, dtype=F64)
     _, written = batch(40, seed=1)
     new = torch.tensor([label not in OLD for label in range(CLASSES)])
+    counted = written[first:].bincount(minlength=CLASSES)
     torch.testing.assert_close(
         hebb.predict_log_proba(x),
-        expected(hebb, x, weights(written.bincount(minlength=CLASSES)), new),
+        expected(hebb, x, weights(counted), new),
         rtol=1e-9,
         atol=1e-9,
     )

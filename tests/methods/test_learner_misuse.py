@@ -273,6 +273,7 @@ MISUSED: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] =
     (Hebb, {"beta": 1.0}, ValueError, r"Hebb: beta must be finite and in \[0, 1\), got 1"),
     (Hebb, {"beta": -0.1}, ValueError, "Hebb: beta must be finite and in"),
     (Hebb, {"eta": float("nan")}, ValueError, "Hebb: eta must be finite, got nan"),
+    (Hebb, {"counts": "all"}, ValueError, "counts must be one of seen, stored, got 'all'"),
     (Hebb, {"hebb_on": "old"}, ValueError, "hebb_on must be one of new, all, got 'old'"),
     (Hebb, {"unseen_interpolation": 2}, ValueError, "unseen_interpolation must be finite and in"),
     (Hebb, {"fixed_interpolation": -1}, ValueError, "fixed_interpolation must be finite and in"),
