@@ -55,11 +55,12 @@ class PermutedMnist:
     """Samples of each task in the memory: each number is a memory of its own."""
     k: int = 50
     """Neighbours K. The paper gives no number for a memory of limited size."""
-    lr: float = 0.05
-    """MbPA and Hebb: learning rate of MbPA's steps."""
+    lr: float = 1e-3
+    """MbPA and Hebb: learning rate of MbPA's steps. The paper's 0.05 would move every weight by 0.5
+    in the first step of torch's RMSprop, and hardly any with TensorFlow's; docs/hebb.md has both."""
     steps: int = 5
-    optimizer: Optimizer = "rmsprop_tf"
-    """Of MbPA's steps. The first step of torch's RMSprop would move every weight by 10 lr = 0.5."""
+    optimizer: Optimizer = "rmsprop"
+    """Of MbPA's steps."""
     beta: float = 0.9
     eta: float = 0.2
     queries: int = 100
