@@ -22,7 +22,8 @@ def test_the_python_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/hebb.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/hebb.md", "docs/performance.md"],
 )
 def test_the_files_that_a_page_names_are_there(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)

@@ -57,7 +57,7 @@ class PermutedMnist:
     """Neighbours K. The paper gives no number for a memory of limited size."""
     lr: float = 1e-3
     """MbPA and Hebb: learning rate of MbPA's steps. The paper's 0.05 would move every weight by 0.5
-    in the first step of torch's RMSprop, and hardly any with TensorFlow's; docs/hebb.md has both."""
+    in the first step of torch's RMSprop, and hardly any with TensorFlow's; see docs/hebb.md."""
     steps: int = 5
     optimizer: Optimizer = "rmsprop"
     """Of MbPA's steps."""
