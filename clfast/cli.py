@@ -19,7 +19,7 @@ from . import __version__
 from ._library import cuda_library_loaded
 from .experiments.run_folder import environment
 
-_SIMD_LEVELS = ("base", "avx2", "avx512")
+_SIMD_LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
 # Distributions that the extras bring.
 _OPTIONAL = ("scikit-learn", "matplotlib", "faiss-cpu", "faiss-gpu", "pytest", "pytest-benchmark")
 

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-LEVELS = {"base": 0, "avx2": 1, "avx512": 2}
+LEVELS = {"base": 0, "avx2": 1, "avx512": 2, "avx512_bf16": 3}
 
 
 @pytest.fixture(params=list(LEVELS))

@@ -30,7 +30,7 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "Tensor sq_distances, Tensor indices, float theta, float gamma, str form, "
       "Tensor? key_sq_norms) -> Tensor");
 
-  // the SIMD level in use: 0 base, 1 avx2, 2 avx512
+  // the SIMD level in use: 0 base, 1 avx2, 2 avx512, 3 avx512_bf16
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");
   // what the libraries were built with; the second is there when _C_cuda.so is loaded

@@ -87,7 +87,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=[0, 1, 2], ids=["base", "avx2", "avx512"])
+@pytest.fixture(params=[0, 1, 2, 3], ids=["base", "avx2", "avx512", "avx512_bf16"])
 def level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
     if request.param > cpu.best_level:
         pytest.skip("this processor has no such SIMD level")

@@ -20,6 +20,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// Two neighbours of a row in bfloat16, the first in the lower half.
+struct BFloat16Pair {
+  uint32_t bits;
+};
+
 CLFAST_HD float float_from_bits(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);

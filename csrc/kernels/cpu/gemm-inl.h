@@ -39,11 +39,53 @@ __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b
   }
 }
 
+#if defined(__AVX512F__)
+// The same for pairs of bfloat16: exact products, two of them added at a time to sums in float.
+template <int kRows, int kVectors>
+__attribute__((noinline, target("avx512bf16"))) void multiply_tile(const BFloat16Pair* a,
+                                                                   int64_t lda,
+                                                                   const BFloat16Pair* b,
+                                                                   int64_t ldb, int64_t depth,
+                                                                   float* tile) {
+  __m512 sum[kRows][kVectors] = {};
+  for (int64_t p = 0; p < depth; ++p) {
+    __m512i column[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) column[v] = _mm512_loadu_si512(b + p * ldb + v * 16);
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i x = _mm512_set1_epi32(static_cast<int>(a[r * lda + p].bits));
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] = _mm512_dpbf16_ps(sum[r][v], (__m512bh)x, (__m512bh)column[v]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      _mm512_storeu_ps(tile + r * kTileColumns<float> + v * 16, sum[r][v]);
+    }
+  }
+}
+#endif
+
+// What products of two elements are summed in.
+template <class E>
+struct SumOf {
+  using type = E;
+};
+template <>
+struct SumOf<BFloat16Pair> {
+  using type = float;
+};
+template <class E>
+using Sum = typename SumOf<E>::type;
+
 // Every height has a tile of its own: in two tiles, B would be read twice and a tile of one or two
 // rows wait for its own sums.
-template <int kVectors, int kRows = kTileRows, class T>
-inline void multiply_rows(const T* a, int64_t lda, int64_t rows, const T* b, int64_t ldb,
-                          int64_t depth, T* tile) {
+template <int kVectors, int kRows = kTileRows, class E>
+inline void multiply_rows(const E* a, int64_t lda, int64_t rows, const E* b, int64_t ldb,
+                          int64_t depth, Sum<E>* tile) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return multiply_rows<kVectors, kRows - 1>(a, lda, rows, b, ldb, depth, tile);
   }
@@ -61,19 +103,20 @@ struct RowMajor {
 // B as pack_panels() leaves it: [depth, kTileColumns] for every tile's columns, one after another,
 // so that a tile reads one stream. With rows of 4 KiB or more each of its lines would come from
 // another page.
-template <class T>
+template <class E>
 struct Panels {
-  static constexpr int64_t stride = kTileColumns<T>;
-  const T* data;
+  static constexpr int64_t stride = kTileColumns<Sum<E>>;
+  const E* data;
   int64_t depth;
-  const T* panel(int64_t column) const { return data + column * depth; }
+  const E* panel(int64_t column) const { return data + column * depth; }
 };
 
 // A [rows, depth]. finish(first_row, row_count, first_column, column_count, tile) sees every tile
 // once; the tile is row-major with kTileColumns<T> elements a row.
-template <class T, class Right, class Finish>
-inline void gemm(const T* a, int64_t lda, int64_t rows, Right b, int64_t columns, int64_t depth,
+template <class E, class Right, class Finish>
+inline void gemm(const E* a, int64_t lda, int64_t rows, Right b, int64_t columns, int64_t depth,
                  Finish&& finish) {
+  using T = Sum<E>;
   T tile[kTileRows * kTileColumns<T>];
   for (int64_t c = 0; c < columns; c += kTileColumns<T>) {
     const int64_t width = columns - c < kTileColumns<T> ? columns - c : kTileColumns<T>;

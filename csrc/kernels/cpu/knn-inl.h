@@ -3,6 +3,7 @@
 
 #include "gemm-inl.h"
 #include "knn.h"
+#include "reduce-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
@@ -15,18 +16,30 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
   const int64_t tiles = ((s.query_count + kTileColumns<T> - 1) /
                          kTileColumns<T>)*((s.key_count + kTileRows - 1) / kTileRows);
   const int64_t share = (s.next_size / 64 / tiles + 1) * 64;
+  const auto finish = [&](int64_t first_key, int64_t keys, int64_t first_query, int64_t queries,
+                          const T* tile) {
+    for (const char* end = next + share; next < end && next < next_end; next += 64) {
+      __builtin_prefetch(next, 0, 2);
+    }
+    for (int64_t r = 0; r < keys; ++r) {
+      const T term = s.key_terms[first_key + r];
+      for (int64_t c = 0; c < queries; c += kLanes<T>) {
+        f(first_key + r, first_query + c, load(tile + r * kTileColumns<T> + c) + term);
+      }
+    }
+  };
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (s.key_pairs != nullptr) {
+      const int64_t depth = (s.dim + 1) / 2;
+      gemm(s.key_pairs, s.pair_stride, s.key_count, Panels<BFloat16Pair>{s.query_pairs, depth},
+           s.query_count, depth, finish);
+      return;
+    }
+  }
+#endif
   gemm(s.keys, s.key_stride, s.key_count, Panels<T>{s.queries, s.dim}, s.query_count, s.dim,
-       [&](int64_t first_key, int64_t keys, int64_t first_query, int64_t queries, const T* tile) {
-         for (const char* end = next + share; next < end && next < next_end; next += 64) {
-           __builtin_prefetch(next, 0, 2);
-         }
-         for (int64_t r = 0; r < keys; ++r) {
-           const T term = s.key_terms[first_key + r];
-           for (int64_t c = 0; c < queries; c += kLanes<T>) {
-             f(first_key + r, first_query + c, load(tile + r * kTileColumns<T> + c) + term);
-           }
-         }
-       });
+       finish);
 }
 
 template <class T>
@@ -71,6 +84,51 @@ inline int64_t filter_scores(const KnnSweep<T>& s, int64_t stride, const T* scor
     }
   }
   return count;
+}
+
+// The bits of the nearest bfloat16, ties to even, in the lower half. (NaN may become anything: the
+// norms see it.)
+inline uint32_t rounded_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, float* row,
+                    BFloat16Pair* out, int64_t out_stride, float* norms, float* residuals) {
+  // A sum of squares rounds by dim / 2 units at the most, the root by one.
+  const float margin = 1 + static_cast<float>(dim + 16) * 0x1p-23f;
+  for (int64_t i = 0; i < count; ++i) {
+    load_row(rows.data, rows.kind, begin + i, dim, row);
+    norms[i] = reduce_pair<Product>(row, row, dim);
+    BFloat16* rounded = reinterpret_cast<BFloat16*>(out + i * out_stride);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < dim; ++j) {
+      const uint32_t bits = rounded_bits(row[j]);
+      rounded[j].bits = static_cast<uint16_t>(bits);
+      const float lost = row[j] - float_from_bits(bits << 16);
+      sum += lost * lost;
+    }
+    if (dim % 2 != 0) rounded[dim].bits = 0;
+    residuals[i] = std::sqrt(sum) * margin;
+  }
+}
+
+void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16Pair* out) {
+  constexpr int64_t columns = kTileColumns<float>;
+  const int64_t depth = (dim + 1) / 2;
+  for (int64_t first = 0; first < width; first += columns) {
+    for (int64_t p = 0; p < depth; ++p) {
+      const float* low = panels + first * dim + 2 * p * columns;
+      const float* high = low + columns;
+      BFloat16Pair* pair = out + first * depth + p * columns;
+      const bool last = 2 * p + 1 == dim;
+      for (int64_t c = 0; c < columns; ++c) {
+        pair[c].bits = rounded_bits(low[c]) | (last ? 0 : rounded_bits(high[c]) << 16);
+      }
+    }
+  }
 }
 
 #define CLFAST_DEFINE_KNN_FUNCTIONS(T)                                                             \

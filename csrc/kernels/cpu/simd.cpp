@@ -14,7 +14,9 @@ Simd best_simd_level() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx2 && avx512) return Simd::kAvx512;
+  if (avx2 && avx512) {
+    return __builtin_cpu_supports("avx512bf16") ? Simd::kAvx512Bf16 : Simd::kAvx512;
+  }
   if (avx2) return Simd::kAvx2;
 #endif
   return Simd::kBase;
@@ -26,11 +28,12 @@ Simd level_at_start() {
   const Simd best = best_simd_level();
   const char* wish = std::getenv("CLFAST_SIMD");
   if (wish == nullptr) return best;
-  for (const Simd level : {Simd::kBase, Simd::kAvx2, Simd::kAvx512}) {
+  for (const Simd level : {Simd::kBase, Simd::kAvx2, Simd::kAvx512, Simd::kAvx512Bf16}) {
     if (std::strcmp(wish, simd_name(level)) == 0) return level < best ? level : best;
   }
-  std::fprintf(stderr, "clfast: CLFAST_SIMD=%s is none of base, avx2, avx512; using %s\n", wish,
-               simd_name(best));
+  std::fprintf(stderr,
+               "clfast: CLFAST_SIMD=%s is none of base, avx2, avx512, avx512_bf16; using %s\n",
+               wish, simd_name(best));
   return best;
 }
 
@@ -50,6 +53,8 @@ void set_simd_level(Simd level) {
 
 const char* simd_name(Simd level) {
   switch (level) {
+    case Simd::kAvx512Bf16:
+      return "avx512_bf16";
     case Simd::kAvx512:
       return "avx512";
     case Simd::kAvx2:

@@ -3,7 +3,8 @@
 
 namespace clfast::cpu {
 
-enum class Simd : int { kBase = 0, kAvx2 = 1, kAvx512 = 2 };
+// kAvx512Bf16 runs the kernels of kAvx512, with bfloat16 products where knn looks for candidates.
+enum class Simd : int { kBase = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 Simd simd_level();
 Simd best_simd_level();           // what this processor has, whatever CLFAST_SIMD says
@@ -25,14 +26,15 @@ const char* simd_name(Simd level);
   namespace avx512 {                  \
   __VA_ARGS__                         \
   }
-#define CLFAST_CALL_AT_LEVEL(...)        \
-  switch (::clfast::cpu::simd_level()) { \
-    case ::clfast::cpu::Simd::kAvx512:   \
-      return avx512::__VA_ARGS__;        \
-    case ::clfast::cpu::Simd::kAvx2:     \
-      return avx2::__VA_ARGS__;          \
-    default:                             \
-      return base::__VA_ARGS__;          \
+#define CLFAST_CALL_AT_LEVEL(...)          \
+  switch (::clfast::cpu::simd_level()) {   \
+    case ::clfast::cpu::Simd::kAvx512:     \
+    case ::clfast::cpu::Simd::kAvx512Bf16: \
+      return avx512::__VA_ARGS__;          \
+    case ::clfast::cpu::Simd::kAvx2:       \
+      return avx2::__VA_ARGS__;            \
+    default:                               \
+      return base::__VA_ARGS__;            \
   }
 #else
 #define CLFAST_DECLARE_PER_LEVEL(...) \

@@ -1,0 +1,95 @@
+"""knn where keys and queries are rounded to bfloat16 first: the same bits as without."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+from guarded_arrays import Array, call_guarded
+from kernel_problems import KINDS, Knn, stored
+
+FLOAT32, ROUNDED = 2, 3
+
+
+@pytest.fixture(autouse=True)
+def _rounds(cpu: ModuleType) -> None:
+    if cpu.best_level < ROUNDED:
+        pytest.skip("this processor has no products of bfloat16")
+
+
+def found(cpu: ModuleType, level: int, problem: Knn, threads: int = 1) -> list[Array]:
+    return call_guarded(problem.outputs(), lambda *out: cpu.knn(level, problem, threads, *out))
+
+
+def assert_same(cpu: ModuleType, problem: Knn) -> None:
+    for threads in (1, 3):
+        wanted = found(cpu, FLOAT32, problem, threads)
+        for ours, theirs in zip(found(cpu, ROUNDED, problem, threads), wanted, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [31, 32, 33, 64, 127, 128, 129, 200])
+@pytest.mark.parametrize("dim", [31, 32, 33, 34, 63, 65, 129])
+def test_tails(cpu: ModuleType, batch: int, dim: int, rng: np.random.Generator) -> None:
+    assert_same(cpu, Knn(normal(rng, batch, dim), normal(rng, 1500, dim), 7))
+
+
+@pytest.mark.parametrize("rows", [201, 1023, 1024, 1025, 5000, 17001])
+@pytest.mark.parametrize("k", [1, 2, 40])
+def test_rows(cpu: ModuleType, rows: int, k: int, rng: np.random.Generator) -> None:
+    assert_same(cpu, Knn(normal(rng, 40, 48), normal(rng, rows, 48), k))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_of_all_types(cpu: ModuleType, kind: str, rng: np.random.Generator) -> None:
+    if kind != "float64":
+        keys = stored(rng.standard_normal((3000, 65)), kind)
+        assert_same(cpu, Knn(normal(rng, 40, 65), keys, 20))
+
+
+@pytest.mark.parametrize("spread", [0.5, 0.1, 1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize("clusters", [1, 20])
+def test_clusters_defeat_the_rounded_sweep_but_not_the_result(
+    cpu: ModuleType, clusters: int, spread: float, rng: np.random.Generator
+) -> None:
+    """Of one narrow cluster every key is a candidate: the second sweep decides."""
+    centres = normal(rng, clusters, 64)
+    keys = centres[np.sort(rng.integers(clusters, size=6000))] + spread * normal(rng, 6000, 64)
+    queries = centres[rng.integers(clusters, size=50)] + spread * normal(rng, 50, 64)
+    assert_same(cpu, Knn(queries.astype(np.float32), keys.astype(np.float32), 30))
+
+
+def test_features_behind_a_relu(cpu: ModuleType, rng: np.random.Generator) -> None:
+    keys, queries = np.maximum(normal(rng, 5000, 80), 0), np.maximum(normal(rng, 60, 80), 0)
+    assert_same(cpu, Knn(queries, keys, 25))
+
+
+def test_every_key_many_times(cpu: ModuleType, rng: np.random.Generator) -> None:
+    assert_same(cpu, Knn(normal(rng, 40, 48), np.tile(normal(rng, 100, 48), (50, 1)), 120))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-23, 1e-20, 1e-10, 1e10, 1e17, 3e18])
+@pytest.mark.parametrize("key_scale", [1.0, 1e-6, 1e6])
+def test_scales(cpu: ModuleType, scale: float, key_scale: float, rng: np.random.Generator) -> None:
+    """Squares and products underflow or overflow; no bound may be lost with them."""
+    with np.errstate(over="ignore", under="ignore"):
+        keys = (normal(rng, 3000, 40) * np.float32(scale)) * np.float32(key_scale)
+    assert_same(cpu, Knn(normal(rng, 40, 40) * np.float32(scale), keys, 9))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-40])
+@pytest.mark.parametrize("where", ["keys", "queries", "both"])
+def test_special_values(
+    cpu: ModuleType, value: float, where: str, rng: np.random.Generator
+) -> None:
+    keys, queries = normal(rng, 2000, 40), normal(rng, 40, 40)
+    if where != "queries":
+        keys[[0, 7, 1100, 1999], [0, 39, 5, 5]] = value
+    if where != "keys":
+        queries[[0, 3, 39], [1, 0, 39]] = value
+    assert_same(cpu, Knn(queries, keys, 11))
