@@ -134,10 +134,9 @@ inline LayerInputs check_layer(const char* op, const Tensor& weight,
 // x w^T for x [n, d] and w [m, d]. In its out= form, which autocast leaves alone.
 inline Tensor product(const Tensor& x, const Tensor& w) {
   Tensor out = torch::stable::new_empty(x, {x.size(0), w.size(0)});
-  std::array<StableIValue, 3> stack{
-      torch::stable::detail::from(x),
-      torch::stable::detail::from(torch::stable::transpose(w, 0, 1)),
-      torch::stable::detail::from(out)};
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(x),
+                                    torch::stable::detail::from(torch::stable::transpose(w, 0, 1)),
+                                    torch::stable::detail::from(out)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
@@ -177,10 +176,9 @@ inline HebbInputs check_hebb(const char* op, const NeighbourInputs& in, const Te
   out.select = check_select(op, select, num_classes, in.keys);
   out.key_sq_norms = check_floats(op, "key_sq_norms", key_sq_norms, {in.memory_size}, in);
   out.base_lacks_bias = !base_logits.has_value();
-  out.base_logits =
-      base_logits.has_value()
-          ? check_floats(op, "base_logits", *base_logits, {in.batch, num_classes}, in)
-          : product(out.queries, out.layer.weight);
+  out.base_logits = base_logits.has_value()
+                        ? check_floats(op, "base_logits", *base_logits, {in.batch, num_classes}, in)
+                        : product(out.queries, out.layer.weight);
   return out;
 }
 
