@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .. import _arguments
 from .._files import atomic_write, leftovers, write_text
 
 
@@ -46,13 +47,12 @@ class RunFolder:
         *,
         keep_checkpoints: int = 2,
     ) -> None:
-        if keep_checkpoints < 1:
-            raise ValueError(
-                f"RunFolder: keep_checkpoints must be at least 1, got {keep_checkpoints}"
-            )
-        self.path = Path(path)
+        keep = _arguments.integer(keep_checkpoints, "keep_checkpoints", "RunFolder", least=1)
+        self.path = _arguments.path(path, "RunFolder")
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"RunFolder: {self.path} is a file, not a folder")
         self.config = _as_json_object(config)
-        self._keep_checkpoints = keep_checkpoints
+        self._keep_checkpoints = keep
         if self._is_new():
             self.path.mkdir(parents=True, exist_ok=True)
             _write_json(self.path / "config.json", self.config)
@@ -96,10 +96,7 @@ class RunFolder:
         than that of the last checkpoint; an equal one replaces it.
         """
         last = max(self._saved_steps(), default=0)
-        if not isinstance(step, int) or step < last:
-            raise ValueError(
-                f"RunFolder.save_checkpoint: step must be an int, {last} or more, got {step!r}"
-            )
+        step = _arguments.integer(step, "step", "RunFolder.save_checkpoint", least=last)
         target = self._checkpoint_path(step)
         with atomic_write(target) as file:
             try:

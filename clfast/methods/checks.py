@@ -37,6 +37,8 @@ def check_head(head: object, memory: object, where: str) -> None:
             f"{where}: head must give x W^T + b, but {type(last).__name__} has a forward of its "
             "own, which the adaptation would not follow"
         )
+    if isinstance(last, nn.LazyLinear):
+        raise TypeError(f"{where}: head has no size yet; pass a batch through the model first")
     if isinstance(head, nn.Sequential):
         _check_output_network(head, last, where)
     if last.out_features < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal
@@ -45,11 +44,11 @@ class AccuracyMatrix:
         return np.array(self._before)
 
     def __setitem__(self, entry: tuple[int, int], accuracy: float) -> None:
-        after, task = entry
+        after, task = _pair(entry)
         self._values[self._index(after), self._index(task)] = _fraction(accuracy)
 
     def __getitem__(self, entry: tuple[int, int]) -> float:
-        after, task = entry
+        after, task = _pair(entry)
         value = float(self._values[self._index(after), self._index(task)])
         if np.isnan(value):
             raise ValueError(f"AccuracyMatrix: accuracy [{after}, {task}] is not recorded")
@@ -167,9 +166,10 @@ class AccuracyMatrix:
         return matrix
 
     def _index(self, task: int) -> int:
-        if not 0 <= operator.index(task) < self.num_tasks:
+        number = integer(task, "task", "AccuracyMatrix", least=-(2**63))
+        if not 0 <= number < self.num_tasks:
             raise ValueError(f"AccuracyMatrix: task must be in 0..{self.num_tasks - 1}, got {task}")
-        return task
+        return number
 
     def _last(self, after: int | None, at_least: int = 0) -> int:
         if after is None:
@@ -181,6 +181,12 @@ class AccuracyMatrix:
         if self._index(after) < at_least:
             raise ValueError("AccuracyMatrix: transfer and forgetting need two tasks or more")
         return after
+
+
+def _pair(entry: tuple[int, int]) -> tuple[int, int]:
+    if not (isinstance(entry, tuple) and len(entry) == 2):
+        raise TypeError(f"AccuracyMatrix: an entry is [after, task], got {entry!r}")
+    return entry
 
 
 def _fraction(accuracy: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -176,7 +176,8 @@ def as_dataset(data: Data, name: str) -> LabelledDataset:
             raise ValueError(f"{name}: x is on {x.device}, y on {y.device}")
         return ArrayDataset(x, y)
     items: Any = data
-    if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
+    takes_indices = hasattr(items, "__len__") and hasattr(items, "__getitem__")
+    if not takes_indices or isinstance(items, Mapping):
         raise TypeError(
             f"{name} must be a pair (x, y) or a map-style data set, got {type(items).__name__}"
         )

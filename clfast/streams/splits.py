@@ -161,6 +161,11 @@ def _task_sizes(
 
 
 def _checked_lists(class_lists: Sequence[Sequence[int]], classes: list[int]) -> list[list[int]]:
+    try:
+        class_lists = list(class_lists)
+    except TypeError:
+        kind = type(class_lists).__name__
+        raise TypeError(f"SplitStream: class_lists must be lists of classes, got {kind}") from None
     if len(class_lists) == 0:
         raise ValueError("SplitStream: class_lists holds no task")
     lists = []

@@ -210,9 +210,12 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
         assert run.load_checkpoint() == (step, {"step": step})
     (tmp_path / "checkpoints" / "step-best.pt").write_bytes(b"a copy of the user's")
     assert run._saved_steps() == [40, 1_000_000_000, 1_000_000_001]
-    for step in (41, -1, 1e9, "2"):
-        with pytest.raises(ValueError, match="step must be an int, 1000000001 or more"):
+    for step in (41, -1):
+        with pytest.raises(ValueError, match="step must be at least 1000000001"):
             run.save_checkpoint({}, step)
+    for wrong in (1e9, "2"):
+        with pytest.raises(TypeError, match="step must be an integer"):
+            run.save_checkpoint({}, wrong)
     with pytest.raises(ValueError, match="keep_checkpoints must be at least 1, got 0"):
         RunFolder(tmp_path, {}, keep_checkpoints=0)
 
@@ -298,3 +301,17 @@ def test_a_kill_leaves_a_run_that_resumes(tmp_path: Path) -> None:
         assert torch.equal(state["w"], torch.full((5000,), float(last)))
         assert {line["step"] for line in run.metrics()} >= set(range(last + 1))
         assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_arguments_of_a_wrong_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="RunFolder: path must be a str or a Path, got NoneType"):
+        RunFolder(None, {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="RunFolder: keep_checkpoints must be an integer, got str"):
+        RunFolder(tmp_path, {}, keep_checkpoints="2")  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"RunFolder: .*file is a file, not a folder"):
+        RunFolder(tmp_path / "file", {})
+    folder = RunFolder(tmp_path / "run", {})
+    with pytest.raises(TypeError, match="save_checkpoint: step must be an integer, got bool"):
+        folder.save_checkpoint({}, step=True)
+    assert folder.save_checkpoint({}, step=np.int64(3)).exists()

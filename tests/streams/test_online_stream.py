@@ -159,3 +159,15 @@ def test_bad_arguments() -> None:
         OnlineStream(arrays(3), 1, generator="seed")
     with pytest.raises(ValueError, match=r"OnlineStream.chunks: size must be at least 1, got -2"):
         OnlineStream(arrays(3), 1).chunks(-2)
+
+
+def test_a_dictionary_is_no_data_set() -> None:
+    with pytest.raises(TypeError, match=r"OnlineStream: data must be a pair .*, got dict"):
+        OnlineStream({"x": torch.ones(2, 3), "y": torch.zeros(2)}, 1)  # type: ignore[arg-type]
+
+
+def test_orders_are_drawn_on_the_cpu_whatever_the_default_device() -> None:
+    data = torch.arange(6.0)[:, None], torch.arange(6) % 2
+    wanted = [x.tolist() for x, _ in OnlineStream(data, 4, generator=3)]
+    with torch.device("meta"):
+        assert [x.tolist() for x, _ in OnlineStream(data, 4, generator=3)] == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,3 +166,18 @@ def test_values_are_copies() -> None:
     matrix.before[0] = 0
     assert matrix[0, 0] == 0.75
     assert matrix.before[0] == 0.125
+
+
+@pytest.mark.parametrize("entry", [0, (0,), (0, 0, 0), "01"])
+def test_an_entry_is_a_pair(entry: Any) -> None:
+    matrix = AccuracyMatrix(2)
+    with pytest.raises(TypeError, match=r"AccuracyMatrix: an entry is \[after, task\]"):
+        matrix[entry] = 0.5
+
+
+def test_tasks_are_integers() -> None:
+    matrix = AccuracyMatrix(2)
+    with pytest.raises(TypeError, match="AccuracyMatrix: task must be an integer, got float"):
+        matrix[1.5, 0] = 0.5  # type: ignore[index]
+    with pytest.raises(TypeError, match="AccuracyMatrix: task must be an integer, got NoneType"):
+        matrix.set_before(None, 0.5)  # type: ignore[arg-type]
