@@ -56,8 +56,12 @@ class CifarAdaptation:
     training images that its memory did not hold.
     """
 
-    online: Options = Options(1e-3, 1.0, 0.1, 1e-4, 5, 0.5, 1.5)
-    incremental: Options = Options(1e-3, 1.0, 0.1, 1e-4, 5, 0.5, 1.5)
+    online: Options = Options(
+        base_lr=5e-3, theta=0.1, gamma=0.2, lr=3e-3, steps=10, beta=0.7, eta=1.5
+    )
+    incremental: Options = Options(
+        base_lr=2e-3, theta=0.3, gamma=0.1, lr=3e-3, steps=10, beta=0.9, eta=0.5
+    )
     ratios: tuple[int, ...] = (1, 2, 5)
     """Half of the new classes have so many times the samples of the other half."""
     epochs: tuple[int, ...] = (1, 3, 10)
