@@ -20,7 +20,7 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// Two neighbours of a row in bfloat16, the first in the lower half.
+// Two adjacent elements of a row in bfloat16, the first in the lower half.
 struct BFloat16Pair {
   uint32_t bits;
 };

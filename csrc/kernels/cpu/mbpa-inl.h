@@ -16,8 +16,11 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
   const Finding finding = check_neighbours(n, query);
   if (finding.fault != Fault::kNone) return finding;
   const int64_t first = query * n.neighbours;
+  // A short row is copied long before the next one has come.
+  const int64_t bytes = n.dim * static_cast<int64_t>(sizeof(T));
+  const int64_t ahead = bytes < 256 ? 8 : (bytes < 2048 ? 4 : 1);
   for (int64_t k = 0; k < n.neighbours; ++k) {
-    prefetch_ahead<T>(n.keys, n.indices + first, k, n.neighbours, n.dim);
+    prefetch_row<T>(n.keys, n.indices + first, k, ahead, n.neighbours, n.dim);
     T* h = s.features + k * s.row;
     load_row(n.keys.data, n.keys.kind, n.indices[first + k], n.dim, h);
     for (int64_t j = n.dim; j < s.row; ++j) h[j] = T(0);

@@ -67,16 +67,14 @@ inline const T* row_of(Rows rows, int64_t index, int64_t dim, T* scratch) {
   return scratch;
 }
 
-// Gathered rows come from anywhere in the memory: while row i is in work, ask for one that is about
-// 2 KiB of short rows ahead, or for the next of long ones.
+// Gathered rows come from anywhere in the memory: while row i is in work, ask for row i + ahead.
 template <class T>
-inline void prefetch_ahead(Rows rows, const int64_t* indices, int64_t i, int64_t count,
-                           int64_t dim) {
-  const int64_t bytes = dim * static_cast<int64_t>(sizeof(T));
-  const int64_t ahead = bytes < 256 ? 8 : (bytes < 2048 ? 4 : 1);
+inline void prefetch_row(Rows rows, const int64_t* indices, int64_t i, int64_t ahead, int64_t count,
+                         int64_t dim) {
   if (rows.kind != KindOf<T>::value || i + ahead >= count) return;
   const char* row =
       reinterpret_cast<const char*>(static_cast<const T*>(rows.data) + indices[i + ahead] * dim);
+  const int64_t bytes = dim * static_cast<int64_t>(sizeof(T));
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
 }
 
@@ -84,7 +82,7 @@ template <class T, class F>
 inline void for_each_row(Rows rows, const int64_t* indices, int64_t begin, int64_t count,
                          int64_t dim, T* scratch, F&& f) {
   for (int64_t i = 0; i < count; ++i) {
-    if (indices != nullptr) prefetch_ahead<T>(rows, indices, i, count, dim);
+    if (indices != nullptr) prefetch_row<T>(rows, indices, i, 1, count, dim);
     f(i, row_of(rows, indices != nullptr ? indices[i] : begin + i, dim, scratch));
   }
 }
