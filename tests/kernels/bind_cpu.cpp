@@ -59,12 +59,14 @@ void sq_norms(int level, const Array& rows, const Array& indices, int64_t begin,
 }
 
 // The columns of `out` behind the rows' own are a gap between one row and the next.
-void copy_rows(int level, const Array& rows, int64_t begin, const Array& out, const Array& norms) {
+void copy_rows(int level, const Array& rows, int64_t begin, const py::object& offset,
+               const Array& out, const Array& norms) {
   use_level(level);
   with_type_of(out, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t count = extent(out, 0), stride = extent(out, 1);
-    cpu::copy_rows(rows_of(rows, "rows"), begin, count, extent(rows, 1),
+    const int64_t count = extent(out, 0), stride = extent(out, 1), dim = extent(rows, 1);
+    const T* taken = offset.is_none() ? nullptr : data_of<const T>(offset, "offset", {dim});
+    cpu::copy_rows(rows_of(rows, "rows"), begin, count, dim, taken,
                    data_of<T>(out, "out", {count, stride}), stride,
                    data_of<T>(norms, "norms", {count}));
   });
@@ -96,14 +98,10 @@ void knn(int level, const py::object& problem, int64_t threads, const Array& sq_
     const int64_t k = problem.attr("k").cast<int64_t>();
     T* distances_out = data_of<T>(sq_distances, "sq_distances", {batch, k});
     int64_t* indices_out = data_of<int64_t>(indices, "indices", {batch, k});
-    cpu::Knn<T> search(
-        {field<T>(problem, "queries", {batch, dim}), rows_of(keys, "keys"), batch, rows, dim, k},
-        threads);
-    cpu::KnnWorkspace<T> workspace;
-    for (int64_t i = 0; i < search.sweeps(); ++i) search.sweep(i, workspace);
-    for (int64_t q = 0; q < batch; ++q) {
-      search.finish(q, workspace, distances_out + q * k, indices_out + q * k);
-    }
+    const cpu::KnnProblem<T> searched{
+        field<T>(problem, "queries", {batch, dim}), rows_of(keys, "keys"), batch, rows, dim, k};
+    const auto in_turn = [](int64_t count, const auto& work) { work(0, count); };
+    cpu::search_knn(searched, threads, in_turn, distances_out, indices_out);
   });
 }
 

@@ -72,7 +72,7 @@ def test_every_16_bit_number_is_widened_exactly(cpu: ModuleType, level: int, dty
         matrix = rows.reshape(-1, 2**9)
         (got,) = call_guarded(
             [(matrix.shape, dtype)],
-            lambda out, m=matrix: cpu.copy_rows(level, m, 0, out, np.empty(len(m), dtype)),
+            lambda out, m=matrix: cpu.copy_rows(level, m, 0, None, out, np.empty(len(m), dtype)),
         )
         with np.errstate(invalid="ignore"):  # NaN that signals
             np.testing.assert_array_equal(got, wanted.reshape(-1, 2**9).astype(dtype))
@@ -81,19 +81,27 @@ def test_every_16_bit_number_is_widened_exactly(cpu: ModuleType, level: int, dty
 
 @every_kind
 @every_dtype
+@pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("dim", TAILS)
 def test_copied_rows_leave_the_gap_between_them(
-    cpu: ModuleType, level: int, dtype: str, kind: str, dim: int, rng: np.random.Generator
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    kind: str,
+    dim: int,
+    shifted: bool,
+    rng: np.random.Generator,
 ) -> None:
     rows = stored(unit(rng, 7, dim), kind)
+    offset = rng.standard_normal(dim).astype(dtype)
     copies, norms = Guarded((5, dim + 3), dtype), Guarded((5,), dtype)
-    cpu.copy_rows(level, rows, 2, copies.array, norms.array)
+    cpu.copy_rows(level, rows, 2, offset if shifted else None, copies.array, norms.array)
     copies.check_margins()
     norms.check_margins()
     assert copies.written()[:, :dim].all()
     assert not copies.written()[:, dim:].any()
-    wanted = widened(rows[2:7]).astype(dtype)
-    np.testing.assert_array_equal(copies.array[:, :dim], wanted)
+    wanted = widened(rows[2:7]).astype(dtype) - (offset if shifted else 0)
+    np.testing.assert_array_equal(copies.array[:, :dim], wanted.astype(dtype))
     np.testing.assert_allclose(
         norms.array,
         np.square(wanted.astype(np.float64)).sum(1),

@@ -15,7 +15,8 @@ struct DistanceError {
 
 // With u = epsilon / 2, a sum of d products rounds by at most d u / (1 - d u) of |q||k|, which is
 // at most (|q|^2 + |k|^2) / 2, and a norm by as much of itself; 16 u more cover the additions that
-// join them, and all is taken twice. `absolute` covers products below the normal range.
+// join them and the rounding of an offset taken from both vectors (4 u), and all is taken twice.
+// `absolute` covers products below the normal range.
 template <class T>
 CLFAST_HD DistanceError<T> distance_error(int64_t dim) {
   const T epsilon = sizeof(T) == sizeof(float) ? T(0x1p-23) : T(0x1p-52);

@@ -64,26 +64,13 @@ inline int64_t sweep_keys(const KnnSweep<T>& s, KnnHit<T>* hits) {
 }
 
 template <class T>
-inline void keep_scores(const KnnSweep<T>& s, int64_t stride, T* scores_out, T* minima) {
+inline void lower_minima(const KnnSweep<T>& s, int64_t stride, T* minima) {
   for_scores(s, [&](int64_t key, int64_t first_query, Vector<T> scores) {
-    store<T>(scores_out + key * stride + first_query, scores);
-    T* smallest = minima + key / kKnnGroup * stride + first_query;
+    T* smallest = minima + key * stride + first_query;
     const Vector<T> before = load(smallest);
     // -inf is a product that overflowed, and bounds nothing.
     store<T>(smallest, (scores < before) & (scores > -INFINITY) ? scores : before);
   });
-}
-
-template <class T>
-inline int64_t filter_scores(const KnnSweep<T>& s, int64_t stride, const T* scores,
-                             KnnHit<T>* hits) {
-  int64_t count = 0;
-  for (int64_t key = 0; key < s.key_count; ++key) {
-    for (int64_t c = 0; c < s.query_count; c += kLanes<T>) {
-      count += add_hits<T>(load(scores + key * stride + c), s.limits, key, c, hits + count);
-    }
-  }
-  return count;
 }
 
 // The bits of the nearest bfloat16, ties to even, in the lower half. (NaN may become anything: the
@@ -94,12 +81,13 @@ inline uint32_t rounded_bits(float x) {
   return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 
-void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, float* row,
-                    BFloat16Pair* out, int64_t out_stride, float* norms, float* residuals) {
+void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const float* offset,
+                    float* row, BFloat16Pair* out, int64_t out_stride, float* norms,
+                    float* residuals) {
   // A sum of squares rounds by dim / 2 units at the most, the root by one.
   const float margin = 1 + static_cast<float>(dim + 16) * 0x1p-23f;
   for (int64_t i = 0; i < count; ++i) {
-    load_row(rows.data, rows.kind, begin + i, dim, row);
+    load_row_less(rows, begin + i, dim, offset, row);
     norms[i] = reduce_pair<Product>(row, row, dim);
     BFloat16* rounded = reinterpret_cast<BFloat16*>(out + i * out_stride);
     float sum = 0;
@@ -133,11 +121,8 @@ void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16P
 
 #define CLFAST_DEFINE_KNN_FUNCTIONS(T)                                                             \
   int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) { return sweep_keys(sweep, hits); } \
-  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* scores, T* minima) {                  \
-    keep_scores(sweep, stride, scores, minima);                                                    \
-  }                                                                                                \
-  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits) { \
-    return filter_scores(sweep, stride, scores, hits);                                             \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima) {                             \
+    lower_minima(sweep, stride, minima);                                                           \
   }
 CLFAST_DEFINE_KNN_FUNCTIONS(float)
 CLFAST_DEFINE_KNN_FUNCTIONS(double)

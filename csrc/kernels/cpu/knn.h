@@ -1,20 +1,21 @@
 // Exact k nearest neighbours under squared Euclidean distance.
 //
 // A sweep forms |k|^2 + |q|^2 - 2<q,k> for blocks of keys and queries in registers, with a rigorous
-// bound on its rounding error, and keeps the pairs whose lower bound does not exceed the k-th
-// smallest upper bound seen so far. A first bound comes from the opening keys: of k groups of them
-// each has a key as near as its nearest. Where the processor multiplies bfloat16 fast, the sweep
-// rounds keys and queries to it and widens the bound by what rounding took from them; when that
-// leaves too many pairs, a second sweep does without. The few that remain get their distance in
-// difference form, sum (q_j - k_j)^2, and only those distances decide: the result depends on a
+// bound on its rounding error, and keeps the pairs whose lower bound is not above a cut. The cut is
+// guessed from a sample of the keys, and was right if in the end k upper bounds lie below it. Where
+// the processor multiplies bfloat16 fast, the sweep rounds keys and queries to it and widens the
+// bound by what rounding took from them. Queries whose guess was wrong, or that keep too many
+// pairs, are searched again another way: see KnnWay. The few pairs that remain get their distance
+// in difference form, sum (q_j - k_j)^2, and only those distances decide: the result depends on a
 // query and the keys, never on blocking, threads or the rest of the batch.
 #pragma once
 #include <cstdint>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
 #include "../common/neighbourhood.h"
-#include "../common/ordering.h"
+#include "knn_shortlist.h"
 #include "simd.h"
 
 namespace clfast::cpu {
@@ -49,83 +50,146 @@ struct KnnSweep {
   int64_t next_size;
 };
 
-constexpr int64_t kKnnGroup = 4;  // keys
+constexpr int64_t kKnnSampleBlock = 32;  // keys in a row
 
-// knn_sweep finds hits. knn_open keeps the scores, [key_count, stride], and lowers the minima
-// [key_count / kKnnGroup, rounded up; stride] of every group to those above -inf; knn_filter then
-// finds hits.
-#define CLFAST_KNN_FUNCTIONS(T)                                                  \
-  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits);                  \
-  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* scores, T* minima); \
-  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits);
-// knn_round_rows: rows [begin, begin + count) in bfloat16, their squared norms before it, and
-// bounds of the lengths of what rounding took from them; `row` is scratch. knn_round_panels: the
-// panels of pack_panels(), [dim, width] in all, in pairs.
-#define CLFAST_KNN_ROUNDING                                                                   \
-  void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, float* row,       \
-                      BFloat16Pair* out, int64_t out_stride, float* norms, float* residuals); \
+// knn_sweep finds hits. knn_open lowers the minima [key_count, stride] to the scores above -inf.
+#define CLFAST_KNN_FUNCTIONS(T)                                 \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits); \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima);
+// knn_round_rows: rows [begin, begin + count), less the offset unless it is null, in bfloat16;
+// their squared norms before it, and bounds of the lengths of what rounding took from them; `row`
+// is scratch. knn_round_panels: the panels of pack_panels(), [dim, width] in all, in pairs.
+#define CLFAST_KNN_ROUNDING                                                                      \
+  void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const float* offset, \
+                      float* row, BFloat16Pair* out, int64_t out_stride, float* norms,           \
+                      float* residuals);                                                         \
   void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16Pair* out);
 CLFAST_DECLARE_PER_LEVEL(CLFAST_KNN_FUNCTIONS(float) CLFAST_KNN_FUNCTIONS(double)
                              CLFAST_KNN_ROUNDING)
+CLFAST_KNN_FUNCTIONS(float)
+CLFAST_KNN_FUNCTIONS(double)
+CLFAST_KNN_ROUNDING
 
 // What one thread needs while it works; reused from call to call.
 template <class T>
 struct KnnWorkspace {
-  std::vector<T> panels, query_norms, limits, keys, key_norms, key_terms, row, distances;
-  std::vector<T> scores, minima, column;
-  std::vector<T> cuts, query_lengths, query_residuals, key_residuals;
-  std::vector<BFloat16Pair> query_pairs, key_pairs;
+  std::vector<T> queries, keys, key_norms, key_residuals, key_terms, row, distances;
+  std::vector<T> cuts, limits, column;
+  std::vector<BFloat16Pair> pairs;
   std::vector<KnnHit<T>> hits;
   std::vector<int64_t> rows;
-  std::vector<decltype(order_of(T{}))> orders;
+  std::vector<KnnOrder<T>> orders;
   // The order of a distance above, 32 bits below.
   std::vector<std::conditional_t<sizeof(T) == sizeof(float), uint64_t, unsigned __int128>> nearest,
       sorted;
 };
 
-// Independent sweeps (a block of queries against a range of keys), then one finish per query.
-// sweep() calls may run concurrently with each other, and finish() calls with each other, each
-// thread with a workspace of its own.
+// A block of queries against a range of keys. The first four are of the queries less the offset.
+template <class T>
+struct KnnTask {
+  int64_t query_begin, queries, width;  // columns: the queries, and zeros that fill the last panel
+  int64_t range, key_begin, key_end;
+  std::vector<T> panels, norms;
+  std::vector<T> lengths, residuals;  // before, and of what rounding took from them
+  std::vector<BFloat16Pair> pairs;
+  // [groups, width], the smallest scores of every group among this task's share of the sample
+  std::vector<T> minima;
+  T largest_norm = 0, largest_residual = 0;  // of that share
+};
+
+// How far the scores of a task may be from the truth; knn_sweep.cpp.
+template <class T>
+struct KnnBounds;
+
+// Ways to search, each for the queries that defeat the one before.
+enum class KnnWay {
+  kRounded,  // products in bfloat16, guessed cut
+  kGuessed,  // products in T, guessed cut
+  kProven,   // products in T; the cut: of k groups of sampled keys each has a key this near
+  kDirect,   // all distances in difference form
+};
+
+// Independent openings (of the sample), then independent sweeps, then one finish per query. Calls
+// of a kind may run concurrently, each thread with a workspace of its own.
 template <class T>
 class Knn {
  public:
-  Knn(const KnnProblem<T>& problem, int64_t threads);
-  int64_t sweeps() const { return few_keys_ ? 0 : query_blocks_ * key_ranges_; }
+  // queries: those of the problem that are searched.
+  Knn(const KnnProblem<T>& problem, const std::vector<int64_t>& queries, KnnWay way,
+      int64_t threads);
+  static KnnWay first_way(const KnnProblem<T>& problem);
+
+  int64_t openings() const;
+  void open(int64_t index, KnnWorkspace<T>& workspace);
+  int64_t sweeps() const;
   void sweep(int64_t index, KnnWorkspace<T>& workspace);
-  void finish(int64_t query, KnnWorkspace<T>& workspace, T* sq_distances, int64_t* indices);
+  // False, and nothing written, if queries[index] defeats this way.
+  bool finish(int64_t index, KnnWorkspace<T>& workspace, T* sq_distances, int64_t* indices);
 
  private:
-  struct Candidate {
-    T lower, upper;
-    int64_t key;
-  };
-  struct Shortlist {
-    std::vector<Candidate> candidates;
-    T cut;
-    bool everything;  // too many bounds overlap: finish() looks at every key
-  };
+  void plan_tasks(int64_t threads);
+  void plan_sample();
+  void choose_offset();
+  const T* offset() const { return offset_.empty() ? nullptr : offset_.data(); }
+  const T* query(int64_t index) const { return problem_.queries + queries_[index] * problem_.dim; }
+  KnnShortlist<T>& list(const KnnTask<T>& task, int64_t q) {
+    return lists_[(task.query_begin + q) * key_ranges_ + task.range];
+  }
 
-  bool sweep_block(int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end,
-                   bool rounded, Shortlist* lists, KnnWorkspace<T>& w);
-  void scan_directly(int64_t query, int64_t key_begin, int64_t key_end, Shortlist& list,
-                     KnnWorkspace<T>& w);
-  void pack_queries(int64_t query_begin, int64_t queries, int64_t width, bool rounded,
-                    KnnWorkspace<T>& w) const;
-  void add(Shortlist& list, const Candidate& candidate, size_t longest, KnnWorkspace<T>& w) const;
-  void tighten(Shortlist& list, KnnWorkspace<T>& w) const;
-  T cut_of(const std::vector<Candidate>& candidates, KnnWorkspace<T>& w) const;
+  void scan(const KnnTask<T>& task, KnnWorkspace<T>& w);
+  bool collect(int64_t index, KnnWorkspace<T>& w);
+  void pack_queries(KnnTask<T>& task, KnnWorkspace<T>& w) const;
+  KnnSweep<T> sweep_of(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
+  void load_keys(int64_t first, int64_t count, const KnnBounds<T>& bounds, KnnSweep<T>& sweep,
+                 KnnWorkspace<T>& w) const;
+  void first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<T>& w);
+  int64_t sampled_block(int64_t block) const;
 
   KnnProblem<T> problem_;
-  bool few_keys_;     // nearly all would stay on a shortlist: no sweep, finish() looks at every key
-  bool rounded_;      // the first sweep looks for candidates with keys and queries in bfloat16
-  bool direct_;       // so few queries that streaming the keys costs less than packing the queries
-  size_t shortlist_;  // candidates at which a shortlist is cut back
-  size_t longest_;    // candidates that a shortlist may keep
-  int64_t query_blocks_, key_ranges_;
-  std::vector<Shortlist> lists_;  // [B, key_ranges]
+  const std::vector<int64_t>& queries_;
+  KnnWay way_;
+  bool few_keys_;  // nearly all would stay on a shortlist: no sweep, finish() looks at every key
+  KnnShortlistSize size_ = {};
+  int64_t key_ranges_ = 1;
+  int64_t sampled_blocks_ = 0, groups_ = 0,
+          rank_ = 0;                    // the cut is at the rank_-th smallest minimum of groups
+  std::vector<T> offset_;               // taken from keys and queries alike; may be empty
+  std::vector<KnnTask<T>> tasks_;       // [query blocks, key_ranges]
+  std::vector<KnnShortlist<T>> lists_;  // [queries, key_ranges]
 };
 
 extern template class Knn<float>;
 extern template class Knn<double>;
+
+// for_each(count, f) calls f(begin, end) for ranges of [0, count), on any threads.
+template <class T, class ForEach>
+void search_knn(const KnnProblem<T>& problem, int64_t threads, const ForEach& for_each,
+                T* sq_distances, int64_t* indices) {
+  const auto run = [&](int64_t count, const auto& work) {
+    for_each(count, [&](int64_t begin, int64_t end) {
+      KnnWorkspace<T> workspace;
+      for (int64_t i = begin; i < end; ++i) work(i, workspace);
+    });
+  };
+  std::vector<int64_t> left(problem.batch);
+  std::iota(left.begin(), left.end(), int64_t{0});
+  KnnWay way = Knn<T>::first_way(problem);
+  while (!left.empty()) {
+    Knn<T> search(problem, left, way, threads);
+    run(search.openings(), [&](int64_t i, KnnWorkspace<T>& w) { search.open(i, w); });
+    run(search.sweeps(), [&](int64_t i, KnnWorkspace<T>& w) { search.sweep(i, w); });
+    std::vector<char> found(left.size());
+    run(static_cast<int64_t>(left.size()), [&](int64_t i, KnnWorkspace<T>& w) {
+      const int64_t at = left[i] * problem.k;
+      found[i] = search.finish(i, w, sq_distances + at, indices + at);
+    });
+    std::vector<int64_t> defeated;
+    for (size_t i = 0; i < left.size(); ++i) {
+      if (!found[i]) defeated.push_back(left[i]);
+    }
+    left.swap(defeated);
+    way = way < KnnWay::kProven ? KnnWay::kProven : KnnWay::kDirect;
+  }
+}
 
 }  // namespace clfast::cpu

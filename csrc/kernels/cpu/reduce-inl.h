@@ -67,6 +67,15 @@ inline const T* row_of(Rows rows, int64_t index, int64_t dim, T* scratch) {
   return scratch;
 }
 
+// Row `index` less the offset, unless that is null.
+template <class T>
+inline void load_row_less(Rows rows, int64_t index, int64_t dim, const T* offset, T* out) {
+  load_row(rows.data, rows.kind, index, dim, out);
+  if (offset == nullptr) return;
+#pragma omp simd
+  for (int64_t j = 0; j < dim; ++j) out[j] -= offset[j];
+}
+
 // Gathered rows come from anywhere in the memory: while row i is in work, ask for row i + ahead.
 template <class T>
 inline void prefetch_row(Rows rows, const int64_t* indices, int64_t i, int64_t ahead, int64_t count,

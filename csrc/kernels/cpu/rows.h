@@ -12,19 +12,20 @@ namespace clfast::cpu {
 // of non-negative terms stays below 2e-6 in float32, whatever dim is, and does not depend on
 // anything but the two rows.
 //
-// copy_rows widens rows [begin, begin + count) into rows of out_stride elements, with their squared
-// norms. pack_panels writes factor times the rows as columns, as Panels of gemm-inl.h has them:
-// panels of panel_columns() columns, [dim, panel_columns()] each; the last is padded with zeros.
-#define CLFAST_ROW_FUNCTIONS(T)                                                                    \
-  void sq_distances(const T* query, Rows rows, const int64_t* indices, int64_t begin,              \
-                    int64_t count, int64_t dim, T* scratch, T* out);                               \
-  void dots(const T* query, Rows rows, const int64_t* indices, int64_t begin, int64_t count,       \
-            int64_t dim, T* scratch, T* out);                                                      \
-  void sq_norms(Rows rows, const int64_t* indices, int64_t begin, int64_t count, int64_t dim,      \
-                T* scratch, T* out);                                                               \
-  void copy_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, T* out, int64_t out_stride, \
-                 T* norms);                                                                        \
-  void pack_panels(const T* rows, int64_t count, int64_t dim, T factor, T* panels);                \
+// copy_rows widens rows [begin, begin + count), less the offset unless it is null, into rows of
+// out_stride elements, with their squared norms. pack_panels writes factor times the rows as
+// columns, as Panels of gemm-inl.h has them: panels of panel_columns() columns, [dim,
+// panel_columns()] each; the last is padded with zeros.
+#define CLFAST_ROW_FUNCTIONS(T)                                                                 \
+  void sq_distances(const T* query, Rows rows, const int64_t* indices, int64_t begin,           \
+                    int64_t count, int64_t dim, T* scratch, T* out);                            \
+  void dots(const T* query, Rows rows, const int64_t* indices, int64_t begin, int64_t count,    \
+            int64_t dim, T* scratch, T* out);                                                   \
+  void sq_norms(Rows rows, const int64_t* indices, int64_t begin, int64_t count, int64_t dim,   \
+                T* scratch, T* out);                                                            \
+  void copy_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const T* offset, T* out, \
+                 int64_t out_stride, T* norms);                                                 \
+  void pack_panels(const T* rows, int64_t count, int64_t dim, T factor, T* panels);             \
   int64_t panel_columns(T);
 
 CLFAST_ROW_FUNCTIONS(float)

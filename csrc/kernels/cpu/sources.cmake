@@ -4,7 +4,7 @@ set(CLFAST_CPU_OPS rows knn class_means nearest_class_mean hebbian_update mbpa_u
 set(CLFAST_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 
 function(clfast_cpu_kernels target)
-  set(sources ${CLFAST_CPU_DIR}/simd.cpp)
+  set(sources ${CLFAST_CPU_DIR}/simd.cpp ${CLFAST_CPU_DIR}/knn_sweep.cpp)
   foreach(op IN LISTS CLFAST_CPU_OPS)
     list(APPEND sources ${CLFAST_CPU_DIR}/${op}.cpp ${CLFAST_CPU_DIR}/${op}_base.cpp)
     if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

@@ -34,17 +34,11 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
                                        in.memory_size,
                                        in.dim,
                                        k};
-      cpu::Knn<T> search(problem, torch::stable::get_num_threads());
-      torch::stable::parallel_for(0, search.sweeps(), 1, [&](int64_t begin, int64_t end) {
-        cpu::KnnWorkspace<T> workspace;
-        for (int64_t i = begin; i < end; ++i) search.sweep(i, workspace);
-      });
-      torch::stable::parallel_for(0, problem.batch, 1, [&](int64_t begin, int64_t end) {
-        cpu::KnnWorkspace<T> workspace;
-        for (int64_t b = begin; b < end; ++b) {
-          search.finish(b, workspace, distances + (first + b) * k, rows + (first + b) * k);
-        }
-      });
+      const auto for_each = [](int64_t count, const auto& work) {
+        torch::stable::parallel_for(0, count, 1, work);
+      };
+      cpu::search_knn(problem, torch::stable::get_num_threads(), for_each, distances + first * k,
+                      rows + first * k);
     }
   });
   return {sq_distances, indices};
