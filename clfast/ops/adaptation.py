@@ -102,7 +102,8 @@ def mbpa_update(
     the given weights (Sprechmann et al. 2018).
 
     Args:
-        weight, bias: [C, d] and [C], as in ``nn.Linear``; bias may be None.
+        weight, bias: [C, d] and [C], as in ``nn.Linear``; bias may be None. -inf in it makes NaN:
+            mask a class by a large negative number.
         keys, labels, neighbors, eps, closeness: see the module.
         steps: >= 0.
         lr: step size, finite and >= 0.
@@ -169,7 +170,8 @@ def hebb_logits(
 
     Args:
         queries: [B, d].
-        weight, bias: [C, d] and [C], as in ``nn.Linear``; without a bias only the weights adapt.
+        weight, bias: [C, d] and [C], as in :func:`mbpa_update`; without a bias only the weights
+            adapt.
         keys, labels, neighbors, eps, closeness: see the module. With ``key_sq_norms``,
             ``neighbors.sq_distances`` must be the true distances.
         interpolation: [C], E, as from :func:`interpolation_weights`; any floating dtype.
