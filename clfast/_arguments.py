@@ -69,17 +69,19 @@ def one_of(choice: object, choices: Iterable[object], name: str, where: str) -> 
 
 
 def device(value: torch.device | str, where: str) -> torch.device:
-    """`value` as a device on which tensors can be made; TypeError or ValueError otherwise."""
+    """`value` as a device that holds tensors; TypeError or ValueError otherwise."""
     try:
         found = torch.device(value)
         torch.empty(0, device=found)
     except TypeError:
         kind = type(value).__name__
         raise TypeError(f"{where}: device must be a torch.device or its name, got {kind}") from None
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # torch without CUDA raises AssertionError.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        # torch without CUDA raises AssertionError, without the module of a backend ImportError.
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{where}: device {value} cannot be used: {reason}") from error
+    if found.type == "meta":
+        raise ValueError(f"{where}: device meta cannot be used: tensors there have no values")
     return found
 
 

@@ -25,7 +25,7 @@ from ..memory import KeyValueMemory
 from ..methods import Parametric
 from ..streams import OnlineStream
 from .cifar import NUM_CLASSES, Features, Images, Pretrained, pretrained
-from .online_adaptation import Learners, paper_learners, threads
+from .online_adaptation import Learners, MethodOptions, paper_learners, threads
 from .plots import learning_curves
 from .progress import track
 from .run_folder import RunFolder
@@ -33,35 +33,20 @@ from .tables import MeanStd, Table
 
 Record = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Options:
-    """Hyper-parameters of the methods, as the paper's Table 6 lists them."""
-
-    base_lr: float
-    theta: float
-    gamma: float
-    lr: float
-    steps: int
-    beta: float
-    eta: float
-    k: int = 200
+# What `tune` found, with another seed than those that are reported and on training images that its
+# memory did not hold.
+ONLINE = MethodOptions(base_lr=5e-3, theta=0.1, gamma=0.2, lr=3e-3, steps=10, beta=0.7, eta=1.5)
+INCREMENTAL = MethodOptions(
+    base_lr=2e-3, theta=0.3, gamma=0.1, lr=3e-3, steps=10, beta=0.9, eta=0.5
+)
 
 
 @dataclass(frozen=True)
 class CifarAdaptation:
-    """All that decides a run, but the folder of the data.
+    """All that decides a run, but the folder of the data."""
 
-    The options are what `tune` found, with another seed than those that are reported and on
-    training images that its memory did not hold.
-    """
-
-    online: Options = Options(
-        base_lr=5e-3, theta=0.1, gamma=0.2, lr=3e-3, steps=10, beta=0.7, eta=1.5
-    )
-    incremental: Options = Options(
-        base_lr=2e-3, theta=0.3, gamma=0.1, lr=3e-3, steps=10, beta=0.9, eta=0.5
-    )
+    online: MethodOptions = ONLINE
+    incremental: MethodOptions = INCREMENTAL
     ratios: tuple[int, ...] = (1, 2, 5)
     """Half of the new classes have so many times the samples of the other half."""
     epochs: tuple[int, ...] = (1, 3, 10)
@@ -85,7 +70,9 @@ GRIDS: dict[str, dict[str, Sequence[float]]] = {
 Make = Callable[[Parametric, Sequence[int]], Learners]
 
 
-def online(start: Pretrained, stream: Features, options: Options, chunk: int, make: Make) -> Record:
+def online(
+    start: Pretrained, stream: Features, options: MethodOptions, chunk: int, make: Make
+) -> Record:
     """Predict each chunk with every learner, then let base model and memory learn from it.
 
     Accuracies, and "ms": the time of a query, network and prediction.
@@ -114,7 +101,7 @@ def incremental(
     start: Pretrained,
     train: Features,
     test: Features,
-    options: Options,
+    options: MethodOptions,
     config: CifarAdaptation,
     make: Make,
     generator: torch.Generator,
@@ -191,10 +178,10 @@ def tune(config: CifarAdaptation, train: Images, test: Images, seed: int = 100) 
         one_epoch = replace(config, epochs=(1,))
         shown = stream.at(torch.arange(min(2000, len(stream))))
 
-        def of_online(options: Options, make: Make) -> Record:
+        def of_online(options: MethodOptions, make: Make) -> Record:
             return online(start, stream, options, config.chunk, make)
 
-        def of_incremental(options: Options, make: Make) -> Record:
+        def of_incremental(options: MethodOptions, make: Make) -> Record:
             order = torch.Generator().manual_seed(seed)
             return incremental(start, rest, shown, options, one_epoch, make, order)["1"]
 
@@ -205,7 +192,9 @@ def tune(config: CifarAdaptation, train: Images, test: Images, seed: int = 100) 
         )
 
 
-def _tuned(options: Options, evaluate: Callable[[Options, Make], Record], name: str) -> Options:
+def _tuned(
+    options: MethodOptions, evaluate: Callable[[MethodOptions, Make], Record], name: str
+) -> MethodOptions:
     for method, grid in track(GRIDS.items(), f"Tuning {name}"):
         settings: list[dict[str, Any]] = [
             dict(zip(grid, values, strict=True)) for values in product(*grid.values())
@@ -224,7 +213,7 @@ def _tuned(options: Options, evaluate: Callable[[Options, Make], Record], name: 
     return options
 
 
-def _side_by_side(method: str, settings: Sequence[Options]) -> Make:
+def _side_by_side(method: str, settings: Sequence[MethodOptions]) -> Make:
     """One method on one base model with each of the options, called "0", "1", ..."""
 
     def make(base: Parametric, old: Sequence[int]) -> Learners:
@@ -263,7 +252,7 @@ def _seed(config: CifarAdaptation, train: Images, test: Images, seed: int) -> Re
     return {"online": found, "incremental": by_ratio}
 
 
-def _base(start: Pretrained, memory: KeyValueMemory | None, options: Options) -> Parametric:
+def _base(start: Pretrained, memory: KeyValueMemory | None, options: MethodOptions) -> Parametric:
     head = copy.deepcopy(start.head)
     optimizer = torch.optim.RMSprop(head.parameters(), lr=options.base_lr)
     return Parametric(nn.Identity(), head, memory, base_optimizer=optimizer)

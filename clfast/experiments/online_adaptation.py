@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,23 +31,12 @@ WINDOWS = 10
 """Parts of the stream over which a learning curve is averaged."""
 
 
-@dataclass(frozen=True)
-class OnlineAdaptation:
-    """All that decides a run, but the folder of the data.
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """Hyper-parameters of base model, Mixture, MbPA and Hebb, as the paper's Table 6 lists them."""
 
-    The hyper-parameters `base_lr` to `eta` were chosen by `clfast.experiments.online_tuning`, on a
-    stream of other images and with other seeds than those that are reported.
-    """
-
-    data: str
-    """"digits" or "mnist", see `clfast.experiments.images`."""
-    chunk: int
-    """Samples that are predicted before base model and memory learn from them."""
-    pretrain_per_class: int
-    """At most; digits hold about 45 a class for it."""
-    pretrain_epochs: int
-    k: int
-    """Neighbours K. The paper takes 200, of a memory of tens of thousands."""
+    k: int = 200
+    """Neighbours K. The paper's 200 are of a memory of tens of thousands."""
     base_lr: float
     """Of the RMSprop that updates the base model."""
     theta: float
@@ -63,6 +52,23 @@ class OnlineAdaptation:
     """Hebb: decay of the Hebbian part with the count of a class."""
     eta: float
     """Hebb: learning rate of the Hebbian part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineAdaptation(MethodOptions):
+    """All that decides a run, but the folder of the data.
+
+    The hyper-parameters were chosen by `clfast.experiments.online_tuning`, on a stream of other
+    images and with other seeds than those that are reported.
+    """
+
+    data: str
+    """"digits" or "mnist", see `clfast.experiments.images`."""
+    chunk: int
+    """Samples that are predicted before base model and memory learn from them."""
+    pretrain_per_class: int
+    """At most; digits hold about 45 a class for it."""
+    pretrain_epochs: int
     seeds: int = 5
     """Runs 0, 1, ...: each draws classes, pre-training samples, weights and the stream's order."""
     old_classes: int = 5
@@ -116,25 +122,6 @@ PRESETS = {config.data: config for config in (DIGITS, MNIST)}
 Learners = dict[str, Parametric]
 MakeLearners = Callable[[OnlineAdaptation, Parametric, Sequence[int]], Learners]
 """From the base learner and the old classes to learners that share its modules and its memory."""
-
-
-class MethodOptions(Protocol):
-    """The hyper-parameters of Mixture, MbPA and Hebb; see `OnlineAdaptation`."""
-
-    @property
-    def k(self) -> int: ...
-    @property
-    def theta(self) -> float: ...
-    @property
-    def gamma(self) -> float: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def beta(self) -> float: ...
-    @property
-    def eta(self) -> float: ...
 
 
 def paper_learners(config: MethodOptions, base: Parametric, old: Sequence[int]) -> Learners:

@@ -13,6 +13,8 @@ from .. import _arguments
 def class_count(number: object, highest: int, where: str) -> int:
     """`number` of classes as an int, larger than the `highest` label."""
     count = _arguments.integer(number, "num_classes", where, least=1)
+    if count >= 2**31:  # far beyond any memory; the ops have the same bound
+        raise ValueError(f"{where}: num_classes must be less than 2**31, got {count}")
     if highest >= count:
         raise ValueError(
             f"{where}: num_classes is {count}, but the memory has label {highest}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any
 
 import torch
@@ -65,9 +66,26 @@ def attach(
     layer = _head_of(model, head, where)
     if memory is None:
         memory = KeyValueMemory(layer.in_features, device=layer.weight.device)
+    return Attachment(model, head, _learner(method, layer, memory, options, where))
+
+
+def _learner(
+    method: str, layer: nn.Linear, memory: KeyValueMemory, options: dict[str, Any], where: str
+) -> NeighbourLearner:
+    kind = _METHODS[method]
     if "base_optimizer" in options:
         raise TypeError(f"{where}: base_optimizer is not taken: the model is trained by your loop")
-    return Attachment(model, head, _METHODS[method](nn.Identity(), layer, memory, **options))
+    taken = [p.name for p in signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    taken.remove("base_optimizer")
+    for name in options:
+        if name not in taken:
+            raise TypeError(
+                f"{where}: method {method!r} has no option {name!r}; it takes {', '.join(taken)}"
+            )
+    try:
+        return kind(nn.Identity(), layer, memory, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def attached(model: nn.Module) -> Attachment | None:

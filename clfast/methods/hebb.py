@@ -20,7 +20,7 @@ from ..ops.adaptation import Optimizer
 from . import checks
 from .modes import evaluating
 from .neighbours import NeighbourLearner
-from .output_network import Update, adapted_logits
+from .output_network import Update, adapted_logits, finite_bias
 from .protocol import Batches
 
 Form = Literal["normalized", "joint"]
@@ -132,8 +132,8 @@ class MbPA(NeighbourLearner):
 
     Sprechmann et al. 2018, as the Hebb paper's section 3.3 has it: no pull towards the weights the
     adaptation starts from. Each query adapts the output layer on its own, or all layers of an
-    output network, and the change is dropped after its prediction. Defaults are Table 6's for
-    online adaptation with ResnetV1.
+    output network, and the change is dropped after its prediction. A class that a bias of -inf
+    masks keeps probability 0. Defaults are Table 6's for online adaptation with ResnetV1.
 
     Args:
         features, head, memory, base_optimizer: see `Parametric`; the memory is needed here.
@@ -233,7 +233,7 @@ class MbPA(NeighbourLearner):
         return hebb_logits(
             queries,
             self._as_memory(head.weight),
-            None if bias is None else self._as_memory(bias),
+            None if bias is None else finite_bias(self._as_memory(bias)),
             *(memory.keys, memory.values, neighbors),
             interpolation=interpolation,
             eta=eta,

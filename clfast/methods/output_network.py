@@ -51,6 +51,14 @@ def last_layer(head: nn.Linear | nn.Sequential) -> nn.Linear:
     return layer
 
 
+def finite_bias(bias: Tensor) -> Tensor:
+    """`bias` [C] to adapt, with the lowest finite number for -inf, which masks a class.
+
+    Both give it probability 0 and no gradient, but the change of -inf would be -inf + inf, NaN.
+    """
+    return bias.clamp_min(torch.finfo(bias.dtype).min)
+
+
 def adapted_logits(
     head: nn.Sequential,
     queries: Tensor,
@@ -68,6 +76,9 @@ def adapted_logits(
     # 16-bit numbers are adapted in float32, as those of a single layer are.
     dtype = torch.float64 if last_layer(head).weight.dtype == torch.float64 else torch.float32
     parameters = {name: p.to(dtype) for name, p in parameters.items()}
+    if last_layer(head).bias is not None:
+        name = f"{len(head) - 1}.bias"
+        parameters[name] = finite_bias(parameters[name])
     widths = sum(p.shape[0] for p in parameters.values()) + queries.shape[1]
     numbers_each = 3 * sum(p.numel() for p in parameters.values())
     numbers_each += 3 * neighbors.indices.shape[1] * widths
@@ -124,9 +135,9 @@ def _logits(
     base = F.linear(hidden, start)
     moved = (own[weight] @ hidden[:, :, None])[:, :, 0] - base
     if last.bias is not None:
-        shift = parameters[f"{len(head) - 1}.bias"]
-        base = base + shift
-        moved = moved + own[f"{len(head) - 1}.bias"] - shift
+        bias = f"{len(head) - 1}.bias"
+        moved = moved + own[bias] - parameters[bias]
+        base = base + last.bias.detach()  # where -inf has stayed
     logits = base + (1 - update.interpolation) * moved
     if update.eta == 0:
         return logits

@@ -40,12 +40,18 @@ def hebbian_update(
 ) -> tuple[Tensor, Tensor]:
     """Eq. 4: dw_i = 1/|N_i| sum_{k in N_i} c_k h_k, db_i = 1/|N_i| sum_{k in N_i} c_k."""
     c = _closeness(neighbors, eps, closeness)
-    member = _one_hot(labels, neighbors, num_classes, c.dtype)
-    share = c[:, :, None] * member / member.sum(1, keepdim=True).clamp_min(1)
+    labels_near = labels[neighbors.indices]  # [B, K]
+    count = _one_hot(labels, neighbors, num_classes, c.dtype).sum(1)  # [B, C], |N_i|
+    share = c / count.gather(1, labels_near)
+    terms = share[:, :, None] * _widened(keys[neighbors.indices])  # [B, K, d]
+    # Not as a product with the one-hot matrix: there 0 times NaN or Inf reaches every class.
+    at = labels_near[:, :, None].expand_as(terms)
+    delta_weight = terms.new_zeros(*count.shape, keys.shape[1]).scatter_add_(1, at, terms)
+    delta_bias = torch.zeros_like(count).scatter_add_(1, labels_near, share)
     if select is not None:
-        share = share * select
-    features = _widened(keys[neighbors.indices])  # [B, K, d]
-    return share.transpose(1, 2) @ features, share.sum(1)
+        delta_weight = delta_weight.masked_fill(~select[:, None], 0)
+        delta_bias = delta_bias.masked_fill(~select, 0)
+    return delta_weight, delta_bias
 
 
 def mbpa_update(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from clfast.memory import KeyValueMemory
+from clfast.memory.config import Config
+from clfast.memory.indexes import make_index
 from clfast.ops import knn
 
 pytestmark = pytest.mark.skipif(
@@ -122,12 +124,17 @@ def test_saved_and_cleared(tmp_path: Path) -> None:
         ({"index": "IVF"}, "index must be 'exact' or a factory string of faiss"),
         ({"index": "nonsense"}, "index must be 'exact' or a factory string of faiss"),
         ({"index_parameters": "speed=3"}, "got 'IVF16,Flat' and 'speed=3'"),
-        ({"device": "meta"}, "index 'IVF16,Flat' searches on the CPU"),
     ],
 )
 def test_bad_indexes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"KeyValueMemory: .*{message}"):
         filled(0, **options)
+
+
+def test_an_index_of_faiss_stays_on_the_cpu() -> None:
+    config = Config(DIM, None, "ring", "IVF16,Flat", torch.float32)
+    with pytest.raises(ValueError, match="KeyValueMemory: index 'IVF16,Flat' searches on the CPU"):
+        make_index(config, torch.device("cuda"), "KeyValueMemory")
 
 
 def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:

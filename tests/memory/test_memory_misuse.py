@@ -177,6 +177,8 @@ def test_constructor_refuses_a_generator_on_another_device() -> None:
         (3.5, TypeError, "device must be a torch.device or its name, got float"),
         ("gpu", ValueError, "device gpu cannot be used: "),
         ("xla", ValueError, "device xla cannot be used: "),
+        ("hpu", ValueError, "device hpu cannot be used: "),
+        ("meta", ValueError, "device meta cannot be used: tensors there have no values"),
     ],
 )
 def test_devices_that_cannot_be_used(device: Any, error: type[Exception], reason: str) -> None:
@@ -186,6 +188,7 @@ def test_devices_that_cannot_be_used(device: Any, error: type[Exception], reason
     with pytest.raises(error, match=f"KeyValueMemory.to: {reason}"):
         memory.to(device)
     assert memory.device.type == "cpu"
+    assert memory.keys.device.type == "cpu"
 
 
 @pytest.mark.parametrize("state", [None, 3, [1]])
@@ -203,6 +206,10 @@ def test_class_counts_refuse(method: str) -> None:
             call(2)
         with pytest.raises(ValueError, match=rf"KeyValueMemory.{method}: num_classes must be at"):
             call(0)
+        for number in (2**31, 2**63 - 1):
+            too_large = rf"{method}: num_classes must be less than 2\*\*31, got {number}"
+            with pytest.raises(ValueError, match=rf"KeyValueMemory\.{too_large}"):
+                call(number)
         with pytest.raises(TypeError, match=rf"{method}: num_classes must be an integer, got str"):
             call("3")
 

@@ -212,10 +212,40 @@ MISUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (3, {}, TypeError, "attach: model must be an nn.Module, got int"),
     (Classifier, {"head": "classifier"}, ValueError, "no layer 'classifier'; .* net.out, fc"),
     (Classifier, {"head": "net"}, TypeError, "head 'net' must be an nn.Linear, got Net"),
-    (Classifier, {"memory": KeyValueMemory(4)}, ValueError, "memory has keys of dim 4"),
-    (Classifier, {"memory": 4}, TypeError, "memory must be a KeyValueMemory, got int"),
+    (
+        Classifier,
+        {"method": "mixture", "memory": KeyValueMemory(4)},
+        ValueError,
+        "attach: Mixture: memory has keys of dim 4",
+    ),
+    (
+        Classifier,
+        {"memory": 4},
+        TypeError,
+        "attach: Hebb: memory must be a KeyValueMemory, got int",
+    ),
     (Classifier, {"method": "knn"}, ValueError, "method must be one of hebb, mbpa, mixture"),
-    (Classifier, {"k": 0}, ValueError, "k must be at least 1"),
+    (Classifier, {"k": 0}, ValueError, "attach: Hebb: k must be at least 1"),
+    (Classifier, {"method": "mbpa", "k": 0}, ValueError, "attach: MbPA: k must be at least 1"),
+    (
+        Classifier,
+        {"method": "mixture", "gamma": "all"},
+        TypeError,
+        "attach: Mixture: gamma must be a number, got str",
+    ),
+    (
+        Classifier,
+        {"method": "mbpa", "beta": 0.5},
+        TypeError,
+        "attach: method 'mbpa' has no option 'beta'; "
+        "it takes k, eps, steps, lr, optimizer, kernel, mixture$",
+    ),
+    (
+        Classifier,
+        {"method": "mixture", "features": 3},
+        TypeError,
+        "attach: method 'mixture' has no option 'features'; it takes k, theta, gamma, form$",
+    ),
     (Classifier, {"base_optimizer": None}, TypeError, "base_optimizer is not taken"),
 ]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import clfast
 from clfast.ops import (
     Neighbors,
     hebb_logits,
@@ -290,3 +292,28 @@ def test_an_infinite_distance_has_closeness_zero() -> None:
     weight, bias = hebbian_update(p.keys, p.labels, far, C)
     assert bool(weight.isfinite().all())
     assert bool(bias.isfinite().all())
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_key_that_is_not_finite_reaches_its_class_alone(
+    bad: float, backend: Any, simd_level: str
+) -> None:
+    p = Problem()
+    near = [set(rows) for rows in p.neighbors.indices.tolist()]
+    row, column = int(p.neighbors.indices[0, 0]), 5
+    label = int(p.labels[row])
+    with clfast.backend(backend):
+        weight, bias = hebbian_update(*p.memory(), C)
+        p.keys[row, column] = bad
+        found, found_bias = hebbian_update(*p.memory(), C)
+        others = torch.arange(C) != label
+        select, select_bias = hebbian_update(*p.memory(), C, select=others)
+    for query in range(B):
+        if row in near[query]:
+            assert not math.isfinite(found[query, label, column])
+            found[query, label, column] = weight[query, label, column]
+    assert torch.equal(found, weight)
+    assert torch.equal(found_bias, bias)
+    assert torch.equal(select, weight * others[:, None])
+    assert torch.equal(select_bias, bias * others)
