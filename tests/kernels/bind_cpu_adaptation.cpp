@@ -26,7 +26,7 @@ py::object hebbian_update(int level, const py::object& problem, int64_t begin, i
     const int64_t batch = batch_of(problem), classes = n.num_classes;
     return report(
         cpu::hebbian_update(n, field_or_null<bool>(problem, "select", {classes}), begin, end,
-                            Scratch<T>(n.dim + classes).data(),
+                            Scratch<T>(n.dim + classes + n.neighbours).data(),
                             data_of<T>(delta_weight, "delta_weight", {batch, classes, n.dim}),
                             data_of<T>(delta_bias, "delta_bias", {batch, classes})));
   });
@@ -95,7 +95,7 @@ py::object mixture_log_probs(int level, const py::object& problem, int64_t begin
                                    problem.attr("joint").cast<bool>(),
                                    field_or_null<T>(problem, "key_sq_norms", {n.memory_size})};
     return report(cpu::mixture_log_probs(p, begin, end,
-                                         Scratch<T>(n.dim + n.neighbours + 2 * classes).data(),
+                                         Scratch<T>(n.dim + 2 * (n.neighbours + classes)).data(),
                                          data_of<T>(out, "out", {batch, classes})));
   });
 }

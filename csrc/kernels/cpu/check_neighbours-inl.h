@@ -5,9 +5,17 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// All neighbours at once: a branch for each would cost more than the look itself.
+// As many elements of scratch, for the labels of a query's neighbours.
 template <class T>
-inline Finding check_neighbours(const Neighbourhood<T>& n, int64_t query) {
+inline int32_t* as_labels(T* scratch) {
+  static_assert(sizeof(int32_t) <= sizeof(T));
+  return reinterpret_cast<int32_t*>(scratch);
+}
+
+// All neighbours at once: a branch for each would cost more than the look itself. Their labels lie
+// anywhere in the memory and are read once, into `labels` [K].
+template <class T>
+inline Finding check_neighbours(const Neighbourhood<T>& n, int64_t query, int32_t* labels) {
   const int64_t* indices = n.indices + query * n.neighbours;
   const T* sq_distances = n.sq_distances + query * n.neighbours;
   const uint64_t rows = static_cast<uint64_t>(n.memory_size);
@@ -24,7 +32,9 @@ inline Finding check_neighbours(const Neighbourhood<T>& n, int64_t query) {
   }
   if (bad == 0) {
     for (int64_t k = 0; k < n.neighbours; ++k) {
-      bad += static_cast<uint64_t>(n.labels[indices[k]]) >= classes;
+      const int64_t label = n.labels[indices[k]];
+      bad += static_cast<uint64_t>(label) >= classes;
+      labels[k] = static_cast<int32_t>(label);
     }
   }
   for (int64_t k = 0; bad != 0 && k < n.neighbours; ++k) {

@@ -7,10 +7,10 @@ namespace clfast::cpu::CLFAST_LEVEL {
 
 // out_i += (1 - E_i) (<dw_i, x> + db_i)
 template <class T>
-inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, const MbpaScratch<T>& s,
-                        T* out) {
+inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, int64_t end,
+                        const MbpaScratch<T>& s, T* out) {
   const Neighbourhood<T>& n = p.mbpa.neighbourhood;
-  const Finding finding = adapt(p.mbpa, query, s);
+  const Finding finding = adapt(p.mbpa, query, end, s);
   if (finding.fault != Fault::kNone) return finding;
   const T* x = p.queries + query * n.dim;
   const bool gram = mbpa_in_gram_form(p.mbpa);
@@ -37,48 +37,57 @@ inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, const Mbpa
   return {};
 }
 
-// out_i += E_i eta / |N_i| sum_{k in N_i} c_k (<h_k, x> + 1); the 1 is the bias's share.
-// `sum` and `count` [C] are zero before and after.
+template <class T>
+struct ClassSum {
+  T sum, count;
+};
+
+// out_i += E_i eta / |N_i| sum_{k in N_i} c_k (<h_k, x> + 1); the 1 is the bias's share. The sums
+// [2, C] are zero before and after: neighbours take turns between two of them, since a sum that was
+// just written is not ready to be read.
 template <class T>
 inline Finding add_hebb(const HebbLogitsProblem<T>& p, int64_t query, T* __restrict dots,
-                        T* scratch, T* __restrict sum, T* __restrict count, T* __restrict out) {
+                        int32_t* __restrict labels, T* scratch, ClassSum<T>* __restrict sums,
+                        T* __restrict out) {
   const Neighbourhood<T>& n = p.mbpa.neighbourhood;
   const Finding finding =
-      neighbour_dots(n, query, p.queries + query * n.dim, p.key_sq_norms, scratch, dots);
+      neighbour_dots(n, query, p.queries + query * n.dim, p.key_sq_norms, scratch, dots, labels);
   if (finding.fault != Fault::kNone) return finding;
   const T bias_share = p.mbpa.bias == nullptr ? T(0) : T(1);
-  const int64_t first = query * n.neighbours;
-  const int64_t *indices = n.indices + first, *labels = n.labels;
+  const int64_t first = query * n.neighbours, classes = n.num_classes;
   const T *interpolation = p.interpolation, eta = p.eta;
   const Neighbourhood<T> local = n;  // known not to change
 #pragma omp simd
   for (int64_t k = 0; k < n.neighbours; ++k) {
     dots[k] = weighed(closeness(local, first + k), dots[k] + bias_share);
   }
+  ClassSum<T>* const other = sums + classes;
   for (int64_t k = 0; k < n.neighbours; ++k) {
-    const int64_t label = labels[indices[k]];
-    sum[label] += dots[k];
-    count[label] += T(1);
+    ClassSum<T>& s = (k % 2 == 0 ? sums : other)[labels[k]];
+    s.sum += dots[k];
+    s.count += T(1);
   }
   // Classes in a row vectorise; the neighbours' own are fewer where there are very many classes.
-  if (n.num_classes > 16 * n.neighbours) {
+  if (classes > 16 * n.neighbours) {
     for (int64_t k = 0; k < n.neighbours; ++k) {
-      const int64_t label = labels[indices[k]];
-      if (count[label] > T(0) && (p.select == nullptr || p.select[label])) {
-        out[label] += interpolation[label] * eta * sum[label] / count[label];
+      const int64_t i = labels[k];
+      const T count = sums[i].count + other[i].count;
+      if (count > T(0) && (p.select == nullptr || p.select[i])) {
+        out[i] += interpolation[i] * eta * (sums[i].sum + other[i].sum) / count;
       }
-      sum[label] = count[label] = T(0);
+      sums[i] = other[i] = {};
     }
     return {};
   }
-  for (int64_t i = 0; p.select != nullptr && i < n.num_classes; ++i) {
-    if (!p.select[i]) count[i] = T(0);
+  for (int64_t i = 0; p.select != nullptr && i < classes; ++i) {
+    if (!p.select[i]) sums[i].count = other[i].count = T(0);
   }
 #pragma omp simd
-  for (int64_t i = 0; i < n.num_classes; ++i) {
-    out[i] += count[i] > T(0) ? interpolation[i] * eta * sum[i] / count[i] : T(0);
-    sum[i] = T(0);
-    count[i] = T(0);
+  for (int64_t i = 0; i < classes; ++i) {
+    const T count = sums[i].count + other[i].count;
+    const T sum = sums[i].sum + other[i].sum;
+    out[i] += count > T(0) ? interpolation[i] * eta * sum / count : T(0);
+    sums[i].sum = sums[i].count = other[i].sum = other[i].count = T(0);
   }
   return {};
 }
@@ -88,10 +97,12 @@ inline Finding logits_of_queries(const HebbLogitsProblem<T>& p, int64_t begin, i
                                  T* scratch, T* out) {
   const Neighbourhood<T>& n = p.mbpa.neighbourhood;
   const int64_t classes = n.num_classes;
-  T *sum = scratch, *count = sum + classes, *dots = count + classes, *row = dots + n.neighbours;
-  for (int64_t i = 0; i < 2 * classes; ++i) sum[i] = T(0);
+  ClassSum<T>* sums = reinterpret_cast<ClassSum<T>*>(scratch);
+  T *dots = scratch + 4 * classes, *row = dots + n.neighbours;
+  int32_t* labels = as_labels(row + n.dim);
+  for (int64_t i = 0; i < 4 * classes; ++i) scratch[i] = T(0);
   MbpaScratch<T> s{};
-  const int64_t own = 2 * classes + n.neighbours + n.dim;
+  const int64_t own = 4 * classes + 2 * n.neighbours + n.dim;
   if (p.mbpa.steps > 0) lay_out(p.mbpa, scratch + (own + 15) / 16 * 16, s);
   for (int64_t query = begin; query < end; ++query) {
     T* logits = out + query * classes;
@@ -100,10 +111,10 @@ inline Finding logits_of_queries(const HebbLogitsProblem<T>& p, int64_t begin, i
           p.base_logits[query * classes + i] + (p.base_bias == nullptr ? T(0) : p.base_bias[i]);
     }
     if (p.mbpa.steps > 0) {
-      const Finding finding = add_mbpa(p, query, s, logits);
+      const Finding finding = add_mbpa(p, query, end, s, logits);
       if (finding.fault != Fault::kNone) return finding;
     }
-    const Finding finding = add_hebb(p, query, dots, row, sum, count, logits);
+    const Finding finding = add_hebb(p, query, dots, labels, row, sums, logits);
     if (finding.fault != Fault::kNone) return finding;
   }
   return {};

@@ -5,7 +5,7 @@ namespace clfast::cpu {
 template <class T>
 int64_t hebb_logits_scratch(const HebbLogitsProblem<T>& p) {
   const Neighbourhood<T>& n = p.mbpa.neighbourhood;
-  const int64_t own = 2 * n.num_classes + n.neighbours + n.dim;
+  const int64_t own = 4 * n.num_classes + 2 * n.neighbours + n.dim;
   return (own + 15) / 16 * 16 + (p.mbpa.steps > 0 ? mbpa_scratch(p.mbpa) : 0);
 }
 template int64_t hebb_logits_scratch(const HebbLogitsProblem<float>&);

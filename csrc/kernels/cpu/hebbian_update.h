@@ -8,7 +8,7 @@
 namespace clfast::cpu {
 
 // Queries [begin, end) of delta_weight [B, C, d] and delta_bias [B, C]; classes where select [C]
-// (null: all) is false stay zero. scratch: d + C elements. Returns the first fault.
+// (null: all) is false stay zero. scratch: d + C + K elements. Returns the first fault.
 #define CLFAST_HEBBIAN_UPDATE(T)                                                                   \
   Finding hebbian_update(const Neighbourhood<T>& neighbourhood, const bool* select, int64_t begin, \
                          int64_t end, T* scratch, T* delta_weight, T* delta_bias);

@@ -10,10 +10,42 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
+// The keys of the next query's neighbours, which lie anywhere in the memory: a few are asked for
+// with every tile of this query's products, unless they would push those out of the L2 cache.
+template <class T>
+class NextKeys {
+ public:
+  // Of `query`, unless that is `end`.
+  NextKeys(const MbpaProblem<T>& p, int64_t query, int64_t end) : n_(p.neighbourhood) {
+    row_bytes_ = n_.dim * size_of(n_.keys.kind);
+    if (query == end || n_.neighbours * row_bytes_ > kMostBytes) return;
+    indices_ = n_.indices + query * n_.neighbours;
+    const int64_t rows = (n_.num_classes + kTileRows - 1) / kTileRows;
+    const int64_t columns = (n_.neighbours + n_.dim) / kTileColumns<T> + 1;
+    share_ = n_.neighbours / (rows * columns * p.steps) + 1;
+  }
+  void fetch() {
+    for (int64_t k = 0; k < share_ && next_ < n_.neighbours; ++k, ++next_) {
+      // An index may be out of range: a hint may point anywhere, a pointer may not.
+      const uintptr_t row = reinterpret_cast<uintptr_t>(n_.keys.data) +
+                            static_cast<uintptr_t>(indices_[next_]) * row_bytes_;
+      for (int64_t at = 0; at < row_bytes_; at += 64) {
+        __builtin_prefetch(reinterpret_cast<const void*>(row + at), 0, 2);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kMostBytes = 1 << 17;
+  const Neighbourhood<T>& n_;
+  const int64_t* indices_ = nullptr;
+  int64_t row_bytes_, share_ = 0, next_ = 0;
+};
+
 // h_k in both layouts and c_k / K. Faults are found here, before anything is computed.
 template <class T>
 inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratch<T>& s) {
-  const Finding finding = check_neighbours(n, query);
+  const Finding finding = check_neighbours(n, query, as_labels(s.labels));
   if (finding.fault != Fault::kNone) return finding;
   const int64_t first = query * n.neighbours;
   // A short row is copied long before the next one has come.
@@ -34,9 +66,10 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
 // logits_t[i, k] = <weight_i, h_k> + bias_i.
 template <class T>
 inline void forward(const Neighbourhood<T>& n, const T* weight, int64_t ldw, const T* bias,
-                    const MbpaScratch<T>& s, T* logits_t) {
+                    const MbpaScratch<T>& s, T* logits_t, NextKeys<T>& next) {
   gemm(weight, ldw, n.num_classes, RowMajor<T>{s.features_t, s.column}, s.column, n.dim,
        [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+         next.fetch();
          for (int64_t i = 0; i < height; ++i) {
            const T shift = bias == nullptr ? T(0) : bias[r + i];
            T* out = logits_t + (r + i) * s.column + c;
@@ -47,7 +80,7 @@ inline void forward(const Neighbourhood<T>& n, const T* weight, int64_t ldw, con
 
 // logits_t becomes c_k / K (softmax(logits of k)_i - [y_k = i]), the loss's gradient by the logits.
 template <class T>
-inline void residuals(const Neighbourhood<T>& n, int64_t query, const MbpaScratch<T>& s) {
+inline void residuals(const Neighbourhood<T>& n, const MbpaScratch<T>& s) {
   const int64_t width = s.column;
   for (int64_t k = 0; k < width; ++k) s.maximum[k] = s.logits_t[k];
   for (int64_t i = 1; i < n.num_classes; ++i) {
@@ -70,10 +103,8 @@ inline void residuals(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
 #pragma omp simd
     for (int64_t k = 0; k < width; ++k) z[k] *= s.sum[k];
   }
-  for (int64_t k = 0; k < n.neighbours; ++k) {
-    const int64_t label = n.labels[n.indices[query * n.neighbours + k]];
-    s.logits_t[label * width + k] -= s.closeness[k];
-  }
+  const int32_t* labels = as_labels(s.labels);
+  for (int64_t k = 0; k < n.neighbours; ++k) s.logits_t[labels[k] * width + k] -= s.closeness[k];
 }
 
 template <class T>
@@ -109,7 +140,7 @@ inline void step_bias(const MbpaProblem<T>& p, const MbpaScratch<T>& s) {
 
 // Direct form: s.weight and s.bias end as the adapted parameters.
 template <class T>
-inline void adapt_weights(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
+inline void adapt_weights(const MbpaProblem<T>& p, const MbpaScratch<T>& s, NextKeys<T>& next) {
   const Neighbourhood<T>& n = p.neighbourhood;
   for (int64_t i = 0; i < n.num_classes; ++i) {
     memcpy(s.weight + i * s.row, p.weight + i * n.dim, static_cast<size_t>(n.dim) * sizeof(T));
@@ -119,10 +150,11 @@ inline void adapt_weights(const MbpaProblem<T>& p, int64_t query, const MbpaScra
     for (int64_t j = 0; j < n.num_classes * s.row; ++j) s.state[j] = start;
   }
   for (int64_t step = 0; step < p.steps; ++step) {
-    forward(n, s.weight, s.row, p.bias == nullptr ? nullptr : s.bias, s, s.logits_t);
-    residuals(n, query, s);
+    forward(n, s.weight, s.row, p.bias == nullptr ? nullptr : s.bias, s, s.logits_t, next);
+    residuals(n, s);
     gemm(s.logits_t, s.column, n.num_classes, RowMajor<T>{s.features, s.row}, n.dim, n.neighbours,
          [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+           next.fetch();
            for (int64_t i = 0; i < height; ++i) {
              const int64_t at = (r + i) * s.row + c;
              optimizer_steps(p.optimizer, s.weight + at, s.state + at, tile + i * kTileColumns<T>,
@@ -156,9 +188,10 @@ inline void gram(const Neighbourhood<T>& n, const MbpaScratch<T>& s) {
 
 // Gram form: s.coefficients ends as Q with W_S = W - lr Q^T H; s.bias as the adapted bias.
 template <class T>
-inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
+inline void adapt_coefficients(const MbpaProblem<T>& p, const MbpaScratch<T>& s,
+                               NextKeys<T>& next) {
   const Neighbourhood<T>& n = p.neighbourhood;
-  forward(n, p.weight, n.dim, static_cast<const T*>(nullptr), s, s.base_logits_t);
+  forward(n, p.weight, n.dim, static_cast<const T*>(nullptr), s, s.base_logits_t, next);
   gram(n, s);
   for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] = T(0);
   for (int64_t i = 0; i < n.num_classes; ++i) {
@@ -168,7 +201,7 @@ inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const Mbp
     }
   }
   for (int64_t step = 0; step < p.steps; ++step) {
-    residuals(n, query, s);
+    residuals(n, s);
 #pragma omp simd
     for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] += s.logits_t[j];
     step_bias(p, s);
@@ -187,9 +220,11 @@ inline void adapt_coefficients(const MbpaProblem<T>& p, int64_t query, const Mbp
   }
 }
 
-// Adapts query's own copy of the output layer; what is left in s depends on the form.
+// Adapts query's own copy of the output layer, in a row of queries up to `end`; what is left in s
+// depends on the form.
 template <class T>
-inline Finding adapt(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T>& s) {
+inline Finding adapt(const MbpaProblem<T>& p, int64_t query, int64_t end, const MbpaScratch<T>& s) {
+  NextKeys<T> next(p, query + 1, end);
   const Finding finding = gather(p.neighbourhood, query, s);
   if (finding.fault != Fault::kNone) return finding;
   for (int64_t i = 0; i < p.neighbourhood.num_classes; ++i) {
@@ -197,9 +232,9 @@ inline Finding adapt(const MbpaProblem<T>& p, int64_t query, const MbpaScratch<T
     s.bias_state[i] = static_cast<T>(initial_square_average(p.optimizer));
   }
   if (mbpa_in_gram_form(p)) {
-    adapt_coefficients(p, query, s);
+    adapt_coefficients(p, s, next);
   } else {
-    adapt_weights(p, query, s);
+    adapt_weights(p, s, next);
   }
   return {};
 }

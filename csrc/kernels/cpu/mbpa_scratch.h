@@ -27,6 +27,7 @@ struct MbpaScratch {
   T* features_t;     // [d, column]
   T* logits_t;       // [C, column], then the residuals c_k (P - Y) / K
   T* closeness;      // [column], c_k / K; 0 in the padding
+  T* labels;         // [K], as_labels()
   T* maximum;        // [column]
   T* bias;           // [C]
   T* bias_state;     // [C]
@@ -54,6 +55,7 @@ static inline int64_t lay_out(const MbpaProblem<T>& p, T* base, MbpaScratch<T>& 
   s.features_t = take(n.dim * s.column);
   s.logits_t = take(n.num_classes * s.column);
   s.closeness = take(s.column);
+  s.labels = take(n.neighbours);
   s.maximum = take(s.column);
   s.bias = take(n.num_classes);
   s.bias_state = take(n.num_classes);

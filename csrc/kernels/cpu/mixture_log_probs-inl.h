@@ -35,12 +35,11 @@ inline Finding mix_queries(const MixtureProblem<T>& p, int64_t begin, int64_t en
   const Neighbourhood<T>& n = p.neighbourhood;
   const int64_t classes = n.num_classes;
   T *row = scratch, *score = row + n.dim, *maximum = score + n.neighbours, *sum = maximum + classes;
+  int32_t* labels = as_labels(sum + classes);
   for (int64_t query = begin; query < end; ++query) {
     const Finding finding =
-        neighbour_dots(n, query, p.queries + query * n.dim, p.key_sq_norms, row, score);
+        neighbour_dots(n, query, p.queries + query * n.dim, p.key_sq_norms, row, score, labels);
     if (finding.fault != Fault::kNone) return finding;
-    const auto label_of = [&](int64_t k) { return n.labels[n.indices[query * n.neighbours + k]]; };
-
     const T* logits = p.logits + query * classes;
     T* result = out + query * classes;
     for (int64_t k = 0; k < n.neighbours; ++k) score[k] *= p.theta;
@@ -61,11 +60,11 @@ inline Finding mix_queries(const MixtureProblem<T>& p, int64_t begin, int64_t en
       sum[i] = T(0);
     }
     for (int64_t k = 0; k < n.neighbours; ++k) {
-      T& m = maximum[label_of(k)];
+      T& m = maximum[labels[k]];
       m = score[k] > m ? score[k] : m;
     }
     for (int64_t k = 0; k < n.neighbours; ++k) {
-      sum[label_of(k)] += std::exp(score[k] - maximum[label_of(k)]);
+      sum[labels[k]] += std::exp(score[k] - maximum[labels[k]]);
     }
     for (int64_t i = 0; i < classes; ++i) {
       const T own = p.log_rest + result[i] - logits_norm;

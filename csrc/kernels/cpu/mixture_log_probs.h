@@ -18,7 +18,7 @@ struct MixtureProblem {
   const T* key_sq_norms;  // [M], or null
 };
 
-// Queries [begin, end) of out [B, C]. scratch: d + K + 2 C elements. Returns the first fault.
+// Queries [begin, end) of out [B, C]. scratch: d + 2 K + 2 C elements. Returns the first fault.
 #define CLFAST_MIXTURE_LOG_PROBS(T)                                                       \
   Finding mixture_log_probs(const MixtureProblem<T>& problem, int64_t begin, int64_t end, \
                             T* scratch, T* out);

@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
     T *weight_out = delta_weight.mutable_data_ptr<T>(),
       *bias_out = delta_bias.mutable_data_ptr<T>();
     const bool* mask = data_or_null<bool>(chosen);
-    for_queries<T>(op, in, num_classes, in.dim + num_classes, 1,
+    for_queries<T>(op, in, num_classes, in.dim + num_classes + in.neighbours, 1,
                    [&](int64_t begin, int64_t end, T* scratch) {
                      return cpu::hebbian_update(n, mask, begin, end, scratch, weight_out, bias_out);
                    });
@@ -181,7 +181,7 @@ Tensor mixture_log_probs(const Tensor& logits, const Tensor& queries, const Tens
                                          mix.joint,
                                          data_or_null<T>(mix.key_sq_norms)};
     T* result = out.mutable_data_ptr<T>();
-    for_queries<T>(op, in, mix.num_classes, in.dim + in.neighbours + 2 * mix.num_classes, 8,
+    for_queries<T>(op, in, mix.num_classes, in.dim + 2 * (in.neighbours + mix.num_classes), 8,
                    [&](int64_t begin, int64_t end, T* scratch) {
                      return cpu::mixture_log_probs(problem, begin, end, scratch, result);
                    });
