@@ -38,8 +38,13 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
     }
   }
 #endif
-  gemm(s.keys, s.key_stride, s.key_count, Panels<T>{s.queries, s.dim}, s.query_count, s.dim,
-       finish);
+  const Panels<T> queries{s.queries, s.dim};
+  if (s.differences) {
+    gemm<SquaredDifference>(s.keys, s.key_stride, s.key_count, queries, s.query_count, s.dim,
+                            finish);
+  } else {
+    gemm(s.keys, s.key_stride, s.key_count, queries, s.query_count, s.dim, finish);
+  }
 }
 
 template <class T>
@@ -64,13 +69,26 @@ inline int64_t sweep_keys(const KnnSweep<T>& s, KnnHit<T>* hits) {
 }
 
 template <class T>
-inline void lower_minima(const KnnSweep<T>& s, int64_t stride, T* minima) {
+inline void lower_minima(const KnnSweep<T>& s, int64_t stride, T* minima, T* kept) {
   for_scores(s, [&](int64_t key, int64_t first_query, Vector<T> scores) {
+    if (kept != nullptr) store<T>(kept + key * stride + first_query, scores);
     T* smallest = minima + key * stride + first_query;
     const Vector<T> before = load(smallest);
     // -inf is a product that overflowed, and bounds nothing.
     store<T>(smallest, (scores < before) & (scores > -INFINITY) ? scores : before);
   });
+}
+
+template <class T>
+inline int64_t filter_scores(const KnnSweep<T>& s, int64_t stride, const T* scores,
+                             KnnHit<T>* hits) {
+  int64_t count = 0;
+  for (int64_t key = 0; key < s.key_count; ++key) {
+    for (int64_t c = 0; c < s.query_count; c += kLanes<T>) {
+      count += add_hits<T>(load(scores + key * stride + c), s.limits, key, c, hits + count);
+    }
+  }
+  return count;
 }
 
 // The bits of the nearest bfloat16, ties to even, in the lower half. (NaN may become anything: the
@@ -121,8 +139,11 @@ void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16P
 
 #define CLFAST_DEFINE_KNN_FUNCTIONS(T)                                                             \
   int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) { return sweep_keys(sweep, hits); } \
-  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima) {                             \
-    lower_minima(sweep, stride, minima);                                                           \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima, T* scores) {                  \
+    lower_minima(sweep, stride, minima, scores);                                                   \
+  }                                                                                                \
+  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits) { \
+    return filter_scores(sweep, stride, scores, hits);                                             \
   }
 CLFAST_DEFINE_KNN_FUNCTIONS(float)
 CLFAST_DEFINE_KNN_FUNCTIONS(double)

@@ -21,6 +21,7 @@ constexpr int64_t kFewestRoundedQueries = 32, kFewestRoundedFeatures = 32;
 constexpr int64_t kManyKeys = 16384;
 constexpr int64_t kFewTimes = 5;  // with fewer keys a neighbour, a shortlist leaves out too little
 constexpr int64_t kSpareCandidates = 32;
+constexpr int64_t kMostKept = 1 << 19;  // scores of a block of queries
 constexpr int64_t kFewestSampled = 1024, kMostSampled = 16384;
 constexpr int64_t kOffsetRows = 64;
 constexpr size_t kSortedTimes = 8;  // with more candidates a neighbour, only the k are sorted
@@ -62,7 +63,7 @@ KnnWay Knn<T>::first_way(const KnnProblem<T>& problem) {
   const bool rounded = sizeof(T) == sizeof(float) && simd_level() == Simd::kAvx512Bf16 &&
                        problem.batch >= kFewestRoundedQueries &&
                        problem.dim >= kFewestRoundedFeatures;
-  return rounded ? KnnWay::kRounded : KnnWay::kGuessed;
+  return rounded ? KnnWay::kRounded : KnnWay::kProducts;
 }
 
 template <class T>
@@ -71,18 +72,19 @@ Knn<T>::Knn(const KnnProblem<T>& problem, const std::vector<int64_t>& queries, K
     : problem_(problem),
       queries_(queries),
       way_(way),
-      few_keys_(problem.memory_size <= kFewTimes * problem.k) {
+      few_keys_(problem.memory_size <= kFewTimes * problem.k),
+      kept_(problem.memory_size < kManyKeys &&
+            problem.memory_size * std::min(kSmallestBlock, static_cast<int64_t>(queries.size())) <=
+                kMostKept) {
   if (few_keys_) return;
   plan_tasks(threads);
   const size_t fewest = static_cast<size_t>(2 * problem.k + kSpareCandidates);
   size_ = {problem.k, fewest, fewest};
-  if (way != KnnWay::kDirect) {
-    plan_sample();
-    choose_offset();
-  }
+  if (way != KnnWay::kDirect) plan_sample();
+  if (way < KnnWay::kDifferences) choose_offset();
   lists_.resize(queries.size() * static_cast<size_t>(key_ranges_));
   for (KnnShortlist<T>& list : lists_) {
-    list.candidates.reserve(size_.capacity);
+    list.candidates.reserve(size_.capacity / 2);
     if (way == KnnWay::kDirect) list.cut = std::numeric_limits<T>::quiet_NaN();
   }
 }
@@ -94,8 +96,9 @@ void Knn<T>::plan_tasks(int64_t threads) {
   const int64_t count = static_cast<int64_t>(queries_.size());
   const bool many_keys = problem_.memory_size >= kManyKeys;
   const int64_t share = many_keys ? count : divide_up(count, threads);
-  const int64_t largest = std::clamp(kBlockElements / std::max(problem_.dim, int64_t{1}),
-                                     kSmallestBlock, kLargestBlock);
+  const int64_t fitting = kBlockElements / std::max(problem_.dim, int64_t{1});
+  const int64_t largest =
+      kept_ ? kSmallestBlock : std::clamp(fitting, kSmallestBlock, kLargestBlock);
   const int64_t blocks =
       divide_up(count, std::min(largest, std::max(share, panel_columns(T{}) / 2)));
   key_ranges_ = 1;
@@ -119,27 +122,26 @@ void Knn<T>::plan_tasks(int64_t threads) {
 }
 
 // Of S sampled keys about r = k S / M are nearer than a query's k-th neighbour, give or take
-// sqrt(r): the guess is at r + 3 sqrt(r) + 4. Scores are kept as minima of groups of them, four for
-// every place of the guess: enough for two near keys to meet in one seldom.
+// sqrt(r): the guess is at r + 3 sqrt(r) + 4, and twice that where it may have failed. Scores are
+// kept as minima of groups of them, eight for every place of the guess: enough for two near keys to
+// meet in one seldom. Where all keys are sampled, each of the k best groups has a key as near as
+// its minimum, and nothing is guessed.
 template <class T>
 void Knn<T>::plan_sample() {
-  const int64_t size = problem_.memory_size, k = problem_.k;
-  const bool proven = way_ == KnnWay::kProven;
-  int64_t sample = std::min(std::clamp(size / 32, kFewestSampled, kMostSampled), size / 4);
-  if (proven) sample = std::min(std::max(sample, 8 * k), size);
-  sampled_blocks_ = std::max(sample / kKnnSampleBlock, int64_t{1});
-  sample = sampled_blocks_ * kKnnSampleBlock;
-  const double expected = static_cast<double>(k) * sample / static_cast<double>(size);
-  rank_ = proven ? k : static_cast<int64_t>(std::ceil(expected + 3 * std::sqrt(expected) + 4));
-  groups_ = std::min(round_up(4 * rank_, kKnnSampleBlock), sample);
-  if (proven) {
-    size_.longest = std::max(4 * size_.capacity, static_cast<size_t>(size / 32));
-    return;
-  }
+  const int64_t size = problem_.memory_size;
+  const int64_t wanted =
+      kept_ ? size + kKnnSampleBlock - 1
+            : std::min(std::clamp(size / 32, kFewestSampled, kMostSampled), size / 4);
+  sampled_blocks_ = wanted / kKnnSampleBlock;
+  const int64_t sample = sampled_blocks_ * kKnnSampleBlock;
+  const double expected = static_cast<double>(problem_.k) * sample / static_cast<double>(size);
+  rank_ = static_cast<int64_t>(std::ceil(expected + 3 * std::sqrt(expected) + 4));
+  if (way_ == KnnWay::kDifferences) rank_ *= 2;
+  if (kept_) rank_ = problem_.k;
+  groups_ = std::min(round_up((kept_ ? 4 : 8) * rank_, kKnnSampleBlock), sample);
   const double passed = static_cast<double>(rank_) * size / sample;
-  size_.capacity = std::max(size_.capacity, static_cast<size_t>(2 * passed));
-  // More candidates would cost more than another sweep.
-  size_.longest = 2 * size_.capacity;
+  size_.capacity = std::max(size_.capacity, static_cast<size_t>(4 * passed));
+  size_.longest = 3 * size_.capacity / 4;  // more would cost more than another sweep
 }
 
 // Where keys stand close together far from zero, bounds relative to their length are wide: what
@@ -207,7 +209,7 @@ bool Knn<T>::collect(int64_t index, KnnWorkspace<T>& w) {
   if (static_cast<int64_t>(all.size()) < problem_.k) return false;
   const T cut = cut_of(all, problem_.k, w.orders);
   for (int64_t range = 0; range < key_ranges_; ++range) {
-    if (way_ < KnnWay::kProven && !(cut <= lists[range].cut)) return false;
+    if (way_ != KnnWay::kDirect && !(cut <= lists[range].cut)) return false;
   }
   for (const KnnCandidate<T>& c : all) {
     if (!(c.lower > cut)) w.rows.push_back(c.key);

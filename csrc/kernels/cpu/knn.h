@@ -4,8 +4,9 @@
 // bound on its rounding error, and keeps the pairs whose lower bound is not above a cut. The cut is
 // guessed from a sample of the keys, and was right if in the end k upper bounds lie below it. Where
 // the processor multiplies bfloat16 fast, the sweep rounds keys and queries to it and widens the
-// bound by what rounding took from them. Queries whose guess was wrong, or that keep too many
-// pairs, are searched again another way: see KnnWay. The few pairs that remain get their distance
+// bound by what rounding took from them. Queries whose guess was wrong, or that keep too many pairs
+// (keys nearer to each other than products of their lengths can tell), are searched again with sums
+// of squared differences: see KnnWay. The few pairs that remain get their distance
 // in difference form, sum (q_j - k_j)^2, and only those distances decide: the result depends on a
 // query and the keys, never on blocking, threads or the rest of the batch.
 #pragma once
@@ -27,7 +28,8 @@ struct KnnProblem {
   int64_t batch, memory_size, dim, k;
 };
 
-// A pair whose distance may matter, by its score: |k|^2 - 2<q,k> less an error bound of the key's.
+// A pair whose distance may matter, by its score: |k|^2 - 2<q,k> less an error bound of the key's,
+// or the sum of squared differences.
 template <class T>
 struct KnnHit {
   T score;
@@ -42,20 +44,23 @@ struct KnnSweep {
   int64_t pair_stride;
   const T* key_terms;  // [key_count], what a key adds to all its scores
   int64_t key_count, dim;
-  const T* queries;                 // -2 q in panels, see rows.h
+  const T* queries;                 // -2 q, or q for differences, in panels, see rows.h
   const BFloat16Pair* query_pairs;  // the same in pairs, for key_pairs
+  bool differences;                 // scores are sums of squared differences
   const T* limits;      // of every column: a pair is a hit unless its score is above this
   int64_t query_count;  // columns, less the last panel's padding
   const char* next;     // what the next sweep reads: fetched meanwhile
   int64_t next_size;
 };
 
-constexpr int64_t kKnnSampleBlock = 32;  // keys in a row
+constexpr int64_t kKnnSampleBlock = 36;  // keys in a row: whole register tiles
 
-// knn_sweep finds hits. knn_open lowers the minima [key_count, stride] to the scores above -inf.
-#define CLFAST_KNN_FUNCTIONS(T)                                 \
-  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits); \
-  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima);
+// knn_sweep finds hits. knn_open lowers the minima [key_count, stride] to the scores above -inf,
+// and keeps the scores [key_count, stride] unless that is null; knn_filter finds hits among those.
+#define CLFAST_KNN_FUNCTIONS(T)                                                  \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits);                  \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima, T* scores); \
+  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits);
 // knn_round_rows: rows [begin, begin + count), less the offset unless it is null, in bfloat16;
 // their squared norms before it, and bounds of the lengths of what rounding took from them; `row`
 // is scratch. knn_round_panels: the panels of pack_panels(), [dim, width] in all, in pairs.
@@ -70,10 +75,20 @@ CLFAST_KNN_FUNCTIONS(float)
 CLFAST_KNN_FUNCTIONS(double)
 CLFAST_KNN_ROUNDING
 
+// A block of queries less the offset, as the sweeps read it.
+template <class T>
+struct KnnQueries {
+  std::vector<T> rows, panels, norms;
+  std::vector<T> lengths, residuals;  // before rounding, and of what it took
+  std::vector<BFloat16Pair> pairs;
+};
+
 // What one thread needs while it works; reused from call to call.
 template <class T>
 struct KnnWorkspace {
-  std::vector<T> queries, keys, key_norms, key_residuals, key_terms, row, distances;
+  KnnQueries<T> queries;
+  std::vector<T> keys, key_norms, key_residuals, key_terms, row, distances;
+  std::vector<T> scores;  // [keys, width], where all are kept
   std::vector<T> cuts, limits, column;
   std::vector<BFloat16Pair> pairs;
   std::vector<KnnHit<T>> hits;
@@ -84,29 +99,26 @@ struct KnnWorkspace {
       sorted;
 };
 
-// A block of queries against a range of keys. The first four are of the queries less the offset.
+// A block of queries against a range of keys.
 template <class T>
 struct KnnTask {
   int64_t query_begin, queries, width;  // columns: the queries, and zeros that fill the last panel
   int64_t range, key_begin, key_end;
-  std::vector<T> panels, norms;
-  std::vector<T> lengths, residuals;  // before, and of what rounding took from them
-  std::vector<BFloat16Pair> pairs;
   // [groups, width], the smallest scores of every group among this task's share of the sample
   std::vector<T> minima;
   T largest_norm = 0, largest_residual = 0;  // of that share
 };
 
-// How far the scores of a task may be from the truth; knn_sweep.cpp.
+// From scores to bounds of distances; knn_sweep.cpp.
 template <class T>
 struct KnnBounds;
 
 // Ways to search, each for the queries that defeat the one before.
 enum class KnnWay {
-  kRounded,  // products in bfloat16, guessed cut
-  kGuessed,  // products in T, guessed cut
-  kProven,   // products in T; the cut: of k groups of sampled keys each has a key this near
-  kDirect,   // all distances in difference form
+  kRounded,      // products in bfloat16, guessed cut
+  kProducts,     // products in T, guessed cut
+  kDifferences,  // sums of squared differences, guessed cut
+  kDirect,       // one pair after another, in the arithmetic of the results
 };
 
 // Independent openings (of the sample), then independent sweeps, then one finish per query. Calls
@@ -138,17 +150,19 @@ class Knn {
 
   void scan(const KnnTask<T>& task, KnnWorkspace<T>& w);
   bool collect(int64_t index, KnnWorkspace<T>& w);
-  void pack_queries(KnnTask<T>& task, KnnWorkspace<T>& w) const;
+  void pack_queries(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
   KnnSweep<T> sweep_of(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
-  void load_keys(int64_t first, int64_t count, const KnnBounds<T>& bounds, KnnSweep<T>& sweep,
-                 KnnWorkspace<T>& w) const;
-  void first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<T>& w);
+  void load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds<T>& bounds,
+                 KnnSweep<T>& sweep, KnnWorkspace<T>& w) const;
+  int64_t first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<T>& w);
   int64_t sampled_block(int64_t block) const;
 
   KnnProblem<T> problem_;
   const std::vector<int64_t>& queries_;
   KnnWay way_;
   bool few_keys_;  // nearly all would stay on a shortlist: no sweep, finish() looks at every key
+  // So few keys that the sample is all of them: their scores are kept, and no sweep follows.
+  bool kept_;
   KnnShortlistSize size_ = {};
   int64_t key_ranges_ = 1;
   int64_t sampled_blocks_ = 0, groups_ = 0,
@@ -165,6 +179,7 @@ extern template class Knn<double>;
 template <class T, class ForEach>
 void search_knn(const KnnProblem<T>& problem, int64_t threads, const ForEach& for_each,
                 T* sq_distances, int64_t* indices) {
+  constexpr size_t kFewQueries = 16;
   const auto run = [&](int64_t count, const auto& work) {
     for_each(count, [&](int64_t begin, int64_t end) {
       KnnWorkspace<T> workspace;
@@ -188,7 +203,9 @@ void search_knn(const KnnProblem<T>& problem, int64_t threads, const ForEach& fo
       if (!found[i]) defeated.push_back(left[i]);
     }
     left.swap(defeated);
-    way = way < KnnWay::kProven ? KnnWay::kProven : KnnWay::kDirect;
+    // A sweep costs a whole tile of queries, however few there are.
+    const bool few = left.size() <= kFewQueries;
+    way = way < KnnWay::kDifferences && !few ? KnnWay::kDifferences : KnnWay::kDirect;
   }
 }
 

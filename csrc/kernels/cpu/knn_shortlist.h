@@ -64,9 +64,7 @@ struct KnnShortlist {
       candidates.erase(std::remove_if(candidates.begin(), candidates.end(), beyond),
                        candidates.end());
       if (candidates.size() > size.longest) {
-        defeated = true;
-        cut = -std::numeric_limits<T>::infinity();
-        std::vector<KnnCandidate<T>>().swap(candidates);
+        give_up();
         return;
       }
       // Where many bounds overlap, a list that was just cut back may still be long: it may double.
@@ -76,8 +74,14 @@ struct KnnShortlist {
     candidates.push_back(candidate);
   }
 
-  // The same for a known distance: the k nearest are enough, and among equals the first. The list
-  // starts with a cut of NaN, which orders behind all.
+  void give_up() {
+    defeated = true;
+    cut = -std::numeric_limits<T>::infinity();
+    std::vector<KnnCandidate<T>>().swap(candidates);
+  }
+
+  // The same as add() for a known distance: the k nearest are enough, and among equals the first.
+  // The list starts with a cut of NaN, which orders behind all.
   void add_exact(T distance, int64_t key, const KnnShortlistSize& size,
                  std::vector<KnnOrder<T>>& orders) {
     const size_t k = static_cast<size_t>(size.k);

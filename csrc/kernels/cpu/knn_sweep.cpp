@@ -9,12 +9,15 @@
 
 namespace clfast::cpu {
 
-#define CLFAST_PICK_KNN_FUNCTIONS(T)                                   \
-  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) {       \
-    CLFAST_CALL_AT_LEVEL(knn_sweep(sweep, hits));                      \
-  }                                                                    \
-  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima) { \
-    CLFAST_CALL_AT_LEVEL(knn_open(sweep, stride, minima));             \
+#define CLFAST_PICK_KNN_FUNCTIONS(T)                                                               \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) {                                   \
+    CLFAST_CALL_AT_LEVEL(knn_sweep(sweep, hits));                                                  \
+  }                                                                                                \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima, T* scores) {                  \
+    CLFAST_CALL_AT_LEVEL(knn_open(sweep, stride, minima, scores));                                 \
+  }                                                                                                \
+  int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits) { \
+    CLFAST_CALL_AT_LEVEL(knn_filter(sweep, stride, scores, hits));                                 \
   }
 CLFAST_PICK_KNN_FUNCTIONS(float)
 CLFAST_PICK_KNN_FUNCTIONS(double)
@@ -45,70 +48,96 @@ T length(T sq_norm, int64_t dim) {
 
 }  // namespace
 
+// Scores of products, with the key's and the query's terms added, are within error (|k|^2 + |q|^2)
+// + tiny of the distance; those of differences within error times it, and tiny.
 template <class T>
 struct KnnBounds {
+  const KnnWay way;
   T error, tiny;
-  bool rounded;
 
-  KnnBounds(int64_t dim, bool rounded) : rounded(rounded) {
+  KnnBounds(int64_t dim, KnnWay way) : way(way) {
     const auto [relative, absolute] = distance_error<T>(dim);
     error = relative;
     // Products of bfloat16 take and give zero for what is below the normal range.
-    tiny = rounded ? 4 * absolute : absolute;
+    tiny = way == KnnWay::kRounded ? 4 * absolute : absolute;
   }
-  // What a query adds to all its scores.
-  T query_term(const KnnTask<T>& task, int64_t q) const {
-    return task.norms[q] - error * task.norms[q];
+
+  T key_term(T norm) const {
+    return way == KnnWay::kDifferences ? T(0) : norm - error * norm - tiny;
   }
-  // How far a score may be from that of the pair before rounding, for keys up to a length and with
-  // residuals up to a length: 2 |<q, k> - <q^, k^>| with <q, k - k^> and <q - q^, k^>.
-  T slack(const KnnTask<T>& task, int64_t q, T key_length, T key_residual) const {
-    return rounded ? T(2.0002) * (task.lengths[q] * key_residual +
-                                  task.residuals[q] * (key_length + key_residual))
-                   : T(0);
+  // The largest score of a pair whose lower bound is not above the cut, for keys up to a length and
+  // with residuals up to a length.
+  T limit(const KnnQueries<T>& queries, int64_t q, T cut, T key_length, T key_residual) const {
+    if (way == KnnWay::kDifferences) {
+      return (cut + tiny) / (1 - error) * (1 + 4 * std::numeric_limits<T>::epsilon());
+    }
+    return cut - query_term(queries, q) + slack(queries, q, key_length, key_residual);
   }
-  // From the lower bound of a pair to the upper.
-  T width(const KnnTask<T>& task, int64_t q, T key_norm, T extra) const {
-    return 2 * (error * (key_norm + task.norms[q]) + tiny + extra);
+  KnnCandidate<T> bounds(const KnnQueries<T>& queries, int64_t q, T score, T key_norm, T key_length,
+                         T key_residual, int64_t key) const {
+    constexpr T kLargest = std::numeric_limits<T>::max();
+    if (way == KnnWay::kDifferences) {
+      // A sum that overflowed here may be just below that.
+      return {std::min(score, kLargest) * (1 - error) - tiny, score * (1 + error) + tiny, key};
+    }
+    const T extra = slack(queries, q, key_length, key_residual);
+    const T lower = score + query_term(queries, q) - extra;
+    const T width = 2 * (error * (key_norm + queries.norms[q]) + tiny + extra);
+    // A product that overflowed says that the key may be near, not that it is.
+    return {lower, lower >= -kLargest ? lower + width : std::numeric_limits<T>::infinity(), key};
+  }
+
+ private:
+  T query_term(const KnnQueries<T>& queries, int64_t q) const {
+    return queries.norms[q] - error * queries.norms[q];
+  }
+  // How far a score may be from that of the pair before rounding: 2 |<q, k> - <q^, k^>| with
+  // <q, k - k^> and <q - q^, k^>.
+  T slack(const KnnQueries<T>& queries, int64_t q, T key_length, T key_residual) const {
+    return way == KnnWay::kRounded
+               ? T(2.0002) * (queries.lengths[q] * key_residual +
+                              queries.residuals[q] * (key_length + key_residual))
+               : T(0);
   }
 };
 
 template <class T>
-void Knn<T>::pack_queries(KnnTask<T>& t, KnnWorkspace<T>& w) const {
+void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   const int64_t d = problem_.dim;
-  w.queries.resize(t.queries * d);
-  t.norms.assign(t.width, T(0));
+  KnnQueries<T>& packed = w.queries;
+  packed.rows.resize(t.queries * d);
+  packed.norms.assign(t.width, T(0));
   for (int64_t q = 0; q < t.queries; ++q) {
-    copy_rows({query(t.query_begin + q), kOwnKind<T>}, 0, 1, d, offset(), w.queries.data() + q * d,
-              d, &t.norms[q]);
+    copy_rows({query(t.query_begin + q), kOwnKind<T>}, 0, 1, d, offset(),
+              packed.rows.data() + q * d, d, &packed.norms[q]);
   }
-  t.panels.resize(d * t.width);
-  pack_panels(w.queries.data(), t.queries, d, T(-2), t.panels.data());
+  packed.panels.resize(d * t.width);
+  const T factor = way_ == KnnWay::kDifferences ? T(1) : T(-2);
+  pack_panels(packed.rows.data(), t.queries, d, factor, packed.panels.data());
   if constexpr (sizeof(T) == sizeof(float)) {
     if (way_ != KnnWay::kRounded) return;
     const int64_t depth = (d + 1) / 2;
-    t.pairs.resize(depth * t.width);
-    knn_round_panels(t.panels.data(), d, t.width, t.pairs.data());
-    t.lengths.assign(t.width, T(0));
-    t.residuals.assign(t.width, T(0));
+    packed.pairs.resize(depth * t.width);
+    knn_round_panels(packed.panels.data(), d, t.width, packed.pairs.data());
+    packed.lengths.assign(t.width, T(0));
+    packed.residuals.assign(t.width, T(0));
     w.row.resize(d);
     w.pairs.resize(depth);
     for (int64_t q = 0; q < t.queries; ++q) {
-      knn_round_rows({w.queries.data(), kOwnKind<T>}, q, 1, d, nullptr, w.row.data(),
-                     w.pairs.data(), depth, &t.lengths[q], &t.residuals[q]);
-      t.lengths[q] = length(t.lengths[q], d);
+      knn_round_rows({packed.rows.data(), kOwnKind<T>}, q, 1, d, nullptr, w.row.data(),
+                     w.pairs.data(), depth, &packed.lengths[q], &packed.residuals[q]);
+      packed.lengths[q] = length(packed.lengths[q], d);
     }
   }
 }
 
 template <class T>
 KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
-  const bool rounded = way_ == KnnWay::kRounded;
   KnnSweep<T> sweep{};
   sweep.dim = problem_.dim;
   sweep.key_stride = padded_stride<T>(problem_.dim);
   sweep.pair_stride = padded_stride<float>((problem_.dim + 1) / 2);
-  if (rounded) {
+  if (way_ == KnnWay::kRounded) {
     w.pairs.resize(std::max(kKeyBlock * sweep.pair_stride, int64_t{1}));
     sweep.key_pairs = w.pairs.data();
   } else {
@@ -116,33 +145,34 @@ KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
     sweep.keys = w.keys.data();
   }
   w.row.resize(problem_.dim);
-  w.key_norms.resize(kKeyBlock);
-  w.key_residuals.assign(kKeyBlock, T(0));
+  const int64_t known = kept_ ? sampled_blocks_ * kKnnSampleBlock : kKeyBlock;
+  w.key_norms.resize(known);
+  w.key_residuals.resize(known, T(0));
   w.key_terms.resize(kKeyBlock);
   sweep.key_terms = w.key_terms.data();
-  sweep.queries = t.panels.data();
-  sweep.query_pairs = t.pairs.data();
+  sweep.queries = w.queries.panels.data();
+  sweep.query_pairs = w.queries.pairs.data();
   sweep.query_count = t.queries;
+  sweep.differences = way_ == KnnWay::kDifferences;
   return sweep;
 }
 
+// Keys [first, first + count); their norms and residuals go to `at` of the workspace's.
 template <class T>
-void Knn<T>::load_keys(int64_t first, int64_t count, const KnnBounds<T>& bounds, KnnSweep<T>& sweep,
-                       KnnWorkspace<T>& w) const {
+void Knn<T>::load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds<T>& bounds,
+                       KnnSweep<T>& sweep, KnnWorkspace<T>& w) const {
   const int64_t d = problem_.dim;
-  T* norms = w.key_norms.data();
+  T* norms = w.key_norms.data() + at;
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (bounds.rounded) {
+    if (way_ == KnnWay::kRounded) {
       knn_round_rows(problem_.keys, first, count, d, offset(), w.row.data(), w.pairs.data(),
-                     sweep.pair_stride, norms, w.key_residuals.data());
+                     sweep.pair_stride, norms, w.key_residuals.data() + at);
     }
   }
-  if (!bounds.rounded) {
+  if (way_ != KnnWay::kRounded) {
     copy_rows(problem_.keys, first, count, d, offset(), w.keys.data(), sweep.key_stride, norms);
   }
-  for (int64_t i = 0; i < count; ++i) {
-    w.key_terms[i] = norms[i] - bounds.error * norms[i] - bounds.tiny;
-  }
+  for (int64_t i = 0; i < count; ++i) w.key_terms[i] = bounds.key_term(norms[i]);
   sweep.key_count = count;
 }
 
@@ -159,10 +189,10 @@ static void fetch_next(const KnnProblem<T>& problem, int64_t first, int64_t coun
 // in any period.
 template <class T>
 int64_t Knn<T>::sampled_block(int64_t block) const {
+  if (kept_) return block * kKnnSampleBlock;
   const int64_t begin = block * problem_.memory_size / sampled_blocks_;
   const int64_t end = (block + 1) * problem_.memory_size / sampled_blocks_;
-  const int64_t room = std::max(end - begin - kKnnSampleBlock, int64_t{0});
-  return begin + ((block * 40503) % 65536 * room >> 16);
+  return begin + ((block * 40503) % 65536 * (end - begin - kKnnSampleBlock) >> 16);
 }
 
 template <class T>
@@ -170,16 +200,19 @@ void Knn<T>::open(int64_t index, KnnWorkspace<T>& w) {
   KnnTask<T>& t = tasks_[index];
   pack_queries(t, w);
   t.minima.assign(groups_ * t.width, std::numeric_limits<T>::infinity());
-  const KnnBounds<T> bounds(problem_.dim, way_ == KnnWay::kRounded);
+  if (kept_) w.scores.resize(problem_.memory_size * t.width);
+  const KnnBounds<T> bounds(problem_.dim, way_);
   KnnSweep<T> sweep = sweep_of(t, w);
-  const int64_t count = std::min(kKnnSampleBlock, problem_.memory_size);
   const int64_t end = sampled_blocks_ * (t.range + 1) / key_ranges_;
   for (int64_t block = sampled_blocks_ * t.range / key_ranges_; block < end; ++block) {
-    load_keys(sampled_block(block), count, bounds, sweep, w);
+    const int64_t first = sampled_block(block), at = kept_ ? first : 0;
+    const int64_t count = std::min(kKnnSampleBlock, problem_.memory_size - first);
+    load_keys(first, count, at, bounds, sweep, w);
     if (block + 1 < end) fetch_next(problem_, sampled_block(block + 1), count, sweep);
     // Keys next to each other, which may well be alike, are of different groups.
-    knn_open(sweep, t.width, t.minima.data() + block * kKnnSampleBlock % groups_ * t.width);
-    for (int64_t i = 0; i < count; ++i) {
+    knn_open(sweep, t.width, t.minima.data() + block * kKnnSampleBlock % groups_ * t.width,
+             kept_ ? w.scores.data() + first * t.width : nullptr);
+    for (int64_t i = at; i < at + count; ++i) {
       t.largest_norm = std::max(t.largest_norm, w.key_norms[i]);
       t.largest_residual = std::max(t.largest_residual, w.key_residuals[i]);
     }
@@ -192,9 +225,10 @@ int64_t Knn<T>::openings() const {
   return way_ == KnnWay::kDirect || key_ranges_ == 1 ? 0 : sweeps();
 }
 
-// The cuts of a task's queries, from the sample of all tasks with the same queries.
+// The cuts of a task's queries, from the sample of all tasks with the same queries; returns how
+// many give up at once.
 template <class T>
-void Knn<T>::first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<T>& w) {
+int64_t Knn<T>::first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<T>& w) {
   const KnnTask<T>& t = tasks_[index];
   const KnnTask<T>* const same = &t - t.range;
   T norm = 0, residual = 0;
@@ -202,9 +236,10 @@ void Knn<T>::first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<
     norm = std::max(norm, same[range].largest_norm);
     residual = std::max(residual, same[range].largest_residual);
   }
-  w.cuts.assign(t.width, -std::numeric_limits<T>::infinity());
+  w.cuts.resize(t.queries);
   w.limits.assign(t.width, -std::numeric_limits<T>::infinity());
   w.column.resize(groups_);
+  int64_t defeated = 0;
   for (int64_t q = 0; q < t.queries; ++q) {
     KnnShortlist<T>& found = list(t, q);
     if (rank_ <= groups_) {
@@ -216,50 +251,63 @@ void Knn<T>::first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<
       }
       const auto last = w.column.begin() + (rank_ - 1);
       std::nth_element(w.column.begin(), last, w.column.end());
-      const T extra = bounds.slack(t, q, length(norm, problem_.dim), residual);
-      found.cut = widened(*last + bounds.query_term(t, q) + bounds.width(t, q, norm, extra));
+      found.cut = widened(
+          bounds.bounds(w.queries, q, *last, norm, length(norm, problem_.dim), residual, 0).upper);
+      // Where the bounds let through far more of the sample than that, they will of the memory.
+      const T limit = bounds.limit(w.queries, q, found.cut, length(norm, problem_.dim), residual);
+      const auto passes = [limit](T minimum) { return !(minimum > limit); };
+      if (!kept_ && std::count_if(w.column.begin(), w.column.end(), passes) > 4 * rank_) {
+        found.give_up();
+        ++defeated;
+      }
     }
-    w.cuts[q] = found.cut - bounds.query_term(t, q);
+    w.cuts[q] = found.cut;
   }
+  return defeated;
 }
 
 template <class T>
 void Knn<T>::sweep(int64_t index, KnnWorkspace<T>& w) {
   const KnnTask<T>& t = tasks_[index];
   if (way_ == KnnWay::kDirect) return scan(t, w);
-  if (key_ranges_ == 1) open(index, w);
-  const KnnBounds<T> bounds(problem_.dim, way_ == KnnWay::kRounded);
-  first_cuts(index, bounds, w);
+  if (key_ranges_ == 1) {
+    open(index, w);
+  } else {
+    pack_queries(t, w);
+  }
+  const KnnBounds<T> bounds(problem_.dim, way_);
+  int64_t defeated = first_cuts(index, bounds, w);
   KnnSweep<T> sweep = sweep_of(t, w);
   sweep.limits = w.limits.data();
   w.hits.resize(kKeyBlock * t.width);
-  int64_t defeated = 0;
   for (int64_t key = t.key_begin; key < t.key_end && defeated < t.queries; key += kKeyBlock) {
-    const int64_t count = std::min(kKeyBlock, t.key_end - key);
-    load_keys(key, count, bounds, sweep, w);
-    fetch_next(problem_, key + count, std::min(kKeyBlock, t.key_end - key - count), sweep);
-    const T norm = *std::max_element(w.key_norms.begin(), w.key_norms.begin() + count);
-    const T residual = *std::max_element(w.key_residuals.begin(), w.key_residuals.begin() + count);
-    const T longest = length(norm, problem_.dim);
-    for (int64_t q = 0; q < t.queries; ++q) {
-      w.limits[q] = w.cuts[q] + bounds.slack(t, q, longest, residual);
+    const int64_t count = std::min(kKeyBlock, t.key_end - key), at = kept_ ? key : 0;
+    if (kept_) {
+      sweep.key_count = count;
+    } else {
+      load_keys(key, count, at, bounds, sweep, w);
+      fetch_next(problem_, key + count, std::min(kKeyBlock, t.key_end - key - count), sweep);
     }
-    const int64_t found = knn_sweep(sweep, w.hits.data());
+    const T* norms = w.key_norms.data() + at;
+    const T* residuals = w.key_residuals.data() + at;
+    const T longest = length(*std::max_element(norms, norms + count), problem_.dim);
+    const T residual = *std::max_element(residuals, residuals + count);
+    for (int64_t q = 0; q < t.queries; ++q) {
+      w.limits[q] = bounds.limit(w.queries, q, w.cuts[q], longest, residual);
+    }
+    const int64_t found =
+        kept_ ? knn_filter(sweep, t.width, w.scores.data() + key * t.width, w.hits.data())
+              : knn_sweep(sweep, w.hits.data());
     for (int64_t i = 0; i < found; ++i) {
       const KnnHit<T>& hit = w.hits[i];
       if (hit.query >= t.queries) continue;  // a key with a NaN is a hit of every column
       KnnShortlist<T>& candidates = list(t, hit.query);
       if (candidates.defeated) continue;
-      const T key_norm = w.key_norms[hit.key];
-      const T extra =
-          bounds.slack(t, hit.query, length(key_norm, problem_.dim), w.key_residuals[hit.key]);
-      const T lower = hit.score + bounds.query_term(t, hit.query) - extra;
-      // A product that overflowed says that the key may be near, not that it is.
-      constexpr T kInfinity = std::numeric_limits<T>::infinity();
-      const T upper =
-          lower > -kInfinity ? lower + bounds.width(t, hit.query, key_norm, extra) : kInfinity;
-      candidates.add({lower, upper, key + hit.key}, size_, w.orders);
-      w.cuts[hit.query] = candidates.cut - bounds.query_term(t, hit.query);
+      candidates.add(
+          bounds.bounds(w.queries, hit.query, hit.score, norms[hit.key],
+                        length(norms[hit.key], problem_.dim), residuals[hit.key], key + hit.key),
+          size_, w.orders);
+      w.cuts[hit.query] = candidates.cut;
       defeated += candidates.defeated;
     }
   }

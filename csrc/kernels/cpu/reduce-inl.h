@@ -5,20 +5,6 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-struct SquaredDifference {
-  template <class V>
-  static inline V term(V a, V b) {
-    const V difference = a - b;
-    return difference * difference;
-  }
-};
-struct Product {
-  template <class V>
-  static inline V term(V a, V b) {
-    return a * b;
-  }
-};
-
 // sum_j Term(a_j, b_j). Four independent accumulators hide the latency of the addition; a panel of
 // 16 terms an accumulator is summed in T, the panels in double.
 template <class Term, class T>

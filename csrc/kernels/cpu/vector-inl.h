@@ -150,4 +150,19 @@ inline void load_row(const void* data, ScalarKind kind, int64_t index, int64_t d
   }
 }
 
+// What a sum over two rows adds up.
+struct SquaredDifference {
+  template <class V>
+  static inline V term(V a, V b) {
+    const V difference = a - b;
+    return difference * difference;
+  }
+};
+struct Product {
+  template <class V>
+  static inline V term(V a, V b) {
+    return a * b;
+  }
+};
+
 }  // namespace clfast::cpu::CLFAST_LEVEL
