@@ -1,0 +1,175 @@
+"""Every way in which knn searches a memory too large to keep all scores, on data that defeats the
+ways before it: the same bits as one pair after another, which is how two queries are searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+from guarded_arrays import Array, call_guarded
+from kernel_problems import Knn, stored
+
+Maker = Callable[[np.random.Generator, int, int, int], tuple[Array, Array]]
+
+
+def knn(cpu: ModuleType, level: int, problem: Knn, threads: int = 1) -> list[Array]:
+    return call_guarded(problem.outputs(), lambda *out: cpu.knn(level, problem, threads, *out))
+
+
+def assert_as_pairs(cpu: ModuleType, level: int, problem: Knn, threads: int = 1) -> None:
+    pairs = [
+        knn(cpu, level, Knn(problem.queries[i : i + 2], problem.keys, problem.k))
+        for i in range(0, len(problem.queries), 2)
+    ]
+    got = knn(cpu, level, problem, threads)
+    for ours, theirs in zip(got, zip(*pairs, strict=True), strict=True):
+        np.testing.assert_array_equal(ours, np.concatenate(theirs))
+
+
+def gaussian(rng: np.random.Generator, rows: int, dim: int, batch: int) -> tuple[Array, Array]:
+    return rng.standard_normal((rows, dim)), rng.standard_normal((batch, dim))
+
+
+def relu(rng: np.random.Generator, rows: int, dim: int, batch: int) -> tuple[Array, Array]:
+    keys, queries = gaussian(rng, rows, dim, batch)
+    return np.maximum(keys, 0), np.maximum(queries, 0)
+
+
+def clusters(count: int, spread: float, in_order: bool = False) -> Maker:
+    def make(rng: np.random.Generator, rows: int, dim: int, batch: int) -> tuple[Array, Array]:
+        centres = rng.standard_normal((count, dim))
+        of_key, of_query = rng.integers(count, size=rows), rng.integers(count, size=batch)
+        if in_order:
+            of_key = np.sort(of_key)
+        keys, queries = gaussian(rng, rows, dim, batch)
+        return centres[of_key] + spread * keys, centres[of_query] + spread * queries
+
+    return make
+
+
+def half_in_a_cluster(
+    rng: np.random.Generator, rows: int, dim: int, batch: int
+) -> tuple[Array, Array]:
+    keys, queries = gaussian(rng, rows, dim, batch)
+    close, near = clusters(1, 1e-4)(rng, rows // 2, dim, batch // 2)
+    keys[: rows // 2], queries[: batch // 2] = close, near
+    return keys, queries
+
+
+def few_different_keys(
+    rng: np.random.Generator, rows: int, dim: int, batch: int
+) -> tuple[Array, Array]:
+    """Ties without number: the smaller rows win."""
+    keys, queries = gaussian(rng, rows, dim, batch)
+    return np.resize(keys[:3], keys.shape), queries
+
+
+def sorted_by_distance(
+    rng: np.random.Generator, rows: int, dim: int, batch: int
+) -> tuple[Array, Array]:
+    keys, queries = gaussian(rng, rows, dim, batch)
+    return keys[np.square(keys - queries[0]).sum(1).argsort()], queries
+
+
+def sampled_keys_are_near(
+    rng: np.random.Generator, rows: int, dim: int, batch: int
+) -> tuple[Array, Array]:
+    """A dozen keys in sampled blocks lie by the queries, all others far away: no guess from the
+    sample holds 20 keys. The blocks' places are those of Knn::sampled_block."""
+    blocks, size = min(max(rows // 32, 1024), rows // 4) // 36, 36
+    keys, queries = gaussian(rng, rows, dim, batch)
+    keys += 100
+    for block in range(12):
+        begin, end = block * rows // blocks, (block + 1) * rows // blocks
+        at = begin + (block * 40503 % 65536 * (end - begin - size) >> 16)
+        keys[at + 7] = 0.1 * rng.standard_normal(dim)
+    return keys, queries
+
+
+def extremes(scale: float) -> Maker:
+    def make(rng: np.random.Generator, rows: int, dim: int, batch: int) -> tuple[Array, Array]:
+        keys, queries = gaussian(rng, rows, dim, batch)
+        return scale * keys, scale * queries
+
+    return make
+
+
+def some(value: float) -> Maker:
+    def make(rng: np.random.Generator, rows: int, dim: int, batch: int) -> tuple[Array, Array]:
+        keys, queries = gaussian(rng, rows, dim, batch)
+        keys[rng.integers(rows, size=30), rng.integers(dim, size=30)] = value
+        queries[1, dim // 2] = value
+        return keys, queries
+
+    return make
+
+
+DATA: dict[str, Maker] = {
+    "gaussian": gaussian,
+    "relu": relu,
+    "one far cluster": clusters(1, 1e-5),
+    "two clusters": clusters(2, 1e-4),
+    "ten clusters in order": clusters(10, 1e-4, in_order=True),
+    "a hundred clusters in order": clusters(100, 0.1, in_order=True),
+    "half in a cluster": half_in_a_cluster,
+    "few different keys": few_different_keys,
+    "sorted by distance": sorted_by_distance,
+    "sampled keys are near": sampled_keys_are_near,
+    "tiny": extremes(1e-22),
+    "subnormal": extremes(1e-38),
+    "huge": extremes(3e18),
+    "some nan": some(np.nan),
+    "some inf": some(np.inf),
+    "some large": some(3e38),
+}
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize(
+    ("batch", "rows", "k", "dim", "threads"),
+    [
+        (40, 14_000, 20, 33, 1),  # a sample, one range of keys
+        (20, 17_000, 20, 7, 2),  # ranges of keys that share a sample
+        (20, 3_000, 20, 33, 1),  # scores are kept
+    ],
+)
+def test_as_one_pair_after_another(
+    cpu: ModuleType,
+    level: int,
+    batch: int,
+    rows: int,
+    k: int,
+    dim: int,
+    threads: int,
+    data: str,
+    rng: np.random.Generator,
+) -> None:
+    with np.errstate(over="ignore"):
+        keys, queries = (x.astype(np.float32) for x in DATA[data](rng, rows, dim, batch))
+    assert_as_pairs(cpu, level, Knn(queries, keys, k), threads)
+
+
+@pytest.mark.parametrize("data", ["gaussian", "two clusters", "few different keys"])
+def test_in_float64(cpu: ModuleType, level: int, data: str, rng: np.random.Generator) -> None:
+    keys, queries = DATA[data](rng, 14_000, 9, 40)
+    assert_as_pairs(cpu, level, Knn(queries, keys, 20))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("data", ["relu", "two clusters"])
+def test_keys_of_16_bits(
+    cpu: ModuleType, level: int, kind: str, data: str, rng: np.random.Generator
+) -> None:
+    keys, queries = DATA[data](rng, 14_000, 33, 40)
+    assert_as_pairs(cpu, level, Knn(queries.astype(np.float32), stored(keys, kind), 20))
+
+
+@pytest.mark.parametrize("k", [1, 200])
+@pytest.mark.parametrize("rows", [13_108, 16_383, 16_384])
+def test_around_the_largest_memory_whose_scores_are_kept(
+    cpu: ModuleType, level: int, rows: int, k: int, rng: np.random.Generator
+) -> None:
+    queries, keys = (x.astype(np.float32) for x in gaussian(rng, 40, 33, rows))
+    assert_as_pairs(cpu, level, Knn(queries, keys, k))
