@@ -106,6 +106,17 @@ def some(value: float) -> Maker:
     return make
 
 
+def opposite_ends_of_the_range(
+    rng: np.random.Generator, rows: int, dim: int, batch: int
+) -> tuple[Array, Array]:
+    """|q|^2 and |k|^2 are half of the largest number: some products and distances overflow."""
+    ends = np.sqrt(float(np.finfo(np.float32).max) / 2 / dim)
+    keys, queries = gaussian(rng, rows, dim, batch)
+    return tuple(
+        ends * rng.choice([-1, 1], size=(len(x), 1)) * (1 + 1e-3 * x) for x in (keys, queries)
+    )
+
+
 DATA: dict[str, Maker] = {
     "gaussian": gaussian,
     "relu": relu,
@@ -120,6 +131,7 @@ DATA: dict[str, Maker] = {
     "tiny": extremes(1e-22),
     "subnormal": extremes(1e-38),
     "huge": extremes(3e18),
+    "opposite ends of the range": opposite_ends_of_the_range,
     "some nan": some(np.nan),
     "some inf": some(np.inf),
     "some large": some(3e38),
