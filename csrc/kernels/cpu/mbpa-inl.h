@@ -18,7 +18,7 @@ class NextKeys {
   // Of `query`, unless that is `end`.
   NextKeys(const MbpaProblem<T>& p, int64_t query, int64_t end) : n_(p.neighbourhood) {
     row_bytes_ = n_.dim * size_of(n_.keys.kind);
-    if (query == end || n_.neighbours * row_bytes_ > kMostBytes) return;
+    if (query == end || p.steps == 0 || n_.neighbours * row_bytes_ > kMostBytes) return;
     indices_ = n_.indices + query * n_.neighbours;
     const int64_t rows = (n_.num_classes + kTileRows - 1) / kTileRows;
     const int64_t columns = (n_.neighbours + n_.dim) / kTileColumns<T> + 1;
