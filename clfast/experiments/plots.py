@@ -59,7 +59,7 @@ def learning_curves(
             std = seeds.std(axis=0, ddof=1)
             axes.fill_between(positions, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    if x is None:
+    if (positions == np.round(positions)).all():
         axes.locator_params(axis="x", integer=True)
     _finish(figure, axes)
     return _save(figure, path)
