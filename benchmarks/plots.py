@@ -39,8 +39,11 @@ def times(result: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(3.0 * columns, 2.9 * len(ops)), dpi=150, layout="constrained")
     panels = figure.subplots(len(ops), columns, squeeze=False)
     for row, op in zip(panels, ops, strict=True):
-        for axes, sweep in zip(row, [s for s in SWEEPS if s.cases[0].op == op], strict=False):
+        sweeps = [sweep for sweep in SWEEPS if sweep.cases[0].op == op]
+        for axes, sweep in zip(row, sweeps, strict=False):
             _sweep(axes, sweep, measured)
+        for axes in row[len(sweeps) :]:
+            axes.remove()
         row[0].set_ylabel(f"{op}, ms")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Generator
+
 from ..case import Case
 from ._adaptation_inputs import Sizes
 from .adaptation import hebb_logits
-from .retrieval import knn
+from .retrieval import Search, knn
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,23 @@ def _hebb_logits(**sizes: Any) -> Case:
     return hebb_logits(Sizes(**sizes), "rmsprop")
 
 
+def _knn_in_clusters(clusters: int, **sizes: int) -> Case:
+    """Keys closer together than products of their lengths can tell. PyTorch's expanded form loses
+    digits here, and counts as right with what it has left."""
+
+    def inputs(generator: Generator) -> Search:
+        centres = torch.randn(clusters, sizes["d"], generator=generator)
+        keys, queries = (
+            centres[torch.randint(clusters, (count,), generator=generator)]
+            + 0.01 * torch.randn(count, sizes["d"], generator=generator)
+            for count in (sizes["M"], sizes["B"])
+        )
+        return Search(queries, keys, keys.square().sum(1))
+
+    whole = knn(**sizes)
+    return replace(whole, size={**sizes, "clusters": clusters}, inputs=inputs, tolerance=0.1)
+
+
 SWEEPS = [
     *_sweeps(
         knn,
@@ -54,6 +74,11 @@ SWEEPS = [
             "k": (1, 10, 100, 200, 1000),
             "B": (1, 10, 100, 1000),
         },
+    ),
+    *_sweeps(
+        _knn_in_clusters,
+        {"B": 100, "M": 60_000, "d": 512, "k": 200},
+        {"clusters": (1, 2, 10, 100, 1000)},
     ),
     *_sweeps(
         _hebb_logits,
