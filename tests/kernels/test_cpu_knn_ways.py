@@ -117,6 +117,25 @@ def opposite_ends_of_the_range(
     )
 
 
+def mostly_outside(value: float) -> Maker:
+    """More rows than a shortlist may hold have no finite distance, and one begins a block."""
+
+    def make(rng: np.random.Generator, rows: int, dim: int, batch: int) -> tuple[Array, Array]:
+        keys, queries = gaussian(rng, rows, dim, batch)
+        keys[rng.random(rows) < 0.6, 0] = value
+        keys[0, 0] = value
+        return keys, queries
+
+    return make
+
+
+def one_huge(rng: np.random.Generator, rows: int, dim: int, batch: int) -> tuple[Array, Array]:
+    """Its bound is as wide as the distances of all others; another's norm overflows."""
+    keys, queries = gaussian(rng, rows, dim, batch)
+    keys[0], keys[rows // 2] = 1e12, 1e30
+    return keys, queries
+
+
 DATA: dict[str, Maker] = {
     "gaussian": gaussian,
     "relu": relu,
@@ -132,6 +151,9 @@ DATA: dict[str, Maker] = {
     "subnormal": extremes(1e-38),
     "huge": extremes(3e18),
     "opposite ends of the range": opposite_ends_of_the_range,
+    "many nan": mostly_outside(np.nan),
+    "many inf": mostly_outside(np.inf),
+    "one huge": one_huge,
     "some nan": some(np.nan),
     "some inf": some(np.inf),
     "some large": some(3e38),
@@ -163,7 +185,18 @@ def test_as_one_pair_after_another(
     assert_as_pairs(cpu, level, Knn(queries, keys, k), threads)
 
 
-@pytest.mark.parametrize("data", ["gaussian", "two clusters", "few different keys"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "gaussian",
+        "two clusters",
+        "few different keys",
+        "some nan",
+        "some inf",
+        "many nan",
+        "one huge",
+    ],
+)
 def test_in_float64(cpu: ModuleType, level: int, data: str, rng: np.random.Generator) -> None:
     keys, queries = DATA[data](rng, 14_000, 9, 40)
     assert_as_pairs(cpu, level, Knn(queries, keys, 20))
@@ -179,9 +212,38 @@ def test_keys_of_16_bits(
 
 
 @pytest.mark.parametrize("k", [1, 200])
-@pytest.mark.parametrize("rows", [13_108, 16_383, 16_384])
+@pytest.mark.parametrize(
+    ("batch", "rows"), [(40, 13_107), (40, 13_108), (32, 16_383), (32, 16_384), (5, 9_000)]
+)
+@pytest.mark.parametrize("threads", [1, 3])
 def test_around_the_largest_memory_whose_scores_are_kept(
-    cpu: ModuleType, level: int, rows: int, k: int, rng: np.random.Generator
+    cpu: ModuleType,
+    level: int,
+    batch: int,
+    rows: int,
+    k: int,
+    threads: int,
+    rng: np.random.Generator,
 ) -> None:
-    queries, keys = (x.astype(np.float32) for x in gaussian(rng, 40, 33, rows))
-    assert_as_pairs(cpu, level, Knn(queries, keys, k))
+    queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, 33, rows))
+    assert_as_pairs(cpu, level, Knn(queries, keys, k), threads)
+
+
+@pytest.mark.parametrize("rows", [5, 100, 20_000])
+def test_without_features(cpu: ModuleType, level: int, rows: int) -> None:
+    """All keys are at distance 0."""
+    problem = Knn(np.empty((40, 0), np.float32), np.empty((rows, 0), np.float32), 3)
+    distances, indices = knn(cpu, level, problem)
+    np.testing.assert_array_equal(distances, 0)
+    np.testing.assert_array_equal(indices, np.tile([0, 1, 2], (40, 1)))
+
+
+@pytest.mark.parametrize("defeated", [16, 17, 18])
+def test_few_queries_skip_a_way(
+    cpu: ModuleType, level: int, defeated: int, rng: np.random.Generator
+) -> None:
+    keys, queries = gaussian(rng, 14_000, 33, 60)
+    close, near = clusters(1, 1e-4)(rng, 7_000, 33, defeated)
+    keys[:7_000], queries[:defeated] = close, near
+    problem = Knn(queries.astype(np.float32), keys.astype(np.float32), 20)
+    assert_as_pairs(cpu, level, problem)

@@ -234,3 +234,32 @@ def test_shortlists_that_would_hold_everything_are_given_up(rng: torch.Generator
 
 def test_empty_batch_of_features_needs_no_class() -> None:
     assert nearest_class_mean(torch.ones(0, 4), torch.zeros(5, 4)).shape == (0,)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-4])
+def test_threads_that_share_the_keys(spread: float, rng: torch.Generator) -> None:
+    """Each has a range of the keys; queries that defeat the first sweep are swept again."""
+    centres = torch.randn(2, 40, generator=rng)
+    keys = centres[torch.arange(20_000) % 2] + spread * torch.randn(20_000, 40, generator=rng)
+    queries = centres[torch.arange(70) % 2] + spread * torch.randn(70, 40, generator=rng)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            found.append(knn(queries, keys, 30))
+    finally:
+        torch.set_num_threads(threads)
+    one_by_one = [knn(query[None], keys, 30) for query in queries]
+    for sq_distances, indices in found:
+        assert torch.equal(sq_distances, torch.cat([n.sq_distances for n in one_by_one]))
+        assert torch.equal(indices, torch.cat([n.indices for n in one_by_one]))
+
+
+def test_more_queries_than_are_searched_at_a_time(rng: torch.Generator) -> None:
+    keys = torch.randn(300, 5, generator=rng)
+    queries = torch.randn(4097 + 30, 5, generator=rng)
+    sq_distances, indices = knn(queries, keys, 3)
+    expected = torch.cdist(queries.double(), keys.double()).square().topk(3, largest=False)
+    assert torch.equal(indices, expected.indices)
+    torch.testing.assert_close(sq_distances.double(), expected.values, rtol=2e-6, atol=0)

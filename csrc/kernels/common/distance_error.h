@@ -13,10 +13,11 @@ struct DistanceError {
   T relative, absolute;
 };
 
-// With u = epsilon / 2, a sum of d products rounds by at most d u / (1 - d u) of |q||k|, which is
-// at most (|q|^2 + |k|^2) / 2, and a norm by as much of itself; 16 u more cover the additions that
-// join them and the rounding of an offset taken from both vectors (4 u), and all is taken twice.
-// `absolute` covers products below the normal range.
+// With u = epsilon / 2, a sum of d products rounds by at most d u / (1 - d u) of |q||k|, and twice
+// |q||k| is at most |q|^2 + |k|^2; a norm rounds by as much of itself. To these 2 d u come 32 u for
+// the additions that join them (10 u at most), for the rounding of an offset taken from both
+// vectors (4 u) and for that of the bounds themselves. `absolute` covers products below the normal
+// range.
 template <class T>
 CLFAST_HD DistanceError<T> distance_error(int64_t dim) {
   const T epsilon = sizeof(T) == sizeof(float) ? T(0x1p-23) : T(0x1p-52);

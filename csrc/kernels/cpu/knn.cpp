@@ -19,6 +19,7 @@ constexpr int64_t kDirectQueries = 3;
 // With fewer queries or features, rounding the keys costs more than it spares.
 constexpr int64_t kFewestRoundedQueries = 32, kFewestRoundedFeatures = 32;
 constexpr int64_t kManyKeys = 16384;
+constexpr int64_t kWorthSharing = 1 << 18;  // elements of keys
 constexpr int64_t kFewTimes = 5;  // with fewer keys a neighbour, a shortlist leaves out too little
 constexpr int64_t kSpareCandidates = 32;
 constexpr int64_t kMostKept = 1 << 19;  // scores of a block of queries
@@ -84,29 +85,31 @@ Knn<T>::Knn(const KnnProblem<T>& problem, const std::vector<int64_t>& queries, K
   if (way < KnnWay::kDifferences) choose_offset();
   lists_.resize(queries.size() * static_cast<size_t>(key_ranges_));
   for (KnnShortlist<T>& list : lists_) {
-    list.candidates.reserve(size_.capacity / 2);
+    list.candidates.reserve(size_.capacity / 2 / static_cast<size_t>(key_ranges_));
     if (way == KnnWay::kDirect) list.cut = std::numeric_limits<T>::quiet_NaN();
   }
 }
 
-// Threads share out few keys by queries, many keys by ranges of keys: a range more means a
-// shortlist more to fill, a block of queries more means another pass over the keys.
+// Threads share out few keys by queries, many keys and the keys of few queries by ranges of keys: a
+// range more means a shortlist more to fill, a block of queries more means another pass over the
+// keys.
 template <class T>
 void Knn<T>::plan_tasks(int64_t threads) {
   const int64_t count = static_cast<int64_t>(queries_.size());
   const bool many_keys = problem_.memory_size >= kManyKeys;
   const int64_t share = many_keys ? count : divide_up(count, threads);
-  const int64_t fitting = kBlockElements / std::max(problem_.dim, int64_t{1});
-  const int64_t largest =
-      kept_ ? kSmallestBlock : std::clamp(fitting, kSmallestBlock, kLargestBlock);
-  const int64_t blocks =
-      divide_up(count, std::min(largest, std::max(share, panel_columns(T{}) / 2)));
-  key_ranges_ = 1;
-  while (many_keys && (blocks * key_ranges_) % threads != 0 && blocks * key_ranges_ < 4 * threads) {
+  int64_t fitting = kBlockElements / std::max(problem_.dim, int64_t{1});
+  if (kept_) fitting = std::min(fitting, kMostKept / problem_.memory_size);
+  const int64_t largest = std::clamp(fitting, kSmallestBlock, kLargestBlock);
+  int64_t blocks = divide_up(count, std::min(largest, std::max(share, panel_columns(T{}) / 2)));
+  if (!many_keys && blocks > threads) blocks = round_up(blocks, threads);
+  const bool by_keys =
+      many_keys || (blocks < threads && problem_.memory_size * problem_.dim >= kWorthSharing);
+  while (by_keys && (blocks * key_ranges_) % threads != 0 && blocks * key_ranges_ < 4 * threads) {
     ++key_ranges_;
   }
   const int64_t queries = divide_up(count, blocks);
-  const int64_t keys = divide_up(problem_.memory_size, key_ranges_);
+  const int64_t keys = round_up(divide_up(problem_.memory_size, key_ranges_), kKnnSampleBlock);
   for (int64_t begin = 0; begin < count; begin += queries) {
     for (int64_t range = 0; range < key_ranges_; ++range) {
       KnnTask<T> task{};
@@ -140,8 +143,10 @@ void Knn<T>::plan_sample() {
   if (kept_) rank_ = problem_.k;
   groups_ = std::min(round_up((kept_ ? 4 : 8) * rank_, kKnnSampleBlock), sample);
   const double passed = static_cast<double>(rank_) * size / sample;
-  size_.capacity = std::max(size_.capacity, static_cast<size_t>(4 * passed));
-  size_.longest = 3 * size_.capacity / 4;  // more would cost more than another sweep
+  // More would cost more than another sweep.
+  size_.longest = std::max(
+      {3 * size_.capacity / 4, static_cast<size_t>(3 * passed), static_cast<size_t>(size / 32)});
+  size_.capacity = 4 * size_.longest / 3 + 1;
 }
 
 // Where keys stand close together far from zero, bounds relative to their length are wide: what

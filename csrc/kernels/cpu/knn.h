@@ -113,7 +113,8 @@ struct KnnTask {
 template <class T>
 struct KnnBounds;
 
-// Ways to search, each for the queries that defeat the one before.
+// Ways to search: the first or the second, then the others in turn for the queries that defeat the
+// one before.
 enum class KnnWay {
   kRounded,      // products in bfloat16, guessed cut
   kProducts,     // products in T, guessed cut
@@ -139,6 +140,8 @@ class Knn {
   bool finish(int64_t index, KnnWorkspace<T>& workspace, T* sq_distances, int64_t* indices);
 
  private:
+  // A task opens as it sweeps where the sample is all its own.
+  bool opens_alone() const { return kept_ || key_ranges_ == 1; }
   void plan_tasks(int64_t threads);
   void plan_sample();
   void choose_offset();

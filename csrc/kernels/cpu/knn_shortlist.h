@@ -21,8 +21,9 @@ struct KnnCandidate {
 template <class T>
 using KnnOrder = decltype(order_of(T{}));
 
-// An upper bound, widened by the rounding of the distance in difference form (26 units, twice): a
-// pair whose lower bound lies above cannot be nearer than a pair below it. A NaN says nothing.
+// An upper bound, widened by the rounding of the distance in difference form (26 units in float,
+// twice; in double the bounds' own d units are wider): a pair whose lower bound lies above cannot
+// be nearer than a pair below it. A NaN says nothing.
 template <class T>
 T widened(T upper) {
   return std::isnan(upper) ? std::numeric_limits<T>::infinity()

@@ -77,6 +77,8 @@ struct KnnBounds {
                          T key_residual, int64_t key) const {
     constexpr T kLargest = std::numeric_limits<T>::max();
     if (way == KnnWay::kDifferences) {
+      // A sum of squares is NaN where the distance is, and then comes last.
+      if (std::isnan(score)) return {std::numeric_limits<T>::infinity(), score, key};
       // A sum that overflowed here may be just below that.
       return {std::min(score, kLargest) * (1 - error) - tiny, score * (1 + error) + tiny, key};
     }
@@ -203,16 +205,26 @@ void Knn<T>::open(int64_t index, KnnWorkspace<T>& w) {
   if (kept_) w.scores.resize(problem_.memory_size * t.width);
   const KnnBounds<T> bounds(problem_.dim, way_);
   KnnSweep<T> sweep = sweep_of(t, w);
-  const int64_t end = sampled_blocks_ * (t.range + 1) / key_ranges_;
-  for (int64_t block = sampled_blocks_ * t.range / key_ranges_; block < end; ++block) {
+  int64_t begin = sampled_blocks_ * t.range / key_ranges_;
+  int64_t end = sampled_blocks_ * (t.range + 1) / key_ranges_;
+  if (kept_) {
+    begin = t.key_begin / kKnnSampleBlock;
+    end = (t.key_end + kKnnSampleBlock - 1) / kKnnSampleBlock;
+  }
+  for (int64_t block = begin; block < end; ++block) {
     const int64_t first = sampled_block(block), at = kept_ ? first : 0;
     const int64_t count = std::min(kKnnSampleBlock, problem_.memory_size - first);
     load_keys(first, count, at, bounds, sweep, w);
-    if (block + 1 < end) fetch_next(problem_, sampled_block(block + 1), count, sweep);
+    if (block + 1 < end) {
+      const int64_t next = sampled_block(block + 1);
+      fetch_next(problem_, next, std::min(count, problem_.memory_size - next), sweep);
+    }
     // Keys next to each other, which may well be alike, are of different groups.
     knn_open(sweep, t.width, t.minima.data() + block * kKnnSampleBlock % groups_ * t.width,
              kept_ ? w.scores.data() + first * t.width : nullptr);
     for (int64_t i = at; i < at + count; ++i) {
+      // The scores of others are no numbers, and no minima.
+      if (!(w.key_norms[i] <= std::numeric_limits<T>::max())) continue;
       t.largest_norm = std::max(t.largest_norm, w.key_norms[i]);
       t.largest_residual = std::max(t.largest_residual, w.key_residuals[i]);
     }
@@ -221,45 +233,43 @@ void Knn<T>::open(int64_t index, KnnWorkspace<T>& w) {
 
 template <class T>
 int64_t Knn<T>::openings() const {
-  // A task that has the whole sample to itself opens as it sweeps.
-  return way_ == KnnWay::kDirect || key_ranges_ == 1 ? 0 : sweeps();
+  return way_ == KnnWay::kDirect || opens_alone() ? 0 : sweeps();
 }
 
-// The cuts of a task's queries, from the sample of all tasks with the same queries; returns how
-// many give up at once.
+// The cuts of a task's queries, from the sample of all tasks with the same queries unless it opened
+// alone; returns how many give up at once.
 template <class T>
 int64_t Knn<T>::first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<T>& w) {
   const KnnTask<T>& t = tasks_[index];
-  const KnnTask<T>* const same = &t - t.range;
+  const KnnTask<T>* const same = opens_alone() ? &t : &t - t.range;
+  const int64_t count = opens_alone() ? 1 : key_ranges_;
   T norm = 0, residual = 0;
-  for (int64_t range = 0; range < key_ranges_; ++range) {
+  for (int64_t range = 0; range < count; ++range) {
     norm = std::max(norm, same[range].largest_norm);
     residual = std::max(residual, same[range].largest_residual);
   }
+  const T longest = length(norm, problem_.dim);
   w.cuts.resize(t.queries);
   w.limits.assign(t.width, -std::numeric_limits<T>::infinity());
   w.column.resize(groups_);
   int64_t defeated = 0;
   for (int64_t q = 0; q < t.queries; ++q) {
+    for (int64_t g = 0; g < groups_; ++g) {
+      w.column[g] = same[0].minima[g * t.width + q];
+      for (int64_t range = 1; range < count; ++range) {
+        w.column[g] = std::min(w.column[g], same[range].minima[g * t.width + q]);
+      }
+    }
+    const auto last = w.column.begin() + (rank_ - 1);
+    std::nth_element(w.column.begin(), last, w.column.end());
     KnnShortlist<T>& found = list(t, q);
-    if (rank_ <= groups_) {
-      for (int64_t g = 0; g < groups_; ++g) {
-        w.column[g] = same[0].minima[g * t.width + q];
-        for (int64_t range = 1; range < key_ranges_; ++range) {
-          w.column[g] = std::min(w.column[g], same[range].minima[g * t.width + q]);
-        }
-      }
-      const auto last = w.column.begin() + (rank_ - 1);
-      std::nth_element(w.column.begin(), last, w.column.end());
-      found.cut = widened(
-          bounds.bounds(w.queries, q, *last, norm, length(norm, problem_.dim), residual, 0).upper);
-      // Where the bounds let through far more of the sample than that, they will of the memory.
-      const T limit = bounds.limit(w.queries, q, found.cut, length(norm, problem_.dim), residual);
-      const auto passes = [limit](T minimum) { return !(minimum > limit); };
-      if (!kept_ && std::count_if(w.column.begin(), w.column.end(), passes) > 4 * rank_) {
-        found.give_up();
-        ++defeated;
-      }
+    found.cut = widened(bounds.bounds(w.queries, q, *last, norm, longest, residual, 0).upper);
+    // Where the bounds let through far more of the sample than that, they will of the memory.
+    const T limit = bounds.limit(w.queries, q, found.cut, longest, residual);
+    const auto passes = [limit](T minimum) { return !(minimum > limit); };
+    if (!kept_ && std::count_if(w.column.begin(), w.column.end(), passes) > 4 * rank_) {
+      found.give_up();
+      ++defeated;
     }
     w.cuts[q] = found.cut;
   }
@@ -270,7 +280,7 @@ template <class T>
 void Knn<T>::sweep(int64_t index, KnnWorkspace<T>& w) {
   const KnnTask<T>& t = tasks_[index];
   if (way_ == KnnWay::kDirect) return scan(t, w);
-  if (key_ranges_ == 1) {
+  if (opens_alone()) {
     open(index, w);
   } else {
     pack_queries(t, w);

@@ -13,7 +13,8 @@
 namespace clfast::ops {
 namespace {
 
-constexpr int64_t kQueriesAtATime = 4096;   // their shortlists are in memory together
+constexpr int64_t kMostQueries = 4096;  // whose shortlists are in memory together
+constexpr int64_t kMostCandidates = 1 << 22;
 constexpr int64_t kFewSamples = 4;          // cost less in difference form than packing the means
 constexpr int64_t kWorthAThread = 1 << 16;  // products, or elements to be packed
 
@@ -27,10 +28,11 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
     using T = decltype(tag);
     T* distances = sq_distances.mutable_data_ptr<T>();
     int64_t* rows = indices.mutable_data_ptr<int64_t>();
-    for (int64_t first = 0; first < in.batch; first += kQueriesAtATime) {
+    const int64_t at_a_time = std::clamp(kMostCandidates / k, int64_t{64}, kMostQueries);
+    for (int64_t first = 0; first < in.batch; first += at_a_time) {
       const cpu::KnnProblem<T> problem{in.queries.const_data_ptr<T>() + first * in.dim,
                                        {in.keys.const_data_ptr(), kind_of(in.keys)},
-                                       std::min(kQueriesAtATime, in.batch - first),
+                                       std::min(at_a_time, in.batch - first),
                                        in.memory_size,
                                        in.dim,
                                        k};
