@@ -60,6 +60,12 @@ def _check_floats(
     _check.same_device(op, name, tensor, "keys", keys)
 
 
+def _num_classes(op: str, name: str, given: Tensor, axis: int) -> int:
+    _check.dim(op, name, given, 2)
+    _check.require(given.shape[axis] >= 1, f"{op}: {name} must have at least one class")
+    return given.shape[axis]
+
+
 def _check_select(op: str, select: Tensor | None, num_classes: int, keys: Tensor) -> None:
     if select is None:
         return
@@ -121,8 +127,7 @@ def mbpa_update(
     closeness: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     op = "mbpa_update"
-    _check.dim(op, "weight", weight, 2)
-    num_classes = weight.shape[0]
+    num_classes = _num_classes(op, "weight", weight, 0)
     batch, dim = _check_neighbours(op, keys, labels, distances, indices, closeness, num_classes)
     _check_floats(op, "weight", weight, (num_classes, dim), keys)
     _check_floats(op, "bias", bias, (num_classes,), keys)
@@ -157,8 +162,7 @@ def hebb_logits(
     closeness: Tensor | None,
 ) -> Tensor:
     op = "hebb_logits"
-    _check.dim(op, "weight", weight, 2)
-    num_classes = weight.shape[0]
+    num_classes = _num_classes(op, "weight", weight, 0)
     batch, dim = _check_neighbours(op, keys, labels, distances, indices, closeness, num_classes)
     _check_floats(op, "queries", queries, (batch, dim), keys)
     _check_floats(op, "weight", weight, (num_classes, dim), keys)
@@ -206,8 +210,7 @@ def mixture_log_probs(
     key_sq_norms: Tensor | None,
 ) -> Tensor:
     op = "mixture_log_probs"
-    _check.dim(op, "logits", logits, 2)
-    num_classes = logits.shape[1]
+    num_classes = _num_classes(op, "logits", logits, 1)
     batch, dim = _check_neighbours(op, keys, labels, distances, indices, None, num_classes)
     _check.finite(op, "theta", theta, True, "finite", keys.dtype)
     _check.finite(op, "gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")

@@ -129,7 +129,8 @@ def _fake_class_means(
 def nearest_class_mean(
     features: Tensor, means: Tensor, *, metric: Literal["euclidean", "cosine"] = "euclidean"
 ) -> Tensor:
-    """The class whose mean is nearest to each feature.
+    """The class whose mean is nearest to each feature: argmin_c ||x - mu_c||, iCaRL's classifier
+    (Rebuffi et al. 2017, Algorithm 1).
 
     Args:
         features: [N, d], any floating dtype.
