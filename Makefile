@@ -15,11 +15,10 @@ FAMILY ?= retrieval,adaptation
 OUT ?= gpu-check
 PROCESSES ?= 5
 
-.PHONY: help demo test test-slow check lint bench scaling gpu-check wheel clean
+.PHONY: help demo test check lint bench scaling gpu-check wheel clean
 help:
 	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
 	@echo "make test       build and run the tests"
-	@echo "make test-slow  the tests marked slow"
 	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitizers"
 	@echo "make bench      all benchmarks into benchmarks/results/ and the table of README.md"
 	@echo "make scaling    times against sizes into benchmarks/results/ and docs/performance.md"
@@ -31,10 +30,7 @@ demo: $(VENV)/.built
 	@clfast demo
 
 test: $(VENV)/.built
-	@python -m pytest -q -m "not slow and not cuda"
-
-test-slow: $(VENV)/.built
-	@python -m pytest -q -m slow
+	@python -m pytest -q -m "not cuda"
 
 lint: $(VENV)/.built
 	@ruff check .
@@ -68,7 +64,8 @@ scaling: $(VENV)/.built
 
 # Uses the Python that is there, with its torch: a GPU machine may have no network.
 gpu-check:
-	@$(PYTHON) -m benchmarks.gpu_check --family $(FAMILY) --out $(OUT)
+	@PATH="$${PATH#$(CURDIR)/$(VENV)/bin:}"
+	$(PYTHON) -m benchmarks.gpu_check --family $(FAMILY) --out $(OUT)
 
 wheel: $(VENV)/.installed
 	@pip wheel --no-build-isolation --no-deps -w dist .

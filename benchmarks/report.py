@@ -104,7 +104,7 @@ def table(result: dict[str, Any]) -> str:
 def rewritten(text: str, tables: str) -> str:
     """`text` with `tables` between the markers; ValueError unless each stands there once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the README must hold {BEGIN} and after it {END}, once each")
+        raise ValueError(f"report: the page must hold {BEGIN} and after it {END}, once each")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     return f"{before}{BEGIN}\n{tables}{END}{after}"
 

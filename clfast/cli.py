@@ -18,6 +18,7 @@ from rich.console import Console
 from . import __version__
 from ._library import cuda_library_loaded
 from .experiments.run_folder import environment
+from .ops.adaptation import Optimizer
 
 _SIMD_LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
 # Distributions that the extras bring.
@@ -68,8 +69,15 @@ def info(as_json: bool = False) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="The run's folder; a run that was cut short goes on.  [default: runs/demo-DATA-TIME]",
 )
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    help="Samples that are predicted before any of them is learnt.  [default: 10; mnist: 100]",
+)
 @click.option("--tune", is_flag=True, help="Choose the hyper-parameters again first: minutes.")
-def demo(data: str, root: Path | None, seeds: int, out: Path | None, tune: bool) -> None:
+def demo(
+    data: str, root: Path | None, seeds: int, out: Path | None, chunk: int | None, tune: bool
+) -> None:
     """Online adaptation to new classes on real images (section 4.3 of the Hebb paper, in small).
 
     Prints a table of Parametric, Mixture, MbPA and Hebb: accuracy on new, old and all classes, and
@@ -90,6 +98,7 @@ def demo(data: str, root: Path | None, seeds: int, out: Path | None, tune: bool)
     try:
         images = load_images(data, root)
         config = dataclasses.replace(online_adaptation.PRESETS[data], seeds=seeds)
+        config = dataclasses.replace(config, chunk=chunk or config.chunk)
         if tune:
             config = online_tuning.tune(config, images)
             click.echo(f"Tuned: {config}")
@@ -127,9 +136,24 @@ def _out(name: str) -> Callable[[Any], Any]:
 @_THREADS
 @click.option("--tasks", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Of MbPA's steps.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["rmsprop", "rmsprop_tf", "sgd"]),
+    default="rmsprop",
+    show_default=True,
+    help="Of MbPA's steps.",
+)
 @_out("permuted-mnist")
 def permuted_mnist(
-    root: Path, seeds: int, threads: int, tasks: int, epochs: int, out: Path
+    root: Path,
+    seeds: int,
+    threads: int,
+    tasks: int,
+    epochs: int,
+    lr: float,
+    optimizer: Optimizer,
+    out: Path,
 ) -> None:
     """Continual learning of permuted MNIST (section 4.1 of the Hebb paper, in small).
 
@@ -140,7 +164,9 @@ def permuted_mnist(
     from .experiments import permuted_mnist as experiment
     from .experiments.images import load_images
 
-    config = experiment.PermutedMnist(seeds=seeds, threads=threads, tasks=tasks, epochs=epochs)
+    config = experiment.PermutedMnist(
+        seeds=seeds, threads=threads, tasks=tasks, epochs=epochs, lr=lr, optimizer=optimizer
+    )
     evaluated = tuple(sorted({min(number, tasks) for number in config.evaluated}))
     config = dataclasses.replace(config, evaluated=evaluated)
     try:

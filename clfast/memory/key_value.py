@@ -277,11 +277,11 @@ class KeyValueMemory:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Replace everything by what `state_dict` of a memory of the same kind returned.
 
-        dim, capacity, policy, index and dtype must agree; the device may differ. A generator that
-        was given to the constructor is set to the saved state.
+        All arguments of the constructor must agree but the device. A generator that was given to
+        the constructor is set to the saved state.
 
-        Raises ValueError if the state is of another kind, or its parts do not fit together; the
-        memory is as before.
+        Raises TypeError if the state is no mapping, or ValueError if it is of another kind or its
+        parts do not fit together; the memory is as before.
         """
         self._restore(state_dict, "KeyValueMemory.load_state_dict")
 

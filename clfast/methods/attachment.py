@@ -189,7 +189,7 @@ class Attachment:
     def _follow(self, model: nn.Module, args: Any) -> None:
         """Before each pass: the head may have been replaced."""
         del args
-        head = model.get_submodule(self._name)
+        head = _head_of(model, self._name, "Attachment")
         if head is self._hooked:
             return
         if self._head_hook is not None:
@@ -200,7 +200,7 @@ class Attachment:
         )
 
     def _adapt(
-        self, head: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], logits: Tensor
+        self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], logits: Tensor
     ) -> Tensor | None:
         captured = _captured.get()
         if captured is not None:
@@ -209,14 +209,13 @@ class Attachment:
         if self.model.training or not len(self.memory):
             return None
         where = "Attachment"
+        head = self._head(where)
         checks.check_head(head, self.memory, where)
-        assert isinstance(head, nn.Linear)
         self.learner.head = head
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
             features = _input_of(args, kwargs).detach().to(wide).reshape(-1, head.in_features)
-            if features.device.type == "cpu":  # elsewhere the look would wait for the device
-                checks.check_finite(features, where)
+            checks.check_finite(features, where)
             base = logits.detach().to(wide).reshape(-1, head.out_features)
             scores = self.learner._scores(features, base, where)
             # Never the head's own output: callers write into what they are given.

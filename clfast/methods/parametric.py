@@ -217,9 +217,8 @@ class Parametric(Learner):
     def _predict_scores(self, x: Tensor, where: str) -> Tensor:
         checks.check_samples(x, where)
         features, logits = self._encode(x, where)
-        if features.device.type == "cpu":  # elsewhere the look would wait for the device
-            checks.check_finite(features, where)
-            checks.check_outputs(logits, where)
+        checks.check_finite(features, where)
+        checks.check_outputs(logits, where)
         return self._scores(features, logits, where)
 
     def _scores(self, features: Tensor, logits: Tensor, where: str) -> Tensor:

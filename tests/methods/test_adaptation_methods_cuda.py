@@ -65,3 +65,13 @@ def test_an_output_network_and_an_attachment_on_a_gpu() -> None:
         found.append((scores, logits.cpu()))
     for on_gpu, on_cpu in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_nan_is_named_where_it_enters(name: str) -> None:
+    method = learner(name, "cuda")
+    x, y = batch(12, seed=1, dtype=F64)
+    method.observe(x.to("cuda"), y.to("cuda"))
+    x[3] = float("nan")
+    with pytest.raises(ValueError, match="predict"):
+        method.predict(x.to("cuda"))

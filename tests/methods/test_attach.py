@@ -153,6 +153,17 @@ def test_a_head_that_is_rebuilt_is_followed() -> None:
     assert not old._forward_hooks
 
 
+def test_a_head_that_is_no_linear_layer_any_more_is_named() -> None:
+    classifier, made = attach()
+    classifier.fc = nn.Sequential(nn.Dropout(), nn.Linear(DIM, CLASSES))
+    with pytest.raises(TypeError, match=r"Attachment: head 'fc' must be an nn\.Linear"):
+        classifier(X)
+    del classifier.fc
+    with pytest.raises(ValueError, match="Attachment: model has no layer 'fc'"):
+        classifier(X)
+    made.detach()
+
+
 def test_writes_into_the_logits_reach_nothing_else() -> None:
     classifier, _ = attach()
     with torch.no_grad():
