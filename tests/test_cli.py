@@ -101,6 +101,31 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "seeds is 2 there, 3 now; choose another folder" in other.output
 
 
+def test_options_reach_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    from clfast.experiments import images, online_report, permuted_mnist
+
+    seen: list[Any] = []
+
+    def keep(config: Any, *others: Any) -> Any:
+        seen.append(config)
+        raise ValueError("kept")
+
+    monkeypatch.setattr(online_report, "run", keep)
+    monkeypatch.setattr(permuted_mnist, "run", keep)
+    monkeypatch.setattr(images, "load_images", lambda *_: None)
+    for arguments in (
+        ["demo", "--chunk", "7"],
+        ["demo"],
+        ["permuted-mnist", "--root", str(tmp_path), "--lr", "0.05", "--optimizer", "rmsprop_tf"],
+    ):
+        assert call(*arguments).output.endswith("Error: kept\n")
+    assert seen[0] == replace(online_adaptation.DIGITS, chunk=7)
+    assert seen[1] == online_adaptation.DIGITS
+    assert seen[2] == permuted_mnist.PermutedMnist(lr=0.05, optimizer="rmsprop_tf")
+
+
 @pytest.mark.parametrize(
     ("module", "package"), [("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")]
 )

@@ -247,3 +247,12 @@ def test_few_queries_skip_a_way(
     keys[:7_000], queries[:defeated] = close, near
     problem = Knn(queries.astype(np.float32), keys.astype(np.float32), 20)
     assert_as_pairs(cpu, level, problem)
+
+
+@pytest.mark.parametrize("batch", [2, 5, 40])
+def test_more_threads_than_ranges_of_keys(
+    cpu: ModuleType, level: int, batch: int, rng: np.random.Generator
+) -> None:
+    """Few wide keys are shared out by ranges, of which most are empty."""
+    queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, 7_000, 40))
+    assert_as_pairs(cpu, level, Knn(queries, keys, 3), threads=16)

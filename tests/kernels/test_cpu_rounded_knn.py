@@ -56,7 +56,7 @@ def test_keys_of_all_types(cpu: ModuleType, kind: str, rng: np.random.Generator)
 def test_clusters_defeat_the_rounded_sweep_but_not_the_result(
     cpu: ModuleType, clusters: int, spread: float, rng: np.random.Generator
 ) -> None:
-    """Of one narrow cluster every key is a candidate: the second sweep decides."""
+    """In narrow clusters the bounds of all keys overlap: the next way decides."""
     centres = normal(rng, clusters, 64)
     keys = centres[np.sort(rng.integers(clusters, size=6000))] + spread * normal(rng, 6000, 64)
     queries = centres[rng.integers(clusters, size=50)] + spread * normal(rng, 50, 64)
