@@ -2,7 +2,7 @@
 #include "bind_cpu.h"
 
 #include "cpu/class_means.h"
-#include "cpu/knn.h"
+#include "cpu/knn_search.h"
 #include "cpu/nearest_class_mean.h"
 #include "cpu/rows.h"
 
@@ -72,20 +72,21 @@ void copy_rows(int level, const Array& rows, int64_t begin, const py::object& of
   });
 }
 
-void pack_panels(int level, const Array& rows, double factor, const Array& panels) {
+void pack_panels(int level, const Array& rows, const Array& panels) {
   use_level(level);
   with_type_of(panels, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t count = extent(rows, 0), dim = extent(rows, 1), width = cpu::panel_columns(T{});
-    cpu::pack_panels(data_of<const T>(rows, "rows", {count, dim}), count, dim,
-                     static_cast<T>(factor),
+    const int64_t count = extent(rows, 0), dim = extent(rows, 1),
+                  width = cpu::panel_columns<T>(cpu::simd_level());
+    cpu::pack_panels(cpu::simd_level(), data_of<const T>(rows, "rows", {count, dim}), count, dim,
                      data_of<T>(panels, "panels", {(count + width - 1) / width, dim, width}));
   });
 }
 
 int64_t panel_columns(int level, const std::string& dtype) {
   use_level(level);
-  return dtype == "float32" ? cpu::panel_columns(0.0f) : cpu::panel_columns(0.0);
+  return dtype == "float32" ? cpu::panel_columns<float>(cpu::simd_level())
+                            : cpu::panel_columns<double>(cpu::simd_level());
 }
 
 void knn(int level, const py::object& problem, int64_t threads, const Array& sq_distances,
@@ -135,7 +136,7 @@ void nearest_class_mean(int level, const Array& features, const Array& means, co
   with_type_of(means, [&](auto tag) {
     using T = decltype(tag);
     const int64_t samples = extent(features, 0), dim = extent(features, 1);
-    const int64_t count = extent(classes, 0), panel = cpu::panel_columns(T{});
+    const int64_t count = extent(classes, 0), panel = cpu::panel_columns<T>(cpu::simd_level());
     const int64_t panels = (count + panel - 1) / panel;
     const cpu::NearestMeanProblem<T> problem{
         rows_of(features, "features"),

@@ -118,10 +118,10 @@ def test_packed_panels(
     rows, width = unit(rng, count, dim).astype(dtype), cpu.panel_columns(level, dtype)
     panels = -(-count // width)
     (packed,) = call_guarded(
-        [((panels, dim, width), dtype)], lambda out: cpu.pack_panels(level, rows, -2.0, out)
+        [((panels, dim, width), dtype)], lambda out: cpu.pack_panels(level, rows, out)
     )
     columns = packed.transpose(0, 2, 1).reshape(-1, dim)
-    np.testing.assert_array_equal(columns[:count], -2 * rows)
+    np.testing.assert_array_equal(columns[:count], rows)
     assert not columns[count:].any()
 
 

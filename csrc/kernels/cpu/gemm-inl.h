@@ -1,7 +1,7 @@
 // C = A B in register tiles: rows of A are broadcast, rows of B are read as vectors, and the caller
-// says what becomes of a finished tile. One text serves knn (keys x queries, also with squared
-// differences in place of products), MbPA's forward pass (classes x neighbours) and MbPA's gradient
-// (classes x features).
+// says what becomes of a finished tile. One text serves knn (keys x queries, and queries x keys),
+// nearest_class_mean (features x means), MbPA's forward pass (classes x neighbours) and MbPA's
+// gradient (classes x features).
 #pragma once
 #include "vector-inl.h"
 
@@ -18,8 +18,8 @@ constexpr int kTileVectors = 2;
 template <class T>
 constexpr int kTileColumns = kTileVectors * kLanes<T>;
 
-// tile[r][c] = sum_p Term(a[r][p], b[p][c]) for kRows rows and kVectors vectors of columns.
-template <class Term, int kRows, int kVectors, class T>
+// tile[r][c] = sum_p a[r][p] b[p][c] for kRows rows and kVectors vectors of columns.
+template <int kRows, int kVectors, class T>
 __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b, int64_t ldb,
                                              int64_t depth, T* tile) {
   Vector<T> sum[kRows][kVectors] = {};
@@ -32,7 +32,7 @@ __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b
       const Vector<T> x = a[r * lda + p] - Vector<T>{};  // exact, and no instruction
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] += Term::template term<Vector<T>>(x, column[v]);
+        sum[r][v] += x * column[v];
       }
     }
   }
@@ -44,7 +44,7 @@ __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b
 
 #if defined(__AVX512F__)
 // The same for pairs of bfloat16: exact products, two of them added at a time to sums in float.
-template <class Term, int kRows, int kVectors>
+template <int kRows, int kVectors>
 __attribute__((noinline, target("avx512bf16"))) void multiply_tile(const BFloat16Pair* a,
                                                                    int64_t lda,
                                                                    const BFloat16Pair* b,
@@ -86,15 +86,15 @@ using Sum = typename SumOf<E>::type;
 
 // Every height has a tile of its own: in two tiles, B would be read twice and a tile of one or two
 // rows wait for its own sums.
-template <class Term, int kVectors, int kRows = kTileRows, class E>
+template <int kVectors, int kRows = kTileRows, class E>
 inline void multiply_rows(const E* a, int64_t lda, int64_t rows, const E* b, int64_t ldb,
                           int64_t depth, Sum<E>* tile) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return multiply_rows<Term, kVectors, kRows - 1>(a, lda, rows, b, ldb, depth, tile);
+      return multiply_rows<kVectors, kRows - 1>(a, lda, rows, b, ldb, depth, tile);
     }
   }
-  multiply_tile<Term, kRows, kVectors>(a, lda, b, ldb, depth, tile);
+  multiply_tile<kRows, kVectors>(a, lda, b, ldb, depth, tile);
 }
 
 // B [depth, columns], row-major and readable up to the next multiple of kLanes.
@@ -118,7 +118,7 @@ struct Panels {
 
 // A [rows, depth]. finish(first_row, row_count, first_column, column_count, tile) sees every tile
 // once; the tile is row-major with kTileColumns<T> elements a row.
-template <class Term = Product, class E, class Right, class Finish>
+template <class E, class Right, class Finish>
 inline void gemm(const E* a, int64_t lda, int64_t rows, Right b, int64_t columns, int64_t depth,
                  Finish&& finish) {
   using T = Sum<E>;
@@ -128,9 +128,9 @@ inline void gemm(const E* a, int64_t lda, int64_t rows, Right b, int64_t columns
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const int64_t height = rows - r < kTileRows ? rows - r : kTileRows;
       if (width > kLanes<T>) {
-        multiply_rows<Term, 2>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
+        multiply_rows<2>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
       } else {
-        multiply_rows<Term, 1>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
+        multiply_rows<1>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
       }
       finish(r, height, c, width, tile);
     }

@@ -24,7 +24,7 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
     for (int64_t r = 0; r < keys; ++r) {
       const T term = s.key_terms[first_key + r];
       for (int64_t c = 0; c < queries; c += kLanes<T>) {
-        f(first_key + r, first_query + c, load(tile + r * kTileColumns<T> + c) + term);
+        f(first_key + r, first_query + c, term - T(2) * load(tile + r * kTileColumns<T> + c));
       }
     }
   };
@@ -39,12 +39,7 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
   }
 #endif
   const Panels<T> queries{s.queries, s.dim};
-  if (s.differences) {
-    gemm<SquaredDifference>(s.keys, s.key_stride, s.key_count, queries, s.query_count, s.dim,
-                            finish);
-  } else {
-    gemm(s.keys, s.key_stride, s.key_count, queries, s.query_count, s.dim, finish);
-  }
+  gemm(s.keys, s.key_stride, s.key_count, queries, s.query_count, s.dim, finish);
 }
 
 template <class T>
@@ -89,6 +84,82 @@ inline int64_t filter_scores(const KnnSweep<T>& s, int64_t stride, const T* scor
     }
   }
   return count;
+}
+
+// Integers that order like values that are no NaN: below zero all bits but the sign turn round.
+inline int32_t signed_order_of(float value) {
+  int32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits < 0 ? bits ^ INT32_MAX : bits;
+}
+inline int64_t signed_order_of(double value) {
+  int64_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits < 0 ? bits ^ INT64_MAX : bits;
+}
+template <class T>
+using SignedOrder = decltype(signed_order_of(T{}));
+
+template <class T>
+inline T value_of_order(SignedOrder<T> order) {
+  constexpr SignedOrder<T> magnitude = sizeof(T) == sizeof(float) ? INT32_MAX : INT64_MAX;
+  const SignedOrder<T> bits = order < 0 ? order ^ magnitude : order;
+  T value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// By halving the range of the values' orders: exact in as many steps as an order has bits, but
+// seldom run to the end.
+template <class T>
+inline T cut_of_values(const T* values, int64_t count, int64_t rank) {
+  Vector<T> smallest = load(values), largest = smallest;
+  for (int64_t i = 0; i < count; i += kLanes<T>) {
+    const Vector<T> v = load(values + i);
+    smallest = v < smallest ? v : smallest;
+    largest = v > largest ? v : largest;
+  }
+  typename LaneIndexOf<T>::type lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+#pragma GCC unroll 4
+  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
+    const Vector<T> s = __builtin_shuffle(smallest, lane + width);
+    const Vector<T> l = __builtin_shuffle(largest, lane + width);
+    smallest = s < smallest ? s : smallest;
+    largest = l > largest ? l : largest;
+  }
+  SignedOrder<T> low = signed_order_of(smallest[0]), high = signed_order_of(largest[0]);
+  while (low < high) {
+    const SignedOrder<T> middle = (low & high) + ((low ^ high) >> 1);
+    const Vector<T> cut = value_of_order<T>(middle) - Vector<T>{};
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i += kLanes<T>) {
+      found += __builtin_popcount(not_above<T>(load(values + i), cut));
+    }
+    if (found < rank) {
+      low = middle + 1;
+      continue;
+    }
+    high = middle;
+    if (found <= rank + rank / 16) break;
+  }
+  return value_of_order<T>(high);
+}
+
+template <class T>
+inline int64_t select_values(const T* values, int64_t count, T limit, int32_t* selected) {
+  const Vector<T> limits = limit - Vector<T>{};
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; i += kLanes<T>) {
+    const bool whole = i + kLanes<T> <= count;
+    const Vector<T> v = whole ? load(values + i) : load_partial(values + i, count - i);
+    uint32_t near = not_above<T>(v, limits);
+    if (!whole) near &= (uint32_t{1} << (count - i)) - 1;
+    for (; near != 0; near &= near - 1) {
+      selected[found++] = static_cast<int32_t>(i) + __builtin_ctz(near);
+    }
+  }
+  return found;
 }
 
 // The bits of the nearest bfloat16, ties to even, in the lower half. (NaN may become anything: the
@@ -138,6 +209,12 @@ void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16P
 }
 
 #define CLFAST_DEFINE_KNN_FUNCTIONS(T)                                                             \
+  T knn_cut(const T* values, int64_t count, int64_t rank) {                                        \
+    return cut_of_values(values, count, rank);                                                     \
+  }                                                                                                \
+  int64_t knn_select(const T* values, int64_t count, T limit, int32_t* selected) {                 \
+    return select_values(values, count, limit, selected);                                          \
+  }                                                                                                \
   int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) { return sweep_keys(sweep, hits); } \
   void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima, T* scores) {                  \
     lower_minima(sweep, stride, minima, scores);                                                   \

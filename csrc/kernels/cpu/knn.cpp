@@ -15,50 +15,32 @@ namespace {
 // With so many elements a block of queries, in panels, fits the L2 cache.
 constexpr int64_t kBlockElements = 65536, kSmallestBlock = 128, kLargestBlock = 512;
 constexpr int64_t kScanBytes = 1 << 18, kMostScanned = 96;  // keys that stay in L2 for all queries
-constexpr int64_t kDirectQueries = 3;
+constexpr int64_t kFewestDirectQueries = 5, kMostDirectQueries = 16, kFeaturesADirectQuery = 48;
 // With fewer queries or features, rounding the keys costs more than it spares.
 constexpr int64_t kFewestRoundedQueries = 32, kFewestRoundedFeatures = 32;
 constexpr int64_t kManyKeys = 16384;
 constexpr int64_t kWorthSharing = 1 << 18;  // elements of keys
-constexpr int64_t kFewTimes = 5;  // with fewer keys a neighbour, a shortlist leaves out too little
+constexpr int64_t kFewTimes = 2;  // with fewer keys a neighbour, a shortlist leaves out too little
 constexpr int64_t kSpareCandidates = 32;
 constexpr int64_t kMostKept = 1 << 19;  // scores of a block of queries
 constexpr int64_t kFewestSampled = 1024, kMostSampled = 16384;
-constexpr int64_t kOffsetRows = 64;
-constexpr size_t kSortedTimes = 8;  // with more candidates a neighbour, only the k are sorted
-constexpr size_t kSortedByDigit = 64;
+constexpr int64_t kFewestOffsetRows = 8, kMostOffsetRows = 64;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-
-// Sorts integers whose lower 32 bits ascend by what is above them, byte by byte: a comparison sort
-// mispredicts half of its branches on numbers in no order.
-template <class T, class Order>
-void sort_by_distance(std::vector<Order>& orders, std::vector<Order>& scratch) {
-  const size_t count = orders.size();
-  if (count < kSortedByDigit) {
-    std::sort(orders.begin(), orders.end());
-    return;
-  }
-  scratch.resize(count);
-  for (unsigned shift = 32; shift < 32 + 8 * sizeof(T); shift += 8) {
-    const auto digit = [shift](Order order) { return static_cast<uint8_t>(order >> shift); };
-    uint32_t ends[256] = {};
-    for (const Order order : orders) ++ends[digit(order)];
-    if (ends[digit(orders[0])] == count) continue;
-    uint32_t end = 0;
-    for (uint32_t& e : ends) end = e += end;
-    for (size_t i = count; i-- > 0;) scratch[--ends[digit(orders[i])]] = orders[i];
-    orders.swap(scratch);
-  }
+// The level whose vectors the queries fill: in longer ones half would be padding.
+template <class T>
+Simd sweep_level(int64_t queries) {
+  constexpr int64_t lanes = 32 / static_cast<int64_t>(sizeof(T));  // of AVX2
+  return simd_level() > Simd::kAvx2 && queries <= lanes ? Simd::kAvx2 : simd_level();
 }
 
 }  // namespace
 
 template <class T>
 KnnWay Knn<T>::first_way(const KnnProblem<T>& problem) {
+  const int64_t direct =
+      std::min(kFewestDirectQueries + problem.dim / kFeaturesADirectQuery, kMostDirectQueries);
   // So few queries that streaming the keys costs less than packing the queries, or so few keys.
-  if (problem.batch <= kDirectQueries || problem.memory_size <= kFewTimes * problem.k) {
+  if (problem.batch <= direct || problem.memory_size <= kFewTimes * problem.k) {
     return KnnWay::kDirect;
   }
   const bool rounded = sizeof(T) == sizeof(float) && simd_level() == Simd::kAvx512Bf16 &&
@@ -73,19 +55,21 @@ Knn<T>::Knn(const KnnProblem<T>& problem, const std::vector<int64_t>& queries, K
     : problem_(problem),
       queries_(queries),
       way_(way),
-      few_keys_(problem.memory_size <= kFewTimes * problem.k),
+      level_(sweep_level<T>(static_cast<int64_t>(queries.size()))),
       kept_(problem.memory_size < kManyKeys &&
             problem.memory_size * std::min(kSmallestBlock, static_cast<int64_t>(queries.size())) <=
                 kMostKept) {
-  if (few_keys_) return;
   plan_tasks(threads);
   const size_t fewest = static_cast<size_t>(2 * problem.k + kSpareCandidates);
   size_ = {problem.k, fewest, fewest};
-  if (way != KnnWay::kDirect) plan_sample();
-  if (way < KnnWay::kDifferences) choose_offset();
+  if (way != KnnWay::kDirect) {
+    plan_sample();
+    offset_ = common_offset(problem);
+  }
   lists_.resize(queries.size() * static_cast<size_t>(key_ranges_));
   for (KnnShortlist<T>& list : lists_) {
-    list.candidates.reserve(size_.capacity / 2 / static_cast<size_t>(key_ranges_));
+    const size_t most = static_cast<size_t>(problem.memory_size);
+    list.candidates.reserve(std::min(size_.capacity / 2, most) / static_cast<size_t>(key_ranges_));
     if (way == KnnWay::kDirect) list.cut = std::numeric_limits<T>::quiet_NaN();
   }
 }
@@ -101,7 +85,8 @@ void Knn<T>::plan_tasks(int64_t threads) {
   int64_t fitting = kBlockElements / std::max(problem_.dim, int64_t{1});
   if (kept_) fitting = std::min(fitting, kMostKept / problem_.memory_size);
   const int64_t largest = std::clamp(fitting, kSmallestBlock, kLargestBlock);
-  int64_t blocks = divide_up(count, std::min(largest, std::max(share, panel_columns(T{}) / 2)));
+  int64_t blocks =
+      divide_up(count, std::min(largest, std::max(share, panel_columns<T>(level_) / 2)));
   if (!many_keys && blocks > threads) blocks = round_up(blocks, threads);
   const bool by_keys =
       many_keys || (blocks < threads && problem_.memory_size * problem_.dim >= kWorthSharing);
@@ -115,7 +100,7 @@ void Knn<T>::plan_tasks(int64_t threads) {
       KnnTask<T> task{};
       task.query_begin = begin;
       task.queries = std::min(queries, count - begin);
-      task.width = round_up(task.queries, panel_columns(T{}));
+      task.width = round_up(task.queries, panel_columns<T>(level_));
       task.range = range;
       task.key_begin = std::min(range * keys, problem_.memory_size);
       task.key_end = std::min(task.key_begin + keys, problem_.memory_size);
@@ -125,10 +110,9 @@ void Knn<T>::plan_tasks(int64_t threads) {
 }
 
 // Of S sampled keys about r = k S / M are nearer than a query's k-th neighbour, give or take
-// sqrt(r): the guess is at r + 3 sqrt(r) + 4, and twice that where it may have failed. Scores are
-// kept as minima of groups of them, eight for every place of the guess: enough for two near keys to
-// meet in one seldom. Where all keys are sampled, each of the k best groups has a key as near as
-// its minimum, and nothing is guessed.
+// sqrt(r): the guess is at r + 3 sqrt(r) + 4. Scores are kept as minima of groups of them, eight
+// for every place of the guess: enough for two near keys to meet in one seldom. Where all keys are
+// sampled, each of the k best groups has a key as near as its minimum, and nothing is guessed.
 template <class T>
 void Knn<T>::plan_sample() {
   const int64_t size = problem_.memory_size;
@@ -139,7 +123,6 @@ void Knn<T>::plan_sample() {
   const int64_t sample = sampled_blocks_ * kKnnSampleBlock;
   const double expected = static_cast<double>(problem_.k) * sample / static_cast<double>(size);
   rank_ = static_cast<int64_t>(std::ceil(expected + 3 * std::sqrt(expected) + 4));
-  if (way_ == KnnWay::kDifferences) rank_ *= 2;
   if (kept_) rank_ = problem_.k;
   groups_ = std::min(round_up((kept_ ? 4 : 8) * rank_, kKnnSampleBlock), sample);
   const double passed = static_cast<double>(rank_) * size / sample;
@@ -149,25 +132,26 @@ void Knn<T>::plan_sample() {
   size_.capacity = 4 * size_.longest / 3 + 1;
 }
 
-// Where keys stand close together far from zero, bounds relative to their length are wide: what
-// all have in common is taken from keys and queries.
 template <class T>
-void Knn<T>::choose_offset() {
-  const int64_t d = problem_.dim;
-  const int64_t count = std::min(kOffsetRows, problem_.memory_size / kOffsetRows);
+std::vector<T> common_offset(const KnnProblem<T>& problem) {
+  const int64_t d = problem.dim;
+  const int64_t count = std::min(kMostOffsetRows, problem.memory_size / 8);
+  if (count < kFewestOffsetRows) return {};
   std::vector<T> row(d), mean(d, T(0));
   T norms = 0, norm;
   for (int64_t i = 0; i < count; ++i) {
-    copy_rows(problem_.keys, i * (problem_.memory_size / count), 1, d, nullptr, row.data(), d,
-              &norm);
+    copy_rows(problem.keys, i * (problem.memory_size / count), 1, d, nullptr, row.data(), d, &norm);
     norms += norm / static_cast<T>(count);
     for (int64_t j = 0; j < d; ++j) mean[j] += row[j] / static_cast<T>(count);
   }
   T sq_length = 0;
   for (int64_t j = 0; j < d; ++j) sq_length += mean[j] * mean[j];
   // False, too, where one of them overflowed or is not a number.
-  if (sq_length > norms / 4 && norms <= std::numeric_limits<T>::max()) offset_.swap(mean);
+  const bool close = sq_length > norms / 4 && norms <= std::numeric_limits<T>::max();
+  return close ? mean : std::vector<T>{};
 }
+template std::vector<float> common_offset(const KnnProblem<float>&);
+template std::vector<double> common_offset(const KnnProblem<double>&);
 
 template <class T>
 int64_t Knn<T>::sweeps() const {
@@ -177,18 +161,36 @@ int64_t Knn<T>::sweeps() const {
 template <class T>
 void Knn<T>::scan(const KnnTask<T>& task, KnnWorkspace<T>& w) {
   const int64_t d = problem_.dim;
-  const int64_t row_bytes = std::max(d * size_of(problem_.keys.kind), int64_t{1});
+  const int64_t row_bytes = std::max(d * static_cast<int64_t>(sizeof(T)), int64_t{1});
   const int64_t block = std::clamp(kScanBytes / row_bytes, int64_t{1}, kMostScanned);
+  std::vector<const T*> queries(task.queries);
+  for (int64_t q = 0; q < task.queries; ++q) queries[q] = query(task.query_begin + q);
   w.row.resize(d);
-  w.distances.resize(block);
+  w.distances.resize(task.queries * block);
+  w.selected.resize(block);
   for (int64_t key = task.key_begin; key < task.key_end; key += block) {
     const int64_t count = std::min(block, task.key_end - key);
-    for (int64_t q = 0; q < task.queries; ++q) {
-      sq_distances(query(task.query_begin + q), problem_.keys, nullptr, key, count, d, w.row.data(),
+    if (task.queries == 1) {
+      sq_distances(queries[0], problem_.keys, nullptr, key, count, d, w.row.data(),
                    w.distances.data());
+    } else {
+      const T* rows = static_cast<const T*>(problem_.keys.data) + key * d;
+      if (problem_.keys.kind != kOwnKind<T>) {
+        w.keys.resize(block * d);
+        w.key_norms.resize(block);
+        copy_rows(problem_.keys, key, count, d, nullptr, w.keys.data(), d, w.key_norms.data());
+        rows = w.keys.data();
+      }
+      all_sq_distances(queries.data(), task.queries, rows, count, d, w.distances.data(), block);
+    }
+    for (int64_t q = 0; q < task.queries; ++q) {
       KnnShortlist<T>& found = list(task, q);
-      for (int64_t i = 0; i < count; ++i) {
-        found.add_exact(w.distances[i], key + i, size_, w.orders);
+      const T* distances = w.distances.data() + q * block;
+      // Of equals the first is nearest, and all that are not below the cut come later.
+      const T limit = std::nextafter(found.cut, -std::numeric_limits<T>::infinity());
+      const int64_t near = knn_select(distances, count, limit, w.selected.data());
+      for (int64_t i = 0; i < near; ++i) {
+        found.add_exact(distances[w.selected[i]], key + w.selected[i], size_, w.orders);
       }
     }
   }
@@ -196,12 +198,7 @@ void Knn<T>::scan(const KnnTask<T>& task, KnnWorkspace<T>& w) {
 
 template <class T>
 bool Knn<T>::collect(int64_t index, KnnWorkspace<T>& w) {
-  w.rows.clear();
-  if (few_keys_) {
-    w.rows.resize(problem_.memory_size);
-    std::iota(w.rows.begin(), w.rows.end(), int64_t{0});
-    return true;
-  }
+  w.ranking.clear();
   KnnShortlist<T>* const lists = &lists_[index * key_ranges_];
   // Keys come in ascending order, in every list and from list to list.
   std::vector<KnnCandidate<T>>& all = lists[0].candidates;
@@ -217,7 +214,9 @@ bool Knn<T>::collect(int64_t index, KnnWorkspace<T>& w) {
     if (way_ != KnnWay::kDirect && !(cut <= lists[range].cut)) return false;
   }
   for (const KnnCandidate<T>& c : all) {
-    if (!(c.lower > cut)) w.rows.push_back(c.key);
+    if (c.lower > cut) continue;
+    w.ranking.rows.push_back(c.key);
+    if (way_ == KnnWay::kDirect) w.ranking.distances.push_back(c.lower);
   }
   return true;
 }
@@ -225,30 +224,8 @@ bool Knn<T>::collect(int64_t index, KnnWorkspace<T>& w) {
 template <class T>
 bool Knn<T>::finish(int64_t index, KnnWorkspace<T>& w, T* sq_distances_out, int64_t* indices_out) {
   if (!collect(index, w)) return false;
-  w.row.resize(problem_.dim);
-  w.distances.resize(w.rows.size());
-  sq_distances(query(index), problem_.keys, few_keys_ ? nullptr : w.rows.data(), 0,
-               static_cast<int64_t>(w.rows.size()), problem_.dim, w.row.data(), w.distances.data());
-
-  // Distance above, place among the candidates below: one integer that orders by distance and then
-  // by row.
-  w.nearest.resize(w.rows.size());
-  for (size_t i = 0; i < w.rows.size(); ++i) {
-    w.nearest[i] = order_of(w.distances[i]);
-    w.nearest[i] = w.nearest[i] << 32 | static_cast<uint32_t>(i);
-  }
-  const size_t k = static_cast<size_t>(problem_.k);
-  if (w.rows.size() > kSortedTimes * k) {
-    std::nth_element(w.nearest.begin(), w.nearest.begin() + problem_.k, w.nearest.end());
-    std::sort(w.nearest.begin(), w.nearest.begin() + problem_.k);
-  } else {
-    sort_by_distance<T>(w.nearest, w.sorted);
-  }
-  for (int64_t i = 0; i < problem_.k; ++i) {
-    const size_t place = static_cast<uint32_t>(w.nearest[i]);
-    sq_distances_out[i] = w.distances[place];
-    indices_out[i] = w.rows[place];
-  }
+  if (way_ != KnnWay::kDirect) w.ranking.measure(query(index), problem_.keys, problem_.dim);
+  w.ranking.write_nearest(problem_.k, sq_distances_out, indices_out);
   return true;
 }
 

@@ -4,18 +4,17 @@
 // bound on its rounding error, and keeps the pairs whose lower bound is not above a cut. The cut is
 // guessed from a sample of the keys, and was right if in the end k upper bounds lie below it. Where
 // the processor multiplies bfloat16 fast, the sweep rounds keys and queries to it and widens the
-// bound by what rounding took from them. Queries whose guess was wrong, or that keep too many pairs
-// (keys nearer to each other than products of their lengths can tell), are searched again with sums
-// of squared differences: see KnnWay. The few pairs that remain get their distance
-// in difference form, sum (q_j - k_j)^2, and only those distances decide: the result depends on a
-// query and the keys, never on blocking, threads or the rest of the batch.
+// bound by what rounding took from them. The few pairs that remain get their distance in difference
+// form, sum (q_j - k_j)^2, and only those distances decide: the result depends on a query and the
+// keys, never on blocking, threads or the rest of the batch. Queries whose guess was wrong, or that
+// keep too many pairs (keys nearer to each other than products of their lengths can tell), get the
+// distances of all pairs.
 #pragma once
 #include <cstdint>
-#include <numeric>
-#include <type_traits>
 #include <vector>
 
 #include "../common/neighbourhood.h"
+#include "knn_ranking.h"
 #include "knn_shortlist.h"
 #include "simd.h"
 
@@ -28,8 +27,11 @@ struct KnnProblem {
   int64_t batch, memory_size, dim, k;
 };
 
-// A pair whose distance may matter, by its score: |k|^2 - 2<q,k> less an error bound of the key's,
-// or the sum of squared differences.
+template <class T>
+constexpr ScalarKind kOwnKind =
+    sizeof(T) == sizeof(float) ? ScalarKind::kFloat32 : ScalarKind::kFloat64;
+
+// A pair whose distance may matter, by its score: |k|^2 - 2<q,k> less an error bound of the key's.
 template <class T>
 struct KnnHit {
   T score;
@@ -38,15 +40,15 @@ struct KnnHit {
 
 template <class T>
 struct KnnSweep {
+  Simd level;
   const T* keys;  // [key_count, dim], key_stride from row to row
   int64_t key_stride;
   const BFloat16Pair* key_pairs;  // [key_count, (dim + 1) / 2], or null: the keys are not rounded
   int64_t pair_stride;
   const T* key_terms;  // [key_count], what a key adds to all its scores
   int64_t key_count, dim;
-  const T* queries;                 // -2 q, or q for differences, in panels, see rows.h
+  const T* queries;                 // in panels, see rows.h
   const BFloat16Pair* query_pairs;  // the same in pairs, for key_pairs
-  bool differences;                 // scores are sums of squared differences
   const T* limits;      // of every column: a pair is a hit unless its score is above this
   int64_t query_count;  // columns, less the last panel's padding
   const char* next;     // what the next sweep reads: fetched meanwhile
@@ -55,11 +57,16 @@ struct KnnSweep {
 
 constexpr int64_t kKnnSampleBlock = 36;  // keys in a row: whole register tiles
 
-// knn_sweep finds hits. knn_open lowers the minima [key_count, stride] to the scores above -inf,
-// and keeps the scores [key_count, stride] unless that is null; knn_filter finds hits among those.
-#define CLFAST_KNN_FUNCTIONS(T)                                                  \
-  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits);                  \
-  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima, T* scores); \
+// knn_cut: a value that at least `rank` of the values are not above, and not many more; none is
+// NaN, and `count` is a multiple of the lanes. knn_select: the places of values that are not above
+// the limit. knn_sweep finds hits. knn_open lowers the minima [key_count, stride] to the scores
+// above -inf, and keeps the scores [key_count, stride] unless that is null; knn_filter finds hits
+// among those.
+#define CLFAST_KNN_FUNCTIONS(T)                                                   \
+  T knn_cut(const T* values, int64_t count, int64_t rank);                        \
+  int64_t knn_select(const T* values, int64_t count, T limit, int32_t* selected); \
+  int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits);                   \
+  void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima, T* scores);  \
   int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits);
 // knn_round_rows: rows [begin, begin + count), less the offset unless it is null, in bfloat16;
 // their squared norms before it, and bounds of the lengths of what rounding took from them; `row`
@@ -74,6 +81,11 @@ CLFAST_DECLARE_PER_LEVEL(CLFAST_KNN_FUNCTIONS(float) CLFAST_KNN_FUNCTIONS(double
 CLFAST_KNN_FUNCTIONS(float)
 CLFAST_KNN_FUNCTIONS(double)
 CLFAST_KNN_ROUNDING
+
+// Where keys stand close together far from zero, bounds relative to their length are wide: what all
+// have in common is then taken from keys and queries. Empty where they do not.
+template <class T>
+std::vector<T> common_offset(const KnnProblem<T>& problem);
 
 // A block of queries less the offset, as the sweeps read it.
 template <class T>
@@ -92,11 +104,9 @@ struct KnnWorkspace {
   std::vector<T> cuts, limits, column;
   std::vector<BFloat16Pair> pairs;
   std::vector<KnnHit<T>> hits;
-  std::vector<int64_t> rows;
+  std::vector<int32_t> selected;
   std::vector<KnnOrder<T>> orders;
-  // The order of a distance above, 32 bits below.
-  std::vector<std::conditional_t<sizeof(T) == sizeof(float), uint64_t, unsigned __int128>> nearest,
-      sorted;
+  KnnRanking<T> ranking;
 };
 
 // A block of queries against a range of keys.
@@ -109,17 +119,13 @@ struct KnnTask {
   T largest_norm = 0, largest_residual = 0;  // of that share
 };
 
-// From scores to bounds of distances; knn_sweep.cpp.
 template <class T>
-struct KnnBounds;
+struct KnnBounds;  // knn_bounds.h
 
-// Ways to search: the first or the second, then the others in turn for the queries that defeat the
-// one before.
 enum class KnnWay {
-  kRounded,      // products in bfloat16, guessed cut
-  kProducts,     // products in T, guessed cut
-  kDifferences,  // sums of squared differences, guessed cut
-  kDirect,       // one pair after another, in the arithmetic of the results
+  kRounded,   // products in bfloat16
+  kProducts,  // products in T
+  kDirect,    // the distances of all pairs
 };
 
 // Independent openings (of the sample), then independent sweeps, then one finish per query. Calls
@@ -144,7 +150,6 @@ class Knn {
   bool opens_alone() const { return kept_ || key_ranges_ == 1; }
   void plan_tasks(int64_t threads);
   void plan_sample();
-  void choose_offset();
   const T* offset() const { return offset_.empty() ? nullptr : offset_.data(); }
   const T* query(int64_t index) const { return problem_.queries + queries_[index] * problem_.dim; }
   KnnShortlist<T>& list(const KnnTask<T>& task, int64_t q) {
@@ -154,6 +159,7 @@ class Knn {
   void scan(const KnnTask<T>& task, KnnWorkspace<T>& w);
   bool collect(int64_t index, KnnWorkspace<T>& w);
   void pack_queries(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
+  bool in_place() const;  // whether sweeps read keys where they lie
   KnnSweep<T> sweep_of(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
   void load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds<T>& bounds,
                  KnnSweep<T>& sweep, KnnWorkspace<T>& w) const;
@@ -163,7 +169,7 @@ class Knn {
   KnnProblem<T> problem_;
   const std::vector<int64_t>& queries_;
   KnnWay way_;
-  bool few_keys_;  // nearly all would stay on a shortlist: no sweep, finish() looks at every key
+  Simd level_;  // of the sweeps
   // So few keys that the sample is all of them: their scores are kept, and no sweep follows.
   bool kept_;
   KnnShortlistSize size_ = {};
@@ -177,39 +183,5 @@ class Knn {
 
 extern template class Knn<float>;
 extern template class Knn<double>;
-
-// for_each(count, f) calls f(begin, end) for ranges of [0, count), on any threads.
-template <class T, class ForEach>
-void search_knn(const KnnProblem<T>& problem, int64_t threads, const ForEach& for_each,
-                T* sq_distances, int64_t* indices) {
-  constexpr size_t kFewQueries = 16;
-  const auto run = [&](int64_t count, const auto& work) {
-    for_each(count, [&](int64_t begin, int64_t end) {
-      KnnWorkspace<T> workspace;
-      for (int64_t i = begin; i < end; ++i) work(i, workspace);
-    });
-  };
-  std::vector<int64_t> left(problem.batch);
-  std::iota(left.begin(), left.end(), int64_t{0});
-  KnnWay way = Knn<T>::first_way(problem);
-  while (!left.empty()) {
-    Knn<T> search(problem, left, way, threads);
-    run(search.openings(), [&](int64_t i, KnnWorkspace<T>& w) { search.open(i, w); });
-    run(search.sweeps(), [&](int64_t i, KnnWorkspace<T>& w) { search.sweep(i, w); });
-    std::vector<char> found(left.size());
-    run(static_cast<int64_t>(left.size()), [&](int64_t i, KnnWorkspace<T>& w) {
-      const int64_t at = left[i] * problem.k;
-      found[i] = search.finish(i, w, sq_distances + at, indices + at);
-    });
-    std::vector<int64_t> defeated;
-    for (size_t i = 0; i < left.size(); ++i) {
-      if (!found[i]) defeated.push_back(left[i]);
-    }
-    left.swap(defeated);
-    // A sweep costs a whole tile of queries, however few there are.
-    const bool few = left.size() <= kFewQueries;
-    way = way < KnnWay::kDifferences && !few ? KnnWay::kDifferences : KnnWay::kDirect;
-  }
-}
 
 }  // namespace clfast::cpu

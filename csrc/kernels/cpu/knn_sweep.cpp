@@ -1,23 +1,28 @@
 // The sweeps of knn with products of keys and queries.
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
-#include "../common/distance_error.h"
 #include "knn.h"
+#include "knn_bounds.h"
 #include "rows.h"
 
 namespace clfast::cpu {
 
 #define CLFAST_PICK_KNN_FUNCTIONS(T)                                                               \
+  T knn_cut(const T* values, int64_t count, int64_t rank) {                                        \
+    CLFAST_CALL_AT_LEVEL(knn_cut(values, count, rank));                                            \
+  }                                                                                                \
+  int64_t knn_select(const T* values, int64_t count, T limit, int32_t* selected) {                 \
+    CLFAST_CALL_AT_LEVEL(knn_select(values, count, limit, selected));                              \
+  }                                                                                                \
   int64_t knn_sweep(const KnnSweep<T>& sweep, KnnHit<T>* hits) {                                   \
-    CLFAST_CALL_AT_LEVEL(knn_sweep(sweep, hits));                                                  \
+    CLFAST_CALL_AT(sweep.level, knn_sweep(sweep, hits));                                           \
   }                                                                                                \
   void knn_open(const KnnSweep<T>& sweep, int64_t stride, T* minima, T* scores) {                  \
-    CLFAST_CALL_AT_LEVEL(knn_open(sweep, stride, minima, scores));                                 \
+    CLFAST_CALL_AT(sweep.level, knn_open(sweep, stride, minima, scores));                          \
   }                                                                                                \
   int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits) { \
-    CLFAST_CALL_AT_LEVEL(knn_filter(sweep, stride, scores, hits));                                 \
+    CLFAST_CALL_AT(sweep.level, knn_filter(sweep, stride, scores, hits));                          \
   }
 CLFAST_PICK_KNN_FUNCTIONS(float)
 CLFAST_PICK_KNN_FUNCTIONS(double)
@@ -34,74 +39,11 @@ void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16P
 
 namespace {
 
-constexpr int64_t kKeyBlock = 96;  // a multiple of the register tile's 6 or 12 rows
-
-template <class T>
-constexpr ScalarKind kOwnKind =
-    sizeof(T) == sizeof(float) ? ScalarKind::kFloat32 : ScalarKind::kFloat64;
-
-// An upper bound of the length of a row, from its squared norm as it was rounded.
-template <class T>
-T length(T sq_norm, int64_t dim) {
-  return std::sqrt(sq_norm) * (1 + static_cast<T>(dim + 16) * std::numeric_limits<T>::epsilon());
-}
+// Rows of a tile this far apart share no set of the L1 cache.
+constexpr int64_t kNearRows = 1024;  // bytes
+constexpr int64_t kKeyBlock = 96;    // a multiple of the register tile's 6 or 12 rows
 
 }  // namespace
-
-// Scores of products, with the key's and the query's terms added, are within error (|k|^2 + |q|^2)
-// + tiny of the distance; those of differences within error times it, and tiny.
-template <class T>
-struct KnnBounds {
-  const KnnWay way;
-  T error, tiny;
-
-  KnnBounds(int64_t dim, KnnWay way) : way(way) {
-    const auto [relative, absolute] = distance_error<T>(dim);
-    error = relative;
-    // Products of bfloat16 take and give zero for what is below the normal range.
-    tiny = way == KnnWay::kRounded ? 4 * absolute : absolute;
-  }
-
-  T key_term(T norm) const {
-    return way == KnnWay::kDifferences ? T(0) : norm - error * norm - tiny;
-  }
-  // The largest score of a pair whose lower bound is not above the cut, for keys up to a length and
-  // with residuals up to a length.
-  T limit(const KnnQueries<T>& queries, int64_t q, T cut, T key_length, T key_residual) const {
-    if (way == KnnWay::kDifferences) {
-      return (cut + tiny) / (1 - error) * (1 + 4 * std::numeric_limits<T>::epsilon());
-    }
-    return cut - query_term(queries, q) + slack(queries, q, key_length, key_residual);
-  }
-  KnnCandidate<T> bounds(const KnnQueries<T>& queries, int64_t q, T score, T key_norm, T key_length,
-                         T key_residual, int64_t key) const {
-    constexpr T kLargest = std::numeric_limits<T>::max();
-    if (way == KnnWay::kDifferences) {
-      // A sum of squares is NaN where the distance is, and then comes last.
-      if (std::isnan(score)) return {std::numeric_limits<T>::infinity(), score, key};
-      // A sum that overflowed here may be just below that.
-      return {std::min(score, kLargest) * (1 - error) - tiny, score * (1 + error) + tiny, key};
-    }
-    const T extra = slack(queries, q, key_length, key_residual);
-    const T lower = score + query_term(queries, q) - extra;
-    const T width = 2 * (error * (key_norm + queries.norms[q]) + tiny + extra);
-    // A product that overflowed says that the key may be near, not that it is.
-    return {lower, lower >= -kLargest ? lower + width : std::numeric_limits<T>::infinity(), key};
-  }
-
- private:
-  T query_term(const KnnQueries<T>& queries, int64_t q) const {
-    return queries.norms[q] - error * queries.norms[q];
-  }
-  // How far a score may be from that of the pair before rounding: 2 |<q, k> - <q^, k^>| with
-  // <q, k - k^> and <q - q^, k^>.
-  T slack(const KnnQueries<T>& queries, int64_t q, T key_length, T key_residual) const {
-    return way == KnnWay::kRounded
-               ? T(2.0002) * (queries.lengths[q] * key_residual +
-                              queries.residuals[q] * (key_length + key_residual))
-               : T(0);
-  }
-};
 
 template <class T>
 void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
@@ -114,8 +56,7 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
               packed.rows.data() + q * d, d, &packed.norms[q]);
   }
   packed.panels.resize(d * t.width);
-  const T factor = way_ == KnnWay::kDifferences ? T(1) : T(-2);
-  pack_panels(packed.rows.data(), t.queries, d, factor, packed.panels.data());
+  pack_panels(level_, packed.rows.data(), t.queries, d, packed.panels.data());
   if constexpr (sizeof(T) == sizeof(float)) {
     if (way_ != KnnWay::kRounded) return;
     const int64_t depth = (d + 1) / 2;
@@ -134,10 +75,17 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
 }
 
 template <class T>
+bool Knn<T>::in_place() const {
+  return way_ != KnnWay::kRounded && offset_.empty() && problem_.keys.kind == kOwnKind<T> &&
+         problem_.dim * static_cast<int64_t>(sizeof(T)) <= kNearRows;
+}
+
+template <class T>
 KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   KnnSweep<T> sweep{};
+  sweep.level = level_;
   sweep.dim = problem_.dim;
-  sweep.key_stride = padded_stride<T>(problem_.dim);
+  sweep.key_stride = in_place() ? problem_.dim : padded_stride<T>(problem_.dim);
   sweep.pair_stride = padded_stride<float>((problem_.dim + 1) / 2);
   if (way_ == KnnWay::kRounded) {
     w.pairs.resize(std::max(kKeyBlock * sweep.pair_stride, int64_t{1}));
@@ -155,7 +103,6 @@ KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   sweep.queries = w.queries.panels.data();
   sweep.query_pairs = w.queries.pairs.data();
   sweep.query_count = t.queries;
-  sweep.differences = way_ == KnnWay::kDifferences;
   return sweep;
 }
 
@@ -171,7 +118,10 @@ void Knn<T>::load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds
                      sweep.pair_stride, norms, w.key_residuals.data() + at);
     }
   }
-  if (way_ != KnnWay::kRounded) {
+  if (in_place()) {
+    sweep.keys = static_cast<const T*>(problem_.keys.data) + first * d;
+    sq_norms(problem_.keys, nullptr, first, count, d, w.row.data(), norms);
+  } else if (way_ != KnnWay::kRounded) {
     copy_rows(problem_.keys, first, count, d, offset(), w.keys.data(), sweep.key_stride, norms);
   }
   for (int64_t i = 0; i < count; ++i) w.key_terms[i] = bounds.key_term(norms[i]);
@@ -251,7 +201,7 @@ int64_t Knn<T>::first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspa
   const T longest = length(norm, problem_.dim);
   w.cuts.resize(t.queries);
   w.limits.assign(t.width, -std::numeric_limits<T>::infinity());
-  w.column.resize(groups_);
+  w.column.assign(round_up(groups_, kLine<T>), std::numeric_limits<T>::infinity());
   int64_t defeated = 0;
   for (int64_t q = 0; q < t.queries; ++q) {
     for (int64_t g = 0; g < groups_; ++g) {
@@ -260,10 +210,9 @@ int64_t Knn<T>::first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspa
         w.column[g] = std::min(w.column[g], same[range].minima[g * t.width + q]);
       }
     }
-    const auto last = w.column.begin() + (rank_ - 1);
-    std::nth_element(w.column.begin(), last, w.column.end());
+    const T cut = knn_cut(w.column.data(), static_cast<int64_t>(w.column.size()), rank_);
     KnnShortlist<T>& found = list(t, q);
-    found.cut = widened(bounds.bounds(w.queries, q, *last, norm, longest, residual, 0).upper);
+    found.cut = widened(bounds.bounds(w.queries, q, cut, norm, longest, residual, 0).upper);
     // Where the bounds let through far more of the sample than that, they will of the memory.
     const T limit = bounds.limit(w.queries, q, found.cut, longest, residual);
     const auto passes = [limit](T minimum) { return !(minimum > limit); };

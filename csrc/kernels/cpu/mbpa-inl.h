@@ -59,7 +59,7 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
     s.closeness[k] = closeness(n, first + k) / static_cast<T>(n.neighbours);
   }
   for (int64_t k = n.neighbours; k < s.column; ++k) s.closeness[k] = T(0);
-  transpose(s.features, s.row, n.neighbours, n.dim, T(1), s.features_t, s.column, s.column);
+  transpose(s.features, s.row, n.neighbours, n.dim, s.features_t, s.column, s.column);
   return {};
 }
 

@@ -33,7 +33,7 @@ inline void pack_panels_of_means(const NearestMeanProblem<T>& p, int64_t begin, 
       if (p.unit_length) scale_to_unit_length(row, p.dim);
       packed.sq_norms[first + i] = reduce_pair<Product>(row, row, p.dim);
     }
-    pack_panels(scratch, count, p.dim, T(1), packed.panels + first * p.dim);
+    pack_panels(scratch, count, p.dim, packed.panels + first * p.dim);
   }
 }
 

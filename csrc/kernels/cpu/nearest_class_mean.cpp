@@ -9,7 +9,7 @@ namespace clfast::cpu {
 // A panel of means in pack_means(); a block of features, their norms and scores after it.
 template <class T>
 int64_t nearest_class_mean_scratch(const NearestMeanProblem<T>& problem) {
-  const int64_t rows = std::max(kNearestMeanBlock, panel_columns(T{}));
+  const int64_t rows = std::max(kNearestMeanBlock, panel_columns<T>(simd_level()));
   return rows * (padded_stride<T>(problem.dim) + problem.num_classes + 1) + problem.dim;
 }
 template int64_t nearest_class_mean_scratch(const NearestMeanProblem<float>&);

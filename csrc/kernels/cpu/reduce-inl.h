@@ -5,33 +5,81 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// sum_j Term(a_j, b_j). Four independent accumulators hide the latency of the addition; a panel of
-// 16 terms an accumulator is summed in T, the panels in double.
-template <class Term, class T>
-inline T reduce_pair(const T* a, const T* b, int64_t dim) {
+// Keeps a value in its register, where GCC would rather read it from memory again.
+template <class V>
+inline void keep(V& value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#endif
+}
+
+// out[m][n] = sum_j Term(a[m]_j, b[n]_j). Four independent accumulators a pair hide the latency of
+// the addition; a panel of 16 terms an accumulator is summed in T, the panels in double. Pairs
+// share what they read, and nothing else: a sum depends on its two rows only.
+template <class Term, int kA, int kB, class T>
+inline __attribute__((always_inline)) void reduce_rows(const T* const (&a)[kA],
+                                                       const T* const (&b)[kB], int64_t dim,
+                                                       T (&out)[kA][kB]) {
   constexpr int64_t lanes = kLanes<T>, step = 4 * lanes, panel = 16 * step;
-  double total = 0;
+  double total[kA * kB] = {};
   int64_t j = 0;
   while (j + step <= dim) {
     const int64_t end = j + panel < dim ? j + panel : dim;
-    Vector<T> s0 = {}, s1 = {}, s2 = {}, s3 = {};
+    Vector<T> sums[kA][kB][4] = {};
     for (; j + step <= end; j += step) {
-      s0 += Term::template term<Vector<T>>(load(a + j), load(b + j));
-      s1 += Term::template term<Vector<T>>(load(a + j + lanes), load(b + j + lanes));
-      s2 += Term::template term<Vector<T>>(load(a + j + 2 * lanes), load(b + j + 2 * lanes));
-      s3 += Term::template term<Vector<T>>(load(a + j + 3 * lanes), load(b + j + 3 * lanes));
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s) {
+        Vector<T> x[kA];
+#pragma GCC unroll 2
+        for (int m = 0; m < kA; ++m) {
+          x[m] = load(a[m] + j + s * lanes);
+          if constexpr (kB > 1) keep(x[m]);
+        }
+#pragma GCC unroll 2
+        for (int n = 0; n < kB; ++n) {
+          Vector<T> y = load(b[n] + j + s * lanes);
+          if constexpr (kA > 1) keep(y);
+#pragma GCC unroll 2
+          for (int m = 0; m < kA; ++m) sums[m][n][s] += Term::template term<Vector<T>>(x[m], y);
+        }
+      }
     }
-    total += static_cast<double>(sum_lanes<T>((s0 + s1) + (s2 + s3)));
+    Vector<T> joined[kA * kB];
+    T panel_sums[kA * kB];
+#pragma GCC unroll 4
+    for (int i = 0; i < kA * kB; ++i) {
+      const auto& s = sums[i / kB][i % kB];
+      joined[i] = (s[0] + s[1]) + (s[2] + s[3]);
+    }
+    sum_lanes<T, kA * kB>(joined, panel_sums);
+#pragma GCC unroll 4
+    for (int i = 0; i < kA * kB; ++i) total[i] += static_cast<double>(panel_sums[i]);
   }
-  Vector<T> rest = {};
-  for (; j + lanes <= dim; j += lanes) {
-    rest += Term::template term<Vector<T>>(load(a + j), load(b + j));
+#pragma GCC unroll 4
+  for (int i = 0; i < kA * kB; ++i) {
+    if (j < dim) {
+      const T *left = a[i / kB], *right = b[i % kB];
+      Vector<T> rest = {};
+      int64_t p = j;
+      for (; p + lanes <= dim; p += lanes) {
+        rest += Term::template term<Vector<T>>(load(left + p), load(right + p));
+      }
+      if (p < dim) {
+        rest += Term::template term<Vector<T>>(load_partial(left + p, dim - p),
+                                               load_partial(right + p, dim - p));
+      }
+      total[i] += static_cast<double>(sum_lanes<T>(rest));
+    }
+    out[i / kB][i % kB] = static_cast<T>(total[i]);
   }
-  if (j < dim) {
-    rest +=
-        Term::template term<Vector<T>>(load_partial(a + j, dim - j), load_partial(b + j, dim - j));
-  }
-  return static_cast<T>(total + static_cast<double>(sum_lanes<T>(rest)));
+}
+
+template <class Term, class T>
+inline T reduce_pair(const T* a, const T* b, int64_t dim) {
+  const T *const left[] = {a}, *const right[] = {b};
+  T sum[1][1];
+  reduce_rows<Term>(left, right, dim, sum);
+  return sum[0][0];
 }
 
 template <class T>

@@ -14,7 +14,8 @@ const char* simd_name(Simd level);
 }  // namespace clfast::cpu
 
 // CLFAST_DECLARE_PER_LEVEL(void f(int);) declares f in namespaces base, avx2 and avx512;
-// CLFAST_CALL_AT_LEVEL(f(3)) returns f(3) of the level in use. Only x86-64 has levels above base.
+// CLFAST_CALL_AT(level, f(3)) returns f(3) of that level, CLFAST_CALL_AT_LEVEL(f(3)) of the level
+// in use. Only x86-64 has levels above base.
 #if defined(__x86_64__)
 #define CLFAST_DECLARE_PER_LEVEL(...) \
   namespace base {                    \
@@ -26,8 +27,8 @@ const char* simd_name(Simd level);
   namespace avx512 {                  \
   __VA_ARGS__                         \
   }
-#define CLFAST_CALL_AT_LEVEL(...)          \
-  switch (::clfast::cpu::simd_level()) {   \
+#define CLFAST_CALL_AT(level, ...)         \
+  switch (level) {                         \
     case ::clfast::cpu::Simd::kAvx512:     \
     case ::clfast::cpu::Simd::kAvx512Bf16: \
       return avx512::__VA_ARGS__;          \
@@ -41,5 +42,6 @@ const char* simd_name(Simd level);
   namespace base {                    \
   __VA_ARGS__                         \
   }
-#define CLFAST_CALL_AT_LEVEL(...) return base::__VA_ARGS__
+#define CLFAST_CALL_AT(level, ...) return static_cast<void>(level), base::__VA_ARGS__
 #endif
+#define CLFAST_CALL_AT_LEVEL(...) CLFAST_CALL_AT(::clfast::cpu::simd_level(), __VA_ARGS__)

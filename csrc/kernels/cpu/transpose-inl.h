@@ -26,10 +26,10 @@ inline void transpose_lanes(Vector<T> (&rows)[kLanes<T>]) {
   }
 }
 
-// out [dim, width] = factor * rows [count, dim] transposed, with zeros from column `count` on.
+// out [dim, width] = rows [count, dim] transposed, with zeros from column `count` on.
 // `width` is a multiple of kLanes, the strides lead from row to row.
 template <class T>
-inline void transpose(const T* rows, int64_t stride, int64_t count, int64_t dim, T factor, T* out,
+inline void transpose(const T* rows, int64_t stride, int64_t count, int64_t dim, T* out,
                       int64_t out_stride, int64_t width) {
   constexpr int64_t lanes = kLanes<T>;
   for (int64_t j = 0; j < dim; j += lanes) {
@@ -46,7 +46,7 @@ inline void transpose(const T* rows, int64_t stride, int64_t count, int64_t dim,
       }
       transpose_lanes<T>(block);
       for (int64_t i = 0; i < rest; ++i) {
-        store<T>(out + (j + i) * out_stride + c, factor * block[i]);
+        store<T>(out + (j + i) * out_stride + c, block[i]);
       }
     }
   }

@@ -113,14 +113,42 @@ inline uint32_t not_above(Vector<T> a, Vector<T> b) {
 #endif
 }
 
-// In a tree: the upper half of the lanes onto the lower half, and so on.
+// Sums in a tree: the upper half of the lanes onto the lower half, and so on. Halves of two vectors
+// fill one, which then holds twice as many segments of half the length.
+template <class T, int kCount, int kSegment = kLanes<T>>
+inline void sum_lanes(const Vector<T> (&v)[kCount], T* sums) {
+  constexpr int half = kSegment / 2;
+  typename LaneIndexOf<T>::type lane;
+  if constexpr (kCount > 1 && kSegment > 1) {
+    for (int i = 0; i < kLanes<T>; ++i) {
+      const int place = i % (kLanes<T> / 2);  // of a segment in its vector, and in the segment
+      lane[i] = i / (kLanes<T> / 2) * kLanes<T> + place / half * kSegment + place % half;
+    }
+    Vector<T> folded[kCount / 2];
+#pragma GCC unroll 2
+    for (int i = 0; i < kCount / 2; ++i) {
+      const Vector<T> a = v[2 * i], b = v[2 * i + 1];
+      folded[i] = __builtin_shuffle(a, b, lane) + __builtin_shuffle(a, b, lane + half);
+    }
+    sum_lanes<T, kCount / 2, half>(folded, sums);
+  } else {
+    for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) {
+      Vector<T> sum = v[i];
+#pragma GCC unroll 4
+      for (int width = half; width > 0; width /= 2) sum += __builtin_shuffle(sum, lane + width);
+#pragma GCC unroll 4
+      for (int at = 0; at < kLanes<T>; at += kSegment) *sums++ = sum[at];
+    }
+  }
+}
+
 template <class T>
 inline T sum_lanes(Vector<T> v) {
-  typename LaneIndexOf<T>::type lane;
-  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
-#pragma GCC unroll 4
-  for (int width = kLanes<T> / 2; width > 0; width /= 2) v += __builtin_shuffle(v, lane + width);
-  return v[0];
+  T sum;
+  sum_lanes<T, 1>({v}, &sum);
+  return sum;
 }
 
 // out[0..dim) = row `index` of `rows`, widened to T.

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../../kernels/cpu/class_means.h"
-#include "../../kernels/cpu/knn.h"
+#include "../../kernels/cpu/knn_search.h"
 #include "../../kernels/cpu/nearest_class_mean.h"
 #include "../../kernels/cpu/rows.h"
 
@@ -107,7 +107,8 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
     }
     CLFAST_CHECK(!classes.empty(),
                  "nearest_class_mean: every row of means is zero (an empty class)");
-    const int64_t count = static_cast<int64_t>(classes.size()), panel = cpu::panel_columns(T{});
+    const int64_t count = static_cast<int64_t>(classes.size()),
+                  panel = cpu::panel_columns<T>(cpu::simd_level());
     const cpu::NearestMeanProblem<T> problem{{in.features.const_data_ptr(), kind_of(in.features)},
                                              rows,
                                              classes.data(),

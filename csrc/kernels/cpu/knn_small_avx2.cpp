@@ -1,0 +1,1 @@
+#include "knn_small-inl.h"
