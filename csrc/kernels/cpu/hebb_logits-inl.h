@@ -5,27 +5,28 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// out_i += (1 - E_i) (<dw_i, x> + db_i)
+// out_i += (1 - E_i) (<dw_i, x> + db_i). Steps of plain gradient descent reach <dw_i, x> through
+// <h_k, x>: in Gram form all, in direct form the last one, whose product of size [C, d] is saved.
 template <class T>
 inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, int64_t end,
                         const MbpaScratch<T>& s, T* out) {
   const Neighbourhood<T>& n = p.mbpa.neighbourhood;
-  const Finding finding = adapt(p.mbpa, query, end, s);
+  const bool sgd = p.mbpa.optimizer == Optimizer::kSgd, gram = mbpa_in_gram_form(p.mbpa);
+  const Finding finding = adapt(p.mbpa, query, end, sgd, s);
   if (finding.fault != Fault::kNone) return finding;
   const T* x = p.queries + query * n.dim;
-  const bool gram = mbpa_in_gram_form(p.mbpa);
-  if (gram) {
-    for (int64_t k = 0; k < s.column; ++k) {
-      s.sum[k] = k < n.neighbours
-                     ? -p.mbpa.lr * reduce_pair<Product>(x, s.features + k * s.row, n.dim)
-                     : T(0);
-    }
+  for (int64_t k = 0; sgd && k < s.column; ++k) {
+    s.sum[k] = k < n.neighbours
+                   ? -p.mbpa.lr * reduce_pair<Product>(x, s.features + k * s.row, n.dim)
+                   : T(0);
   }
   for (int64_t i = 0; i < n.num_classes; ++i) {
     T delta = p.mbpa.bias == nullptr ? T(0) : s.bias[i] - p.mbpa.bias[i];
-    if (gram) {
-      delta += reduce_pair<Product>(s.coefficients + i * s.column, s.sum, s.column);
-    } else {
+    if (sgd) {
+      const T* residuals = gram ? s.coefficients : s.logits_t;
+      delta += reduce_pair<Product>(residuals + i * s.column, s.sum, s.column);
+    }
+    if (!gram) {
       T* adapted = s.weight + i * s.row;
       const T* given = p.mbpa.weight + i * n.dim;
 #pragma omp simd
