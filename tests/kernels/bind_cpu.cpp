@@ -89,6 +89,44 @@ int64_t panel_columns(int level, const std::string& dtype) {
                             : cpu::panel_columns<double>(cpu::simd_level());
 }
 
+// The columns of `out` behind the rows' own are a gap between one query and the next.
+void all_sq_distances(int level, const Array& queries, const Array& rows, const Array& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t batch = extent(queries, 0), dim = extent(queries, 1), count = extent(rows, 0);
+    const T* first = data_of<const T>(queries, "queries", {batch, dim});
+    std::vector<const T*> each;
+    for (int64_t q = 0; q < batch; ++q) each.push_back(first + q * dim);
+    const int64_t stride = extent(out, 1);
+    cpu::all_sq_distances(each.data(), batch, data_of<const T>(rows, "rows", {count, dim}), count,
+                          dim, data_of<T>(out, "out", {batch, stride}), stride);
+  });
+}
+
+double knn_cut(int level, const Array& values, int64_t rank) {
+  use_level(level);
+  double cut = 0;
+  with_type_of(values, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(values, 0);
+    cut = cpu::knn_cut(data_of<const T>(values, "values", {count}), count, rank);
+  });
+  return cut;
+}
+
+int64_t knn_select(int level, const Array& values, double limit, const Array& selected) {
+  use_level(level);
+  int64_t found = 0;
+  with_type_of(values, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t count = extent(values, 0);
+    found = cpu::knn_select(data_of<const T>(values, "values", {count}), count,
+                            static_cast<T>(limit), data_of<int32_t>(selected, "selected", {count}));
+  });
+  return found;
+}
+
 void knn(int level, const py::object& problem, int64_t threads, const Array& sq_distances,
          const Array& indices) {
   use_level(level);
@@ -167,6 +205,9 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("copy_rows", &copy_rows);
   m.def("pack_panels", &pack_panels);
   m.def("panel_columns", &panel_columns);
+  m.def("all_sq_distances", &all_sq_distances);
+  m.def("knn_cut", &knn_cut);
+  m.def("knn_select", &knn_select);
   m.def("knn", &knn);
   m.def("class_mean", &class_mean);
   m.def("unit_rows", &unit_rows);

@@ -81,7 +81,7 @@ def sampled_keys_are_near(
     blocks, size = min(max(rows // 32, 1024), rows // 4) // 36, 36
     keys, queries = gaussian(rng, rows, dim, batch)
     keys += 100
-    for block in range(12):
+    for block in range(min(12, blocks)):
         begin, end = block * rows // blocks, (block + 1) * rows // blocks
         at = begin + (block * 40503 % 65536 * (end - begin - size) >> 16)
         keys[at + 7] = 0.1 * rng.standard_normal(dim)
@@ -172,6 +172,8 @@ DATA: dict[str, Maker] = {
         (40, 3_000, 20, 33, 3),  # a small memory
         (12, 3_000, 20, 350, 1),  # pairs, two queries and two keys at a time
         (17, 3_000, 1_600, 7, 1),  # pairs, since most keys are neighbours
+        (8, 9_000, 20, 33, 3),  # scores are kept, of ranges of keys
+        (200, 1_000, 20, 33, 1),  # a small memory, and blocks of queries
     ],
 )
 def test_as_one_pair_after_another(
@@ -212,7 +214,7 @@ def test_in_float64(
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 @pytest.mark.parametrize("data", ["relu", "two clusters"])
-@pytest.mark.parametrize(("batch", "rows"), [(40, 14_000), (40, 900), (5, 900), (8, 5_000)])
+@pytest.mark.parametrize(("batch", "rows"), [(40, 14_000), (40, 900), (5, 901), (8, 5_000)])
 def test_keys_of_16_bits(
     cpu: ModuleType,
     level: int,
@@ -267,6 +269,23 @@ def test_small_memories(
 ) -> None:
     queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, dim, rows))
     assert_as_pairs(cpu, level, Knn(queries, keys, k), threads=2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "dim"),
+    [
+        *((41, rows, dim) for rows in (4_096, 4_097) for dim in (64, 65)),  # 1 MiB of keys
+        *((9, rows, 33) for rows in (900, 901)),  # a hundred keys a query
+        *((40, 300, dim) for dim in (1_023, 1_024, 1_025)),  # queries where they lie, or copied
+        *((20, 5_000, dim) for dim in (255, 256, 257)),  # keys where they lie, or copied
+        (5, 20_000, 16),  # pairs, in ranges of keys
+    ],
+)
+def test_around_what_decides_the_way(
+    cpu: ModuleType, level: int, batch: int, rows: int, dim: int, rng: np.random.Generator
+) -> None:
+    queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, dim, rows))
+    assert_as_pairs(cpu, level, Knn(queries, keys, 11), threads=3)
 
 
 @pytest.mark.parametrize("batch", [2, 5, 40])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
@@ -123,6 +124,81 @@ def test_packed_panels(
     columns = packed.transpose(0, 2, 1).reshape(-1, dim)
     np.testing.assert_array_equal(columns[:count], rows)
     assert not columns[count:].any()
+
+
+@every_dtype
+@pytest.mark.parametrize("dim", TAILS)
+@pytest.mark.parametrize(("batch", "count"), [(1, 1), (2, 2), (3, 5), (6, 4)])
+def test_all_sq_distances(
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    dim: int,
+    batch: int,
+    count: int,
+    rng: np.random.Generator,
+) -> None:
+    """The bits of sq_distances, and nothing between one query's distances and the next's."""
+    queries, rows = (unit(rng, n, dim).astype(dtype) for n in (batch, count))
+    out = Guarded((batch, count + 3), dtype)
+    cpu.all_sq_distances(level, queries, rows, out.array)
+    out.check_margins()
+    assert not out.written()[:, count:].any()
+    for query, distances in zip(queries, out.array, strict=True):
+        (wanted,) = call_guarded(
+            [((count,), dtype)], lambda w, q=query: cpu.sq_distances(level, q, rows, None, 0, w)
+        )
+        np.testing.assert_array_equal(distances[:count], wanted)
+
+
+VALUES: dict[str, Callable[[np.random.Generator, int], Array]] = {
+    "normal": lambda rng, count: rng.standard_normal(count),
+    "ties": lambda rng, count: rng.integers(-2, 3, count) / 4,
+    "zeros of both signs": lambda rng, count: rng.choice([0.0, -0.0], count),
+    "all infinite": lambda rng, count: np.full(count, np.inf),
+    "some infinite": lambda rng, count: np.where(rng.random(count) < 0.5, np.inf, -1.5),
+    "of all sizes": lambda rng, count: rng.choice([-1, 1], count)
+    * 10.0 ** rng.integers(-44, 38, count),
+}
+
+
+@every_dtype
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("count", [16, 48, 528])
+def test_knn_cut(
+    cpu: ModuleType, level: int, dtype: str, values: str, count: int, rng: np.random.Generator
+) -> None:
+    array = VALUES[values](rng, count).astype(dtype)
+    for rank in {1, 2, 15, count // 2, count - 1, count}:
+        cut = cpu.knn_cut(level, array, rank)
+        within = int((array <= cut).sum())
+        exact = np.sort(array)[rank - 1]
+        assert within >= rank
+        # No more than a sixteenth too many, but for those that tie with the last.
+        assert within <= rank + rank // 16 or cut == exact
+
+
+@every_dtype
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("count", [1, 7, 16, 17, 65])
+@pytest.mark.parametrize("limit", [-np.inf, 0.0, 0.25, np.inf, np.nan])
+def test_knn_select(
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    values: str,
+    count: int,
+    limit: float,
+    rng: np.random.Generator,
+) -> None:
+    """Whatever is not above the limit, NaN among it."""
+    array = VALUES[values](rng, count).astype(dtype)
+    array[count // 2] = np.nan
+    selected = Guarded((count,), "int32")
+    found = cpu.knn_select(level, array, limit, selected.array)
+    selected.check_margins()
+    wanted = np.flatnonzero(~(array > np.array(limit, dtype)))
+    np.testing.assert_array_equal(selected.array[:found], wanted)
 
 
 # ---- Class means ----
@@ -318,6 +394,8 @@ def test_nearest_class_mean_of_lengths_whose_squares_overflow(
 
 # ---- Nearest neighbours ----
 
+SEARCHES = ["pairs", "small", "sweep"]  # of few queries, of small and of large memories
+
 
 @every_kind
 @every_dtype
@@ -332,10 +410,18 @@ def test_knn_of_all_types(
 @every_dtype
 @pytest.mark.parametrize("size", [*TAILS, 95, 96, 97, 127, 128, 129, 257])
 @pytest.mark.parametrize("axis", ["batch", "rows", "k", "dim"])
+@pytest.mark.parametrize(("batch", "rows"), [(5, 260), (40, 260), (12, 1300)], ids=SEARCHES)
 def test_knn_tails(
-    cpu: ModuleType, level: int, dtype: str, axis: str, size: int, rng: np.random.Generator
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    batch: int,
+    rows: int,
+    axis: str,
+    size: int,
+    rng: np.random.Generator,
 ) -> None:
-    problem = make_knn(replace(Sizes(batch=5, rows=260), **{axis: size}), dtype, dtype, rng)
+    problem = make_knn(replace(Sizes(batch, rows), **{axis: size}), dtype, dtype, rng)
     assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 
@@ -347,7 +433,7 @@ def test_knn_opens_with_a_bound_from_groups(
 ) -> None:
     """Around the number of opening keys, and with keys whose order is the worst or the best."""
     for sign in (-1, 0, 1):
-        problem = make_knn(Sizes(batch=5, rows=rows, k=k, dim=5), dtype, dtype, rng)
+        problem = make_knn(Sizes(batch=7, rows=rows, k=k, dim=5), dtype, dtype, rng)
         order = np.argsort(
             sign * np.square(problem.keys - problem.queries[0]).sum(1), kind="stable"
         )
@@ -364,7 +450,7 @@ def test_knn_at_the_end_of_the_range(
     for dim, rows, k in ((200, 1500, 3), (16, 300, 7), (7, 3000, 1), (33, 200, 20)):
         steps = 1e-6 * rng.standard_normal((rows, dim))
         keys = (np.sqrt(largest / 2 / dim) * (1 + steps)).astype(dtype)
-        problem = Knn(keys[:5].copy(), keys, k)
+        problem = Knn(keys[:12].copy(), keys, k)
         assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 
@@ -373,13 +459,13 @@ def test_knn_with_one_key_of_huge_norm(
     cpu: ModuleType, level: int, dtype: str, rng: np.random.Generator
 ) -> None:
     """Its bound is as wide as the distances of all others."""
-    problem = make_knn(Sizes(batch=5, rows=3000, k=20, dim=7), dtype, dtype, rng)
+    problem = make_knn(Sizes(batch=7, rows=3000, k=20, dim=7), dtype, dtype, rng)
     problem.keys[17] = 1e12
     assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 
 
-@pytest.mark.parametrize("batch", [2, 5])
-@pytest.mark.parametrize("k", [1, 500])
+@pytest.mark.parametrize("batch", [2, 5, 40])
+@pytest.mark.parametrize("k", [1, 249, 250, 251, 500])
 def test_knn_of_one_and_of_all(
     cpu: ModuleType, level: int, batch: int, k: int, rng: np.random.Generator
 ) -> None:
@@ -391,18 +477,21 @@ def test_knn_of_one_and_of_all(
 @pytest.mark.parametrize("k", [1, 20])
 @pytest.mark.parametrize("shift", [0, 30, 1000])
 @pytest.mark.parametrize("spread", [1e-5, 1e-3, 1])
+@pytest.mark.parametrize(("batch", "rows"), [(5, 700), (7, 700), (7, 1400)], ids=SEARCHES)
 def test_knn_where_products_cancel(
     cpu: ModuleType,
     level: int,
     dtype: str,
     shift: float,
     spread: float,
+    batch: int,
+    rows: int,
     k: int,
     rng: np.random.Generator,
 ) -> None:
     """|k|^2 - 2 <k, q> has few digits left, or none: bounds must be wide enough."""
-    keys = (shift + unit(rng, 1, 33) + spread * unit(rng, 700, 33)).astype(dtype)
-    queries = keys[100:105] + (spread / 8 * unit(rng, 5, 33)).astype(dtype)
+    keys = (shift + unit(rng, 1, 33) + spread * unit(rng, rows, 33)).astype(dtype)
+    queries = keys[100 : 100 + batch] + (spread / 8 * unit(rng, batch, 33)).astype(dtype)
     problem = Knn(queries, keys, k)
     assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
 

@@ -13,6 +13,10 @@ constexpr int64_t size_of(ScalarKind kind) {
   return kind == ScalarKind::kFloat64 ? 8 : kind == ScalarKind::kFloat32 ? 4 : 2;
 }
 
+template <class T>
+constexpr ScalarKind kKindOf =
+    sizeof(T) == sizeof(double) ? ScalarKind::kFloat64 : ScalarKind::kFloat32;
+
 struct Half {
   uint16_t bits;
 };

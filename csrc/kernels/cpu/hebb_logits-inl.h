@@ -12,19 +12,17 @@ inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, int64_t en
                         const MbpaScratch<T>& s, T* out) {
   const Neighbourhood<T>& n = p.mbpa.neighbourhood;
   const bool sgd = p.mbpa.optimizer == Optimizer::kSgd, gram = mbpa_in_gram_form(p.mbpa);
-  const Finding finding = adapt(p.mbpa, query, end, sgd, s);
+  const Finding finding = adapt(p.mbpa, query, end, sgd ? LastStep::kLeftOut : LastStep::kTaken, s);
   if (finding.fault != Fault::kNone) return finding;
   const T* x = p.queries + query * n.dim;
-  for (int64_t k = 0; sgd && k < s.column; ++k) {
-    s.sum[k] = k < n.neighbours
-                   ? -p.mbpa.lr * reduce_pair<Product>(x, s.features + k * s.row, n.dim)
-                   : T(0);
+  for (int64_t k = 0; sgd && k < n.neighbours; ++k) {
+    s.sum[k] = -p.mbpa.lr * reduce_pair<Product>(x, s.features + k * s.row, n.dim);
   }
   for (int64_t i = 0; i < n.num_classes; ++i) {
     T delta = p.mbpa.bias == nullptr ? T(0) : s.bias[i] - p.mbpa.bias[i];
     if (sgd) {
       const T* residuals = gram ? s.coefficients : s.logits_t;
-      delta += reduce_pair<Product>(residuals + i * s.column, s.sum, s.column);
+      delta += reduce_pair<Product>(residuals + i * s.column, s.sum, n.neighbours);
     }
     if (!gram) {
       T* adapted = s.weight + i * s.row;

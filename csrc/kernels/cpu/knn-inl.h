@@ -18,8 +18,9 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
   const int64_t share = (s.next_size / 64 / tiles + 1) * 64;
   const auto finish = [&](int64_t first_key, int64_t keys, int64_t first_query, int64_t queries,
                           const T* tile) {
-    for (const char* end = next + share; next < end && next < next_end; next += 64) {
+    for (int64_t at = 0; at < share && next < next_end; at += 64) {
       __builtin_prefetch(next, 0, 2);
+      next += next_end - next < 64 ? next_end - next : 64;
     }
     for (int64_t r = 0; r < keys; ++r) {
       const T term = s.key_terms[first_key + r];
@@ -176,15 +177,15 @@ void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const 
   // A sum of squares rounds by dim / 2 units at the most, the root by one.
   const float margin = 1 + static_cast<float>(dim + 16) * 0x1p-23f;
   for (int64_t i = 0; i < count; ++i) {
-    load_row_less(rows, begin + i, dim, offset, row);
-    norms[i] = reduce_pair<Product>(row, row, dim);
+    const float* x = row_less(rows, begin + i, dim, offset, row);
+    norms[i] = reduce_pair<Product>(x, x, dim);
     BFloat16* rounded = reinterpret_cast<BFloat16*>(out + i * out_stride);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < dim; ++j) {
-      const uint32_t bits = rounded_bits(row[j]);
+      const uint32_t bits = rounded_bits(x[j]);
       rounded[j].bits = static_cast<uint16_t>(bits);
-      const float lost = row[j] - float_from_bits(bits << 16);
+      const float lost = x[j] - float_from_bits(bits << 16);
       sum += lost * lost;
     }
     if (dim % 2 != 0) rounded[dim].bits = 0;

@@ -1,5 +1,5 @@
-// How a search is planned, the scan without products, and what decides in the end. The sweeps with
-// products are in knn_sweep.cpp.
+// How a search is planned, the distances of all pairs, and what is left of a shortlist in the end.
+// The sweeps with products are in knn_sweep.cpp.
 #include "knn.h"
 
 #include <algorithm>
@@ -55,21 +55,22 @@ Knn<T>::Knn(const KnnProblem<T>& problem, const std::vector<int64_t>& queries, K
     : problem_(problem),
       queries_(queries),
       way_(way),
-      level_(sweep_level<T>(static_cast<int64_t>(queries.size()))),
+      level_(way == KnnWay::kProducts ? sweep_level<T>(static_cast<int64_t>(queries.size()))
+                                      : simd_level()),
       kept_(problem.memory_size < kManyKeys &&
             problem.memory_size * std::min(kSmallestBlock, static_cast<int64_t>(queries.size())) <=
                 kMostKept) {
   plan_tasks(threads);
   const size_t fewest = static_cast<size_t>(2 * problem.k + kSpareCandidates);
   size_ = {problem.k, fewest, fewest};
+  size_t usual = fewest;
   if (way != KnnWay::kDirect) {
-    plan_sample();
+    usual = plan_sample();
     offset_ = common_offset(problem);
   }
   lists_.resize(queries.size() * static_cast<size_t>(key_ranges_));
   for (KnnShortlist<T>& list : lists_) {
-    const size_t most = static_cast<size_t>(problem.memory_size);
-    list.candidates.reserve(std::min(size_.capacity / 2, most) / static_cast<size_t>(key_ranges_));
+    list.candidates.reserve(usual / static_cast<size_t>(key_ranges_));
     if (way == KnnWay::kDirect) list.cut = std::numeric_limits<T>::quiet_NaN();
   }
 }
@@ -85,8 +86,8 @@ void Knn<T>::plan_tasks(int64_t threads) {
   int64_t fitting = kBlockElements / std::max(problem_.dim, int64_t{1});
   if (kept_) fitting = std::min(fitting, kMostKept / problem_.memory_size);
   const int64_t largest = std::clamp(fitting, kSmallestBlock, kLargestBlock);
-  int64_t blocks =
-      divide_up(count, std::min(largest, std::max(share, panel_columns<T>(level_) / 2)));
+  const int64_t smallest = way_ == KnnWay::kDirect ? 2 : panel_columns<T>(level_) / 2;
+  int64_t blocks = divide_up(count, std::min(largest, std::max(share, smallest)));
   if (!many_keys && blocks > threads) blocks = round_up(blocks, threads);
   const bool by_keys =
       many_keys || (blocks < threads && problem_.memory_size * problem_.dim >= kWorthSharing);
@@ -114,7 +115,7 @@ void Knn<T>::plan_tasks(int64_t threads) {
 // for every place of the guess: enough for two near keys to meet in one seldom. Where all keys are
 // sampled, each of the k best groups has a key as near as its minimum, and nothing is guessed.
 template <class T>
-void Knn<T>::plan_sample() {
+size_t Knn<T>::plan_sample() {
   const int64_t size = problem_.memory_size;
   const int64_t wanted =
       kept_ ? size + kKnnSampleBlock - 1
@@ -130,6 +131,7 @@ void Knn<T>::plan_sample() {
   size_.longest = std::max(
       {3 * size_.capacity / 4, static_cast<size_t>(3 * passed), static_cast<size_t>(size / 32)});
   size_.capacity = 4 * size_.longest / 3 + 1;
+  return std::min(static_cast<size_t>(2 * passed), static_cast<size_t>(size));
 }
 
 template <class T>
@@ -175,10 +177,9 @@ void Knn<T>::scan(const KnnTask<T>& task, KnnWorkspace<T>& w) {
                    w.distances.data());
     } else {
       const T* rows = static_cast<const T*>(problem_.keys.data) + key * d;
-      if (problem_.keys.kind != kOwnKind<T>) {
+      if (problem_.keys.kind != kKindOf<T>) {
         w.keys.resize(block * d);
-        w.key_norms.resize(block);
-        copy_rows(problem_.keys, key, count, d, nullptr, w.keys.data(), d, w.key_norms.data());
+        copy_rows(problem_.keys, key, count, d, nullptr, w.keys.data(), d, nullptr);
         rows = w.keys.data();
       }
       all_sq_distances(queries.data(), task.queries, rows, count, d, w.distances.data(), block);
@@ -208,15 +209,20 @@ bool Knn<T>::collect(int64_t index, KnnWorkspace<T>& w) {
       all.insert(all.end(), lists[range].candidates.begin(), lists[range].candidates.end());
     }
   }
+  if (way_ == KnnWay::kDirect) {
+    for (const KnnCandidate<T>& c : all) {
+      w.ranking.rows.push_back(c.key);
+      w.ranking.distances.push_back(c.lower);
+    }
+    return true;
+  }
   if (static_cast<int64_t>(all.size()) < problem_.k) return false;
   const T cut = cut_of(all, problem_.k, w.orders);
   for (int64_t range = 0; range < key_ranges_; ++range) {
-    if (way_ != KnnWay::kDirect && !(cut <= lists[range].cut)) return false;
+    if (!(cut <= lists[range].cut)) return false;
   }
   for (const KnnCandidate<T>& c : all) {
-    if (c.lower > cut) continue;
-    w.ranking.rows.push_back(c.key);
-    if (way_ == KnnWay::kDirect) w.ranking.distances.push_back(c.lower);
+    if (!(c.lower > cut)) w.ranking.rows.push_back(c.key);
   }
   return true;
 }

@@ -1,14 +1,15 @@
-// Exact k nearest neighbours under squared Euclidean distance.
+// Exact k nearest neighbours under squared Euclidean distance; knn_search.h chooses the way.
 //
 // A sweep forms |k|^2 + |q|^2 - 2<q,k> for blocks of keys and queries in registers, with a rigorous
 // bound on its rounding error, and keeps the pairs whose lower bound is not above a cut. The cut is
-// guessed from a sample of the keys, and was right if in the end k upper bounds lie below it. Where
-// the processor multiplies bfloat16 fast, the sweep rounds keys and queries to it and widens the
-// bound by what rounding took from them. The few pairs that remain get their distance in difference
-// form, sum (q_j - k_j)^2, and only those distances decide: the result depends on a query and the
-// keys, never on blocking, threads or the rest of the batch. Queries whose guess was wrong, or that
-// keep too many pairs (keys nearer to each other than products of their lengths can tell), get the
-// distances of all pairs.
+// guessed from a sample of the keys, and was right if in the end k upper bounds lie below it; where
+// the keys are few enough to keep all scores, the sample is all of them. Where the processor
+// multiplies bfloat16 fast, the sweep rounds keys and queries to it and widens the bound by what
+// rounding took from them. The few pairs that remain get their distance in difference form,
+// sum (q_j - k_j)^2, and only those distances decide: the result depends on a query and the keys,
+// never on blocking, threads or the rest of the batch. A few queries, queries whose guess was
+// wrong, and those that keep too many pairs (keys nearer to each other than products of their
+// lengths can tell) get the distances of all pairs.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -26,10 +27,6 @@ struct KnnProblem {
   Rows keys;         // [M, d]
   int64_t batch, memory_size, dim, k;
 };
-
-template <class T>
-constexpr ScalarKind kOwnKind =
-    sizeof(T) == sizeof(float) ? ScalarKind::kFloat32 : ScalarKind::kFloat64;
 
 // A pair whose distance may matter, by its score: |k|^2 - 2<q,k> less an error bound of the key's.
 template <class T>
@@ -57,11 +54,11 @@ struct KnnSweep {
 
 constexpr int64_t kKnnSampleBlock = 36;  // keys in a row: whole register tiles
 
-// knn_cut: a value that at least `rank` of the values are not above, and not many more; none is
-// NaN, and `count` is a multiple of the lanes. knn_select: the places of values that are not above
-// the limit. knn_sweep finds hits. knn_open lowers the minima [key_count, stride] to the scores
-// above -inf, and keeps the scores [key_count, stride] unless that is null; knn_filter finds hits
-// among those.
+// knn_cut: a value that at least `rank` of the values are not above, and no more than a sixteenth
+// too many but for ties with the last; none is NaN, and `count` is a multiple of the lanes.
+// knn_select: the places of values that are not above the limit. knn_sweep finds hits. knn_open
+// lowers the minima [key_count, stride] to the scores above -inf, and keeps the scores [key_count,
+// stride] unless that is null; knn_filter finds hits among those.
 #define CLFAST_KNN_FUNCTIONS(T)                                                   \
   T knn_cut(const T* values, int64_t count, int64_t rank);                        \
   int64_t knn_select(const T* values, int64_t count, T limit, int32_t* selected); \
@@ -95,7 +92,7 @@ struct KnnQueries {
   std::vector<BFloat16Pair> pairs;
 };
 
-// What one thread needs while it works; reused from call to call.
+// What one thread needs while it works on some tasks.
 template <class T>
 struct KnnWorkspace {
   KnnQueries<T> queries;
@@ -149,7 +146,7 @@ class Knn {
   // A task opens as it sweeps where the sample is all its own.
   bool opens_alone() const { return kept_ || key_ranges_ == 1; }
   void plan_tasks(int64_t threads);
-  void plan_sample();
+  size_t plan_sample();  // returns how many candidates a query is likely to have
   const T* offset() const { return offset_.empty() ? nullptr : offset_.data(); }
   const T* query(int64_t index) const { return problem_.queries + queries_[index] * problem_.dim; }
   KnnShortlist<T>& list(const KnnTask<T>& task, int64_t q) {

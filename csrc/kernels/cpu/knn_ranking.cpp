@@ -62,9 +62,9 @@ void KnnRanking<T>::write_nearest(int64_t k, T* sq_distances, int64_t* indices) 
     sort_by_digit();
   }
   for (int64_t i = 0; i < k; ++i) {
-    const size_t place = static_cast<uint32_t>(nearest_[i]);
-    sq_distances[i] = distances[place];
-    indices[i] = rows[place];
+    // NaN comes out as one and the same.
+    sq_distances[i] = distance_of(static_cast<decltype(order_of(T{}))>(nearest_[i] >> 32));
+    indices[i] = rows[static_cast<uint32_t>(nearest_[i])];
   }
 }
 

@@ -13,13 +13,16 @@ namespace clfast::cpu {
 template <class T, class ForEach>
 void search_knn(const KnnProblem<T>& problem, int64_t threads, const ForEach& for_each,
                 T* sq_distances, int64_t* indices) {
-  // Another thread takes as long to wake as this takes.
-  constexpr int64_t kWorthSharing = 1 << 20;  // products
-  if (problem.batch * problem.memory_size * problem.dim < kWorthSharing) threads = 1;
-  const auto run = [&](int64_t count, const auto& work) {
+  // Another thread takes as long to wake as this takes. A pair and a neighbour cost something
+  // whatever the number of features is.
+  constexpr int64_t kWorthSharing = 1 << 20, kFeaturesAPair = 16, kFeaturesANeighbour = 32;
+  const int64_t work = problem.batch * (problem.memory_size * (problem.dim + kFeaturesAPair) +
+                                        problem.k * kFeaturesANeighbour);
+  if (work < kWorthSharing) threads = 1;
+  const auto run = [&](int64_t count, const auto& one) {
     const auto in_turn = [&](int64_t begin, int64_t end) {
       KnnWorkspace<T> workspace;
-      for (int64_t i = begin; i < end; ++i) work(i, workspace);
+      for (int64_t i = begin; i < end; ++i) one(i, workspace);
     };
     if (threads > 1) {
       for_each(count, in_turn);

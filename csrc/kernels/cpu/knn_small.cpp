@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 
 #include "knn_bounds.h"
 #include "rows.h"
@@ -22,20 +21,21 @@ namespace {
 CLFAST_PICK_KNN_SMALL_FUNCTIONS(float)
 CLFAST_PICK_KNN_SMALL_FUNCTIONS(double)
 
-constexpr int64_t kSmallBytes = 1 << 20;  // of packed keys: half of an L2 cache
-constexpr int64_t kMostColumns = 4096;    // so that a block's scores fit beside them
-constexpr int64_t kKeysAQuery = 100;      // with more, packing the keys costs more than the queries
-constexpr int64_t kSmallestBlock = 12, kLargestBlock = 96;  // queries: tiles have up to 12
-constexpr int64_t kBlockElements = 24576;
+constexpr int64_t kSmallBytes = 1 << 20;  // of packed keys
+constexpr int64_t kMostKeys = 4096;
+constexpr int64_t kKeysAQuery = 100;  // with more, packing the keys costs more than the queries do
+// Queries of a block: few enough that they and their scores stay in the cache beside the keys.
+constexpr int64_t kSmallestBlock = 12, kLargestBlock = 96;  // tiles have up to 12 rows
+constexpr int64_t kBlockElements = 24576, kBlockScores = 65536;
 constexpr int64_t kWorthSharing = 1 << 16;  // elements to pack
-constexpr int64_t kNearRows =
-    4096;  // bytes of a row: rows of a tile further apart share cache sets
+constexpr int64_t kSharedSets =
+    4096;  // bytes from row to row at which a tile's rows share sets of L1
 
 }  // namespace
 
 template <class T>
 bool KnnSmall<T>::suits(const KnnProblem<T>& p) {
-  return p.memory_size <= kMostColumns &&
+  return p.memory_size <= kMostKeys &&
          p.memory_size * p.dim * static_cast<int64_t>(sizeof(T)) <= kSmallBytes &&
          p.memory_size <= kKeysAQuery * p.batch;
 }
@@ -49,8 +49,9 @@ KnnSmall<T>::KnnSmall(const KnnProblem<T>& problem, int64_t threads)
   const int64_t lanes = panel_columns<T>(simd_level()) / 2;
   columns_ = round_up(problem.memory_size, lanes);
   groups_ = std::min(round_up(4 * problem.k, lanes), columns_);
-  const int64_t largest =
-      std::clamp(kBlockElements / std::max(problem.dim, int64_t{1}), kSmallestBlock, kLargestBlock);
+  const int64_t fitting =
+      std::min(kBlockElements / std::max(problem.dim, int64_t{1}), kBlockScores / columns_);
+  const int64_t largest = std::clamp(fitting, kSmallestBlock, kLargestBlock);
   const int64_t rounds = threads * divide_up(problem.batch, threads * largest);
   block_ = divide_up(problem.batch, rounds);
   // Uninitialised on purpose: pack() writes every element.
@@ -99,8 +100,8 @@ void KnnSmall<T>::search(int64_t index, KnnWorkspace<T>& w, T* sq_distances,
   const T* rows = problem_.queries + begin * d;
   int64_t stride = d;
   w.queries.norms.resize(count);
-  const Rows as_they_lie{rows, kOwnKind<T>};
-  if (in_place(kOwnKind<T>) && d * static_cast<int64_t>(sizeof(T)) <= kNearRows) {
+  const Rows as_they_lie{rows, kKindOf<T>};
+  if (in_place(kKindOf<T>) && d * static_cast<int64_t>(sizeof(T)) < kSharedSets) {
     sq_norms(as_they_lie, nullptr, 0, count, d, nullptr, w.queries.norms.data());
   } else {
     stride = padded_stride<T>(d);

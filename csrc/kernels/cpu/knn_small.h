@@ -1,6 +1,6 @@
-// Exact k nearest neighbours in a memory that stays in the L2 cache once its keys are packed.
-// Queries pass by it in blocks; a query has all its scores at once, with the bounds of knn.h, and
-// looks at every key within them.
+// Exact k nearest neighbours in a memory whose keys, once packed, stay in the cache. Queries pass
+// by it in blocks; a query has all its scores at once, with the bounds of knn_bounds.h, and gets
+// the distances of every key within them.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -34,7 +34,7 @@ class KnnSmall {
 
  private:
   void collect(int64_t q, const T* scores, T largest_norm, KnnWorkspace<T>& w) const;
-  bool in_place(ScalarKind kind) const { return offset_.empty() && kind == kOwnKind<T>; }
+  bool in_place(ScalarKind kind) const { return offset_.empty() && kind == kKindOf<T>; }
   const T* offset() const { return offset_.empty() ? nullptr : offset_.data(); }
 
   KnnProblem<T> problem_;

@@ -39,9 +39,9 @@ void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16P
 
 namespace {
 
-// Rows of a tile this far apart share no set of the L1 cache.
-constexpr int64_t kNearRows = 1024;  // bytes
-constexpr int64_t kKeyBlock = 96;    // a multiple of the register tile's 6 or 12 rows
+// Bytes of a row: with longer ones too many rows of a tile would share a set of the L1 cache.
+constexpr int64_t kLongestInPlace = 1024;
+constexpr int64_t kKeyBlock = 96;  // a multiple of the register tile's 6 or 12 rows
 
 }  // namespace
 
@@ -52,8 +52,8 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   packed.rows.resize(t.queries * d);
   packed.norms.assign(t.width, T(0));
   for (int64_t q = 0; q < t.queries; ++q) {
-    copy_rows({query(t.query_begin + q), kOwnKind<T>}, 0, 1, d, offset(),
-              packed.rows.data() + q * d, d, &packed.norms[q]);
+    copy_rows({query(t.query_begin + q), kKindOf<T>}, 0, 1, d, offset(), packed.rows.data() + q * d,
+              d, &packed.norms[q]);
   }
   packed.panels.resize(d * t.width);
   pack_panels(level_, packed.rows.data(), t.queries, d, packed.panels.data());
@@ -67,7 +67,7 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
     w.row.resize(d);
     w.pairs.resize(depth);
     for (int64_t q = 0; q < t.queries; ++q) {
-      knn_round_rows({packed.rows.data(), kOwnKind<T>}, q, 1, d, nullptr, w.row.data(),
+      knn_round_rows({packed.rows.data(), kKindOf<T>}, q, 1, d, nullptr, w.row.data(),
                      w.pairs.data(), depth, &packed.lengths[q], &packed.residuals[q]);
       packed.lengths[q] = length(packed.lengths[q], d);
     }
@@ -76,8 +76,8 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
 
 template <class T>
 bool Knn<T>::in_place() const {
-  return way_ != KnnWay::kRounded && offset_.empty() && problem_.keys.kind == kOwnKind<T> &&
-         problem_.dim * static_cast<int64_t>(sizeof(T)) <= kNearRows;
+  return way_ != KnnWay::kRounded && offset_.empty() && problem_.keys.kind == kKindOf<T> &&
+         problem_.dim * static_cast<int64_t>(sizeof(T)) <= kLongestInPlace;
 }
 
 template <class T>
@@ -90,7 +90,7 @@ KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   if (way_ == KnnWay::kRounded) {
     w.pairs.resize(std::max(kKeyBlock * sweep.pair_stride, int64_t{1}));
     sweep.key_pairs = w.pairs.data();
-  } else {
+  } else if (!in_place()) {
     w.keys.resize(kKeyBlock * sweep.key_stride);
     sweep.keys = w.keys.data();
   }
@@ -159,7 +159,7 @@ void Knn<T>::open(int64_t index, KnnWorkspace<T>& w) {
   int64_t end = sampled_blocks_ * (t.range + 1) / key_ranges_;
   if (kept_) {
     begin = t.key_begin / kKnnSampleBlock;
-    end = (t.key_end + kKnnSampleBlock - 1) / kKnnSampleBlock;
+    end = t.key_begin < t.key_end ? divide_up(t.key_end, kKnnSampleBlock) : begin;
   }
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = sampled_block(block), at = kept_ ? first : 0;

@@ -138,10 +138,13 @@ inline void step_bias(const MbpaProblem<T>& p, const MbpaScratch<T>& s) {
   }
 }
 
-// Direct form: s.weight and s.bias end as the adapted parameters; without_last, s.weight lacks the
-// last step, whose residuals are left in s.logits_t.
+// What becomes of the last step of the weights in direct form: without it, its residuals are left
+// in s.logits_t.
+enum class LastStep { kTaken, kLeftOut };
+
+// Direct form: s.weight and s.bias end as the adapted parameters, but for a last step left out.
 template <class T>
-inline void adapt_weights(const MbpaProblem<T>& p, bool without_last, const MbpaScratch<T>& s,
+inline void adapt_weights(const MbpaProblem<T>& p, LastStep last, const MbpaScratch<T>& s,
                           NextKeys<T>& next) {
   const Neighbourhood<T>& n = p.neighbourhood;
   for (int64_t i = 0; i < n.num_classes; ++i) {
@@ -155,7 +158,7 @@ inline void adapt_weights(const MbpaProblem<T>& p, bool without_last, const Mbpa
     forward(n, s.weight, s.row, p.bias == nullptr ? nullptr : s.bias, s, s.logits_t, next);
     residuals(n, s);
     step_bias(p, s);
-    if (without_last && step + 1 == p.steps) break;
+    if (last == LastStep::kLeftOut && step + 1 == p.steps) break;
     gemm(s.logits_t, s.column, n.num_classes, RowMajor<T>{s.features, s.row}, n.dim, n.neighbours,
          [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
            next.fetch();
@@ -226,7 +229,7 @@ inline void adapt_coefficients(const MbpaProblem<T>& p, const MbpaScratch<T>& s,
 // Adapts query's own copy of the output layer, in a row of queries up to `end`; what is left in s
 // depends on the form.
 template <class T>
-inline Finding adapt(const MbpaProblem<T>& p, int64_t query, int64_t end, bool without_last,
+inline Finding adapt(const MbpaProblem<T>& p, int64_t query, int64_t end, LastStep last,
                      const MbpaScratch<T>& s) {
   NextKeys<T> next(p, query + 1, end);
   const Finding finding = gather(p.neighbourhood, query, s);
@@ -238,7 +241,7 @@ inline Finding adapt(const MbpaProblem<T>& p, int64_t query, int64_t end, bool w
   if (mbpa_in_gram_form(p)) {
     adapt_coefficients(p, s, next);
   } else {
-    adapt_weights(p, without_last, s, next);
+    adapt_weights(p, last, s, next);
   }
   return {};
 }

@@ -10,7 +10,7 @@ inline Finding update_queries(const MbpaProblem<T>& p, int64_t begin, int64_t en
   MbpaScratch<T> s{};
   lay_out(p, scratch, s);
   for (int64_t query = begin; query < end; ++query) {
-    const Finding finding = adapt(p, query, end, false, s);
+    const Finding finding = adapt(p, query, end, LastStep::kTaken, s);
     if (finding.fault != Fault::kNone) return finding;
     T* out = delta_weight + query * n.num_classes * n.dim;
     if (mbpa_in_gram_form(p)) {

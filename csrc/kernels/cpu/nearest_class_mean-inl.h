@@ -83,7 +83,7 @@ template <class T>
 inline void label_features(const NearestMeanProblem<T>& p, const PackedMeans<T>& packed,
                            int64_t begin, int64_t end, T* scratch, int64_t* labels) {
   // Short rows of the right type need no copy.
-  const bool as_they_are = p.features.kind == KindOf<T>::value && !p.unit_length &&
+  const bool as_they_are = p.features.kind == kKindOf<T> && !p.unit_length &&
                            p.dim * static_cast<int64_t>(sizeof(T)) < 4096;
   const int64_t stride = as_they_are ? p.dim : padded_stride<T>(p.dim);
   T *block = scratch, *norms = block + kNearestMeanBlock * padded_stride<T>(p.dim);

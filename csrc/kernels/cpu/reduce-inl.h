@@ -22,14 +22,33 @@ inline __attribute__((always_inline)) void reduce_rows(const T* const (&a)[kA],
                                                        T (&out)[kA][kB]) {
   constexpr int64_t lanes = kLanes<T>, step = 4 * lanes, panel = 16 * step;
   double total[kA * kB] = {};
+  Vector<T> joined[kA * kB];
+  const auto add_joined = [&] {
+    T sums[kA * kB];
+    sum_lanes<T, kA * kB>(joined, sums);
+#pragma GCC unroll 4
+    for (int i = 0; i < kA * kB; ++i) total[i] += static_cast<double>(sums[i]);
+  };
+  // sums += Term(a, b) of all pairs.
+  const auto add_vectors = [](const Vector<T>(&x)[kA], const Vector<T>(&y)[kB], Vector<T>* sums,
+                              int stride) {
+#pragma GCC unroll 2
+    for (int m = 0; m < kA; ++m) {
+#pragma GCC unroll 2
+      for (int n = 0; n < kB; ++n) {
+        Vector<T>& sum = sums[(m * kB + n) * stride];
+        sum = Term::template add<T>(sum, x[m], y[n]);
+      }
+    }
+  };
   int64_t j = 0;
   while (j + step <= dim) {
     const int64_t end = j + panel < dim ? j + panel : dim;
-    Vector<T> sums[kA][kB][4] = {};
+    Vector<T> sums[kA * kB][4] = {};
     for (; j + step <= end; j += step) {
 #pragma GCC unroll 4
       for (int s = 0; s < 4; ++s) {
-        Vector<T> x[kA];
+        Vector<T> x[kA], y[kB];
 #pragma GCC unroll 2
         for (int m = 0; m < kA; ++m) {
           x[m] = load(a[m] + j + s * lanes);
@@ -37,41 +56,39 @@ inline __attribute__((always_inline)) void reduce_rows(const T* const (&a)[kA],
         }
 #pragma GCC unroll 2
         for (int n = 0; n < kB; ++n) {
-          Vector<T> y = load(b[n] + j + s * lanes);
-          if constexpr (kA > 1) keep(y);
-#pragma GCC unroll 2
-          for (int m = 0; m < kA; ++m) sums[m][n][s] += Term::template term<Vector<T>>(x[m], y);
+          y[n] = load(b[n] + j + s * lanes);
+          if constexpr (kA > 1) keep(y[n]);
         }
+        add_vectors(x, y, &sums[0][s], 4);
       }
     }
-    Vector<T> joined[kA * kB];
-    T panel_sums[kA * kB];
 #pragma GCC unroll 4
     for (int i = 0; i < kA * kB; ++i) {
-      const auto& s = sums[i / kB][i % kB];
-      joined[i] = (s[0] + s[1]) + (s[2] + s[3]);
+      joined[i] = (sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]);
     }
-    sum_lanes<T, kA * kB>(joined, panel_sums);
+    add_joined();
+  }
+  if (j < dim) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kA * kB; ++i) total[i] += static_cast<double>(panel_sums[i]);
+    for (int i = 0; i < kA * kB; ++i) joined[i] = Vector<T>{};
+    while (j < dim) {
+      const int64_t rest = dim - j;
+      Vector<T> x[kA], y[kB];
+#pragma GCC unroll 2
+      for (int m = 0; m < kA; ++m) {
+        x[m] = rest >= lanes ? load(a[m] + j) : load_partial(a[m] + j, rest);
+      }
+#pragma GCC unroll 2
+      for (int n = 0; n < kB; ++n) {
+        y[n] = rest >= lanes ? load(b[n] + j) : load_partial(b[n] + j, rest);
+      }
+      add_vectors(x, y, joined, 1);
+      j += lanes;
+    }
+    add_joined();
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < kA * kB; ++i) {
-    if (j < dim) {
-      const T *left = a[i / kB], *right = b[i % kB];
-      Vector<T> rest = {};
-      int64_t p = j;
-      for (; p + lanes <= dim; p += lanes) {
-        rest += Term::template term<Vector<T>>(load(left + p), load(right + p));
-      }
-      if (p < dim) {
-        rest += Term::template term<Vector<T>>(load_partial(left + p, dim - p),
-                                               load_partial(right + p, dim - p));
-      }
-      total[i] += static_cast<double>(sum_lanes<T>(rest));
-    }
-    out[i / kB][i % kB] = static_cast<T>(total[i]);
-  }
+  for (int i = 0; i < kA * kB; ++i) out[i / kB][i % kB] = static_cast<T>(total[i]);
 }
 
 template <class Term, class T>
@@ -82,39 +99,29 @@ inline T reduce_pair(const T* a, const T* b, int64_t dim) {
   return sum[0][0];
 }
 
-template <class T>
-struct KindOf;
-template <>
-struct KindOf<float> {
-  static constexpr ScalarKind value = ScalarKind::kFloat32;
-};
-template <>
-struct KindOf<double> {
-  static constexpr ScalarKind value = ScalarKind::kFloat64;
-};
-
 // Row `index`, as it lies in memory when it is of type T, widened into scratch when it is not.
 template <class T>
 inline const T* row_of(Rows rows, int64_t index, int64_t dim, T* scratch) {
-  if (rows.kind == KindOf<T>::value) return static_cast<const T*>(rows.data) + index * dim;
+  if (rows.kind == kKindOf<T>) return static_cast<const T*>(rows.data) + index * dim;
   load_row(rows.data, rows.kind, index, dim, scratch);
   return scratch;
 }
 
-// Row `index` less the offset, unless that is null.
+// The same less the offset, unless that is null.
 template <class T>
-inline void load_row_less(Rows rows, int64_t index, int64_t dim, const T* offset, T* out) {
-  load_row(rows.data, rows.kind, index, dim, out);
-  if (offset == nullptr) return;
+inline const T* row_less(Rows rows, int64_t index, int64_t dim, const T* offset, T* scratch) {
+  const T* row = row_of(rows, index, dim, scratch);
+  if (offset == nullptr) return row;
 #pragma omp simd
-  for (int64_t j = 0; j < dim; ++j) out[j] -= offset[j];
+  for (int64_t j = 0; j < dim; ++j) scratch[j] = row[j] - offset[j];
+  return scratch;
 }
 
 // Gathered rows come from anywhere in the memory: while row i is in work, ask for row i + ahead.
 template <class T>
 inline void prefetch_row(Rows rows, const int64_t* indices, int64_t i, int64_t ahead, int64_t count,
                          int64_t dim) {
-  if (rows.kind != KindOf<T>::value || i + ahead >= count) return;
+  if (rows.kind != kKindOf<T> || i + ahead >= count) return;
   const char* row =
       reinterpret_cast<const char*>(static_cast<const T*>(rows.data) + indices[i + ahead] * dim);
   const int64_t bytes = dim * static_cast<int64_t>(sizeof(T));

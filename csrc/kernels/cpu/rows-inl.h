@@ -21,7 +21,7 @@ template <class T>
 inline void distances_of_rows(const T* query, Rows rows, const int64_t* indices, int64_t begin,
                               int64_t count, int64_t dim, T* scratch, T* out) {
   int64_t done = 0;
-  if (indices != nullptr && rows.kind == KindOf<T>::value) {
+  if (indices != nullptr && rows.kind == kKindOf<T>) {
     for (; done + 2 <= count; done += 2) {
       const T *const alone[] = {query}, *pair[2];
       for (int64_t n = 0; n < 2; ++n) {
@@ -45,13 +45,15 @@ inline void distances_of_rows(const T* query, Rows rows, const int64_t* indices,
 template <int kA, class T>
 inline void distances_of_some(const T* const* queries, const T* rows, int64_t count, int64_t dim,
                               bool from_memory, T* out, int64_t out_stride) {
-  constexpr int64_t kAhead = 4096 / sizeof(T);
+  constexpr uintptr_t kAhead = 4096;  // bytes
   const T* left[kA];
   for (int m = 0; m < kA; ++m) left[m] = queries[m];
   for (int64_t i = 0; i < count; i += 2) {
     const T* row = rows + i * dim;
-    for (int64_t at = 0; from_memory && at < 2 * dim; at += kLine<T>) {
-      __builtin_prefetch(row + kAhead + at);
+    // A hint may point anywhere, a pointer may not.
+    const uintptr_t later = reinterpret_cast<uintptr_t>(row) + kAhead;
+    for (uintptr_t at = 0; from_memory && at < 2 * dim * sizeof(T); at += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(later + at));
     }
     // The last row of an odd number meets itself.
     const T* const pair[2] = {row, i + 1 < count ? row + dim : row};
@@ -67,7 +69,7 @@ inline void distances_of_some(const T* const* queries, const T* rows, int64_t co
 template <class T>
 inline void distances_of_all(const T* const* queries, int64_t query_count, const T* rows,
                              int64_t count, int64_t dim, T* out, int64_t out_stride) {
-  // Sixteen accumulators, and what they need beside them, fill the registers of AVX-512.
+  // Sixteen accumulators are too many for the sixteen registers of the levels below.
 #if defined(__AVX512F__)
   constexpr int64_t at_a_time = 2;
 #else
@@ -89,15 +91,9 @@ inline void copies_of_rows(Rows rows, int64_t begin, int64_t count, int64_t dim,
   for (int64_t i = 0; i < count; ++i) {
     T* copy = out + i * out_stride;
     // The norm is best summed from where the row lies: a read of what was just written waits.
-    const T* row = row_of(rows, begin + i, dim, copy);
-    if (offset != nullptr) {
-#pragma omp simd
-      for (int64_t j = 0; j < dim; ++j) copy[j] = row[j] - offset[j];
-      row = copy;
-    } else if (row != copy) {
-      for (int64_t j = 0; j < dim; ++j) copy[j] = row[j];
-    }
-    norms[i] = reduce_pair<Product>(row, row, dim);
+    const T* row = row_less(rows, begin + i, dim, offset, copy);
+    for (int64_t j = 0; row != copy && j < dim; ++j) copy[j] = row[j];
+    if (norms != nullptr) norms[i] = reduce_pair<Product>(row, row, dim);
   }
 }
 

@@ -14,10 +14,9 @@ namespace clfast::cpu {
 // queries[q] and row i, with out_stride elements from query to query.
 //
 // copy_rows widens rows [begin, begin + count), less the offset unless it is null, into rows of
-// out_stride elements, with their squared norms. pack_panels writes the rows as
-// columns, as Panels of gemm-inl.h has them: panels of panel_columns() columns, [dim,
-// panel_columns()] each; the last is padded with zeros. How wide
-// panels are depends on the level.
+// out_stride elements, with their squared norms unless `norms` is null. pack_panels writes the rows
+// as columns, as Panels of gemm-inl.h has them: panels of panel_columns() columns, [dim,
+// panel_columns()] each, and the last padded with zeros; how many columns depends on the level.
 #define CLFAST_ROW_FUNCTIONS(T)                                                                 \
   void sq_distances(const T* query, Rows rows, const int64_t* indices, int64_t begin,           \
                     int64_t count, int64_t dim, T* scratch, T* out);                            \
@@ -42,8 +41,8 @@ void pack_panels(Simd level, const T* rows, int64_t count, int64_t dim, T* panel
 template <class T>
 int64_t panel_columns(Simd level);
 
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+static constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 template <class T>
 constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));  // elements of a cache line

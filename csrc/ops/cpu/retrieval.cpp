@@ -13,8 +13,9 @@
 namespace clfast::ops {
 namespace {
 
-constexpr int64_t kMostQueries = 4096;  // whose shortlists are in memory together
-constexpr int64_t kMostCandidates = 1 << 22;
+constexpr int64_t kFewestQueries = 16,
+                  kMostQueries = 4096;  // whose shortlists are in memory together
+constexpr int64_t kMostCandidates = 1 << 21;
 constexpr int64_t kFewSamples = 4;          // cost less in difference form than packing the means
 constexpr int64_t kWorthAThread = 1 << 16;  // products, or elements to be packed
 
@@ -28,7 +29,7 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
     using T = decltype(tag);
     T* distances = sq_distances.mutable_data_ptr<T>();
     int64_t* rows = indices.mutable_data_ptr<int64_t>();
-    const int64_t at_a_time = std::clamp(kMostCandidates / k, int64_t{64}, kMostQueries);
+    const int64_t at_a_time = std::clamp(kMostCandidates / k, kFewestQueries, kMostQueries);
     for (int64_t first = 0; first < in.batch; first += at_a_time) {
       const cpu::KnnProblem<T> problem{in.queries.const_data_ptr<T>() + first * in.dim,
                                        {in.keys.const_data_ptr(), kind_of(in.keys)},
