@@ -144,6 +144,8 @@ def _out(name: str) -> Callable[[Any], Any]:
     show_default=True,
     help="Of MbPA's steps.",
 )
+@click.option("--ewc-strength", type=click.FloatRange(min=0), default=1e3, show_default=True)
+@click.option("--without-memory", is_flag=True, help="MLP and EWC alone, in a few minutes a seed.")
 @_out("permuted-mnist")
 def permuted_mnist(
     root: Path,
@@ -153,6 +155,8 @@ def permuted_mnist(
     epochs: int,
     lr: float,
     optimizer: Optimizer,
+    ewc_strength: float,
+    without_memory: bool,
     out: Path,
 ) -> None:
     """Continual learning of permuted MNIST (section 4.1 of the Hebb paper, in small).
@@ -165,8 +169,16 @@ def permuted_mnist(
     from .experiments.images import load_images
 
     config = experiment.PermutedMnist(
-        seeds=seeds, threads=threads, tasks=tasks, epochs=epochs, lr=lr, optimizer=optimizer
+        seeds=seeds,
+        threads=threads,
+        tasks=tasks,
+        epochs=epochs,
+        lr=lr,
+        optimizer=optimizer,
+        ewc_strength=ewc_strength,
     )
+    if without_memory:
+        config = dataclasses.replace(config, stored=())
     evaluated = tuple(sorted({min(number, tasks) for number in config.evaluated}))
     config = dataclasses.replace(config, evaluated=evaluated)
     try:

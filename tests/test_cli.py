@@ -119,11 +119,13 @@ def test_options_reach_the_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         ["demo", "--chunk", "7"],
         ["demo"],
         ["permuted-mnist", "--root", str(tmp_path), "--lr", "0.05", "--optimizer", "rmsprop_tf"],
+        ["permuted-mnist", "--root", str(tmp_path), "--ewc-strength", "30", "--without-memory"],
     ):
         assert call(*arguments).output.endswith("Error: kept\n")
     assert seen[0] == replace(online_adaptation.DIGITS, chunk=7)
     assert seen[1] == online_adaptation.DIGITS
     assert seen[2] == permuted_mnist.PermutedMnist(lr=0.05, optimizer="rmsprop_tf")
+    assert seen[3] == permuted_mnist.PermutedMnist(ewc_strength=30.0, stored=())
 
 
 @pytest.mark.parametrize(

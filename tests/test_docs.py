@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,27 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/hebb.md", "docs/retrieval.md"])
-def test_the_python_of_a_page_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def write_mnist(folder: Path) -> None:
+    """Two images of each digit under MNIST's names."""
+    folder.mkdir()
+    for part in ("train", "t10k"):
+        head = struct.pack(">4i", 0x803, 20, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(head + bytes(20 * 28 * 28))
+        head = struct.pack(">2i", 0x801, 20)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(head + bytes(range(10)) * 2)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/hebb.md", "docs/retrieval.md", "docs/streams.md"]
+)
+def test_the_python_of_a_page_runs(
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_mnist(tmp_path / "mnist")
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     names: dict[str, Any] = {"__name__": "docs"}

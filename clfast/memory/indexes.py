@@ -40,9 +40,10 @@ class FaissIndex(Index):
     """Candidates from an index of faiss, re-ranked by their exact distances.
 
     It is trained at the first search, on the rows that are there then. Appended rows are added at
-    the next search. Rows that were overwritten since are searched exactly beside the candidates,
-    and all rows are added again, without a new training, when they are more than an eighth of the
-    memory. A query for which the index finds fewer than k candidates is searched exactly.
+    the next search; an index that takes rows only once is built anew. Rows that were overwritten
+    since are searched exactly beside the candidates, and all rows are added again, without a new
+    training, when they are more than an eighth of the memory. A query for which the
+    index finds fewer than k candidates is searched exactly.
     """
 
     _MOST_STALE = 1 / 8
@@ -78,11 +79,14 @@ class FaissIndex(Index):
             self._update(rows)
         wanted = min(self._config.candidates * k, self._index.ntotal)
         _, found = self._index.search(queries.float().contiguous().numpy(), wanted)
-        stale = torch.tensor(sorted(self._stale), dtype=torch.int64)
+        is_stale, nearest_stale = self._search_stale(rows, queries, k)
         distances, slots = [], []
-        for query, candidates in zip(queries, torch.from_numpy(found), strict=True):
-            # Candidates lack the stale rows' true places, and may hold them by their old ones.
-            near = torch.cat([candidates[candidates >= 0], stale]).unique()
+        for query, candidates, others in zip(
+            queries, torch.from_numpy(found), nearest_stale, strict=True
+        ):
+            # The index knows stale rows by their old places.
+            known = candidates[candidates >= 0]
+            near = torch.cat([known[~is_stale[known]], others]).unique()
             if len(near) < k:
                 near = torch.arange(len(rows), device="cpu")
             best = knn(query[None], rows.keys[near], k, key_sq_norms=rows.sq_norms[near])
@@ -92,6 +96,16 @@ class FaissIndex(Index):
             torch.cat([queries.new_empty(0, k), *distances]),
             torch.cat([torch.empty(0, k, dtype=torch.int64), *slots]),
         )
+
+    def _search_stale(self, rows: Rows, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Which slots are stale [M], and each query's nearest among them [B, up to k]."""
+        stale = torch.tensor(sorted(self._stale), dtype=torch.int64)
+        is_stale = torch.zeros(len(rows), dtype=torch.bool)
+        is_stale[stale] = True
+        if not len(stale):
+            return is_stale, stale.expand(len(queries), 0)
+        best = knn(queries, rows.keys[stale], min(k, len(stale)), key_sq_norms=rows.sq_norms[stale])
+        return is_stale, stale[best.indices]
 
     def _update(self, rows: Rows) -> None:
         if not self._index.is_trained or self._index.ntotal > len(rows):
@@ -105,13 +119,13 @@ class FaissIndex(Index):
         try:
             trained = self._untrained()
             trained.train(self._as_faiss_takes(rows, 0))
+            trained.add(self._as_faiss_takes(rows, 0))
         except RuntimeError as error:
             raise ValueError(
                 f"KeyValueMemory.search: index {self._config.index!r} cannot be trained on the "
                 f"{len(rows)} rows that are stored; add more, or choose a coarser index "
                 f"({_reason(error)})"
             ) from error
-        trained.add(self._as_faiss_takes(rows, 0))
         self._index = trained
         self._stale.clear()
 
@@ -123,8 +137,13 @@ class FaissIndex(Index):
         return index
 
     def _add(self, rows: Rows, first: int) -> None:
-        if first < len(rows):
-            self._index.add(self._as_faiss_takes(rows, first))
+        if first == len(rows):
+            return
+        keys = self._as_faiss_takes(rows, first)
+        try:
+            self._index.add(keys)
+        except RuntimeError:  # an index that takes rows once, as NSG
+            self._train(rows)
 
     @staticmethod
     def _as_faiss_takes(rows: Rows, first: int) -> Any:

@@ -22,8 +22,10 @@ from .protocol import Batches, pairs
 
 _METHODS: dict[str, type[NeighbourLearner]] = {"hebb": Hebb, "mbpa": MbPA, "mixture": Mixture}
 
-# Where a forward pass that only wants the head's input puts it; of this thread alone.
-_captured: ContextVar[list[Tensor] | None] = ContextVar("_captured", default=None)
+# Whose head's input a forward pass is after, and where it is put; of this thread alone.
+_captured: ContextVar[tuple[Attachment, list[Tensor]] | None] = ContextVar(
+    "_captured", default=None
+)
 
 
 def attach(
@@ -54,8 +56,8 @@ def attach(
 
     Raises:
         TypeError, ValueError: the model has no such layer or it is not linear; memory and layer
-            differ in d; the model has an attachment already; an option is wrong. The model is as
-            before.
+            differ in d; the model or the layer has an attachment already; an option is wrong. The
+            model is as before.
     """
     where = "attach"
     if not isinstance(model, nn.Module):
@@ -64,6 +66,12 @@ def attach(
     if attached(model) is not None:
         raise ValueError(f"{where}: model has an attachment already; detach() that one first")
     layer = _head_of(model, head, where)
+    for hook in layer._forward_hooks.values():
+        if isinstance(hook, _HeadHook) and hook.attachment is not None:
+            raise ValueError(
+                f"{where}: head {head!r} has an attachment already, of a model that shares it; "
+                "detach() that one first"
+            )
     if memory is None:
         memory = KeyValueMemory(layer.in_features, device=layer.weight.device)
     return Attachment(model, head, _learner(method, layer, memory, options, where))
@@ -100,9 +108,9 @@ def attached(model: nn.Module) -> Attachment | None:
 class Attachment:
     """What `attach` returns: the memory's way in, and the way out.
 
-    A deep copy of the model has an attachment of its own, see `attached`, with the same memory. The
-    adapted logits are new tensors without a gradient. Under autocast the adaptation itself is in
-    float32; the logits have the type that the head gave.
+    A deep copy of the model has an attachment of its own, see `attached`, with the same memory; a
+    deep copy of the head alone has none. The adapted logits are new tensors without a gradient.
+    Under autocast the adaptation itself is in float32; the logits have the type that the head gave.
 
     Attributes:
         model: the model.
@@ -171,7 +179,7 @@ class Attachment:
 
     def _write(self, x: Any, y: Tensor, where: str) -> None:
         head = self._head(where)
-        with evaluating(self.model), torch.no_grad(), _capturing() as inputs:
+        with evaluating(self.model), torch.no_grad(), _capturing(self) as inputs:
             try:
                 self.model(x)
             except (RuntimeError, IndexError, ValueError, TypeError) as error:
@@ -182,7 +190,7 @@ class Attachment:
             raise ValueError(f"{where}: the model's forward pass does not call {self._name!r}")
         features = inputs[-1].float() if inputs[-1].dtype != torch.float64 else inputs[-1]
         features = features.reshape(-1, head.in_features)
-        checks.check_labels(y, len(features), head.out_features, features.device, where)
+        checks.check_labels(y, len(features), len(head.weight), features.device, where)
         checks.check_finite(features, where)
         self.memory.staged(features, y, where=where)()
 
@@ -196,15 +204,15 @@ class Attachment:
             self._head_hook.remove()
         self._hooked, self._head_hook = (
             head,
-            head.register_forward_hook(self._adapt, with_kwargs=True),
+            head.register_forward_hook(_HeadHook(self), with_kwargs=True),
         )
 
     def _adapt(
-        self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], logits: Tensor
+        self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], logits: Tensor
     ) -> Tensor | None:
         captured = _captured.get()
-        if captured is not None:
-            captured.append(_input_of(args, kwargs).detach())
+        if captured is not None and captured[0] is self:
+            captured[1].append(_input_of(args, kwargs).detach())
             return None
         if self.model.training or not len(self.memory):
             return None
@@ -216,16 +224,33 @@ class Attachment:
             wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
             features = _input_of(args, kwargs).detach().to(wide).reshape(-1, head.in_features)
             checks.check_finite(features, where)
-            base = logits.detach().to(wide).reshape(-1, head.out_features)
+            base = logits.detach().to(wide).reshape(-1, logits.shape[-1])
             scores = self.learner._scores(features, base, where)
             # Never the head's own output: callers write into what they are given.
             return scores.to(logits.dtype).reshape(logits.shape).clone()
 
 
+class _HeadHook:
+    """The forward hook of a head, which belongs to an attachment's model."""
+
+    def __init__(self, attachment: Attachment | None) -> None:
+        self.attachment = attachment
+
+    def __call__(
+        self, _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], logits: Tensor
+    ) -> Tensor | None:
+        return None if self.attachment is None else self.attachment._adapt(args, kwargs, logits)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _HeadHook:
+        """Of the copy's attachment, which is there before its head; of none if only the head, or a
+        part of the model with it, is copied."""
+        return _HeadHook(memo.get(id(self.attachment)))
+
+
 @contextmanager
-def _capturing() -> Iterator[list[Tensor]]:
+def _capturing(attachment: Attachment) -> Iterator[list[Tensor]]:
     inputs: list[Tensor] = []
-    token = _captured.set(inputs)
+    token = _captured.set((attachment, inputs))
     try:
         yield inputs
     finally:

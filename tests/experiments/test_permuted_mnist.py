@@ -79,6 +79,13 @@ def test_a_run_goes_on_with_the_seeds_that_are_missing(images: Images, tmp_path:
     assert [row[:3] for row in resumed.rows] == [row[:3] for row in table.rows]
 
 
+def test_without_memories_the_networks_learn_the_same(images: Images, tmp_path: Path) -> None:
+    config = replace(TINY, seeds=1)
+    whole, _ = run(config, images, tmp_path / "whole")
+    networks, _ = run(replace(config, stored=()), images, tmp_path / "networks")
+    assert networks.rows == whole.rows[:2]
+
+
 def test_evaluations_beyond_the_tasks_are_refused(images: Images, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"evaluated must be numbers of tasks in \[1, 3\]"):
         run(replace(TINY, evaluated=(1, 4)), images, tmp_path)

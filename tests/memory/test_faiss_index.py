@@ -75,6 +75,24 @@ def test_appended_and_overwritten_rows_are_found_at_once() -> None:
     assert memory.recall(QUERIES, 1) == 1
 
 
+def test_an_index_that_takes_rows_once_is_built_anew() -> None:
+    memory = filled(300, index="NSG16", index_parameters="")
+    memory.search(QUERIES, 5)
+    memory.add(QUERIES, torch.zeros(20, dtype=torch.int64))
+    found = memory.search(QUERIES, 1)
+    assert found.indices[:, 0].tolist() == list(range(300, 320))
+
+
+def test_the_papers_size_of_neighbourhood() -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randn(12_000, 64, generator=generator)
+    memory = KeyValueMemory(64, index="IVF256,PQ32", index_parameters="nprobe=32")
+    memory.add(keys, torch.zeros(12_000, dtype=torch.int64))
+    queries = keys[:10] + 0.1 * torch.randn(10, 64, generator=generator)
+    assert memory.search(queries, 200).indices.shape == (10, 200)
+    assert 0.2 < memory.recall(queries, 200) < 1
+
+
 def test_too_few_candidates_are_no_answer() -> None:
     memory = filled(300, index_parameters="nprobe=1", candidates=1)
     exact = knn(QUERIES, memory.keys, 300)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -153,6 +154,51 @@ def test_a_head_that_is_rebuilt_is_followed() -> None:
     assert not old._forward_hooks
 
 
+def test_a_head_that_grows_in_place_is_followed() -> None:
+    """out_features stays, as with people who forget it: the weight is what counts."""
+    classifier, made = attach()
+    larger = nn.Linear(DIM, CLASSES + 2)
+    with torch.no_grad():
+        larger.weight[:CLASSES], larger.bias[:CLASSES] = classifier.fc.weight, classifier.fc.bias
+    classifier.fc.weight, classifier.fc.bias = larger.weight, larger.bias
+    x, y = batch(4, seed=5)
+    made.write(x, torch.full_like(y, CLASSES))
+    logits = classifier(X)
+    assert logits.shape == (9, CLASSES + 2)
+    assert not torch.equal(logits, larger(classifier.net(X)))
+
+
+def test_a_copy_of_the_head_alone_is_a_plain_layer() -> None:
+    classifier, made = attach()
+    for twin in (copy.deepcopy(classifier.fc), copy.deepcopy(nn.Sequential(classifier.fc))):
+        features = classifier.net(X)
+        plain = nn.functional.linear(features, *classifier.fc.parameters())
+        assert torch.equal(twin(features), plain)
+    assert made.model is classifier
+
+
+def test_a_teacher_within_the_model_keeps_its_features_to_itself() -> None:
+    """A deep copy shares the memory; what its head is given is not what is written."""
+
+    class Student(Classifier):
+        teacher: list[nn.Module]
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(self.net(x))
+            for teacher in self.teacher:
+                teacher(x + 1)
+            return logits
+
+    student = Student()
+    student.teacher = []
+    made = clfast.attach(student, **OPTIONS["hebb"])
+    made.write(*batch(40, seed=1))
+    student.teacher = [copy.deepcopy(student)]
+    made.write(*batch(3, seed=2))
+    student.teacher = []
+    assert torch.equal(made.memory.keys[40:], student.eval().net(batch(3, seed=2)[0]))
+
+
 def test_a_head_that_is_no_linear_layer_any_more_is_named() -> None:
     classifier, made = attach()
     classifier.fc = nn.Sequential(nn.Dropout(), nn.Linear(DIM, CLASSES))
@@ -164,11 +210,14 @@ def test_a_head_that_is_no_linear_layer_any_more_is_named() -> None:
     made.detach()
 
 
-def test_writes_into_the_logits_reach_nothing_else() -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_writes_into_the_logits_reach_nothing_else(mode: Callable[[], Any]) -> None:
     classifier, _ = attach()
-    with torch.no_grad():
+    with mode():
         expected = classifier(X).clone()
-        classifier(X).fill_(float("nan"))
+        logits = classifier(X)
+        logits[:, :2] = -float("inf")  # as libraries mask classes
+        logits.add_(float("nan"))
         assert torch.equal(classifier(X), expected)
 
 
@@ -182,6 +231,14 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert logits.dtype == dtype
     assert made.memory.keys.dtype == torch.float32
     torch.testing.assert_close(logits.float(), expected, rtol=0.05, atol=0.2)
+
+
+def test_compiled_once_it_is_attached() -> None:
+    classifier, _ = attach()
+    with torch.no_grad():
+        expected = classifier(X)
+        compiled = torch.compile(classifier, backend="aot_eager")
+        torch.testing.assert_close(compiled(X), expected)
 
 
 def test_float64() -> None:
@@ -279,6 +336,32 @@ def test_attached_twice() -> None:
     with pytest.raises(ValueError, match=r"has an attachment already; detach\(\) that one first"):
         clfast.attach(classifier)
     assert torch.equal(classifier(X), expected)
+
+
+@pytest.mark.parametrize("through", ["a parent", "a part"])
+def test_attached_twice_through_another_module(through: str) -> None:
+    parent = nn.Sequential(Classifier())
+    first, second = [(parent[0], "fc"), (parent, "0.fc")][:: 1 if through == "a parent" else -1]
+    made = clfast.attach(first[0], first[1], **OPTIONS["hebb"])
+    made.write(*batch(40, seed=1))
+    expected = parent.eval()(X)
+    with pytest.raises(ValueError, match=r"attach: head .* has an attachment already, of a model"):
+        clfast.attach(*second)
+    assert torch.equal(parent(X), expected)
+    made.detach()
+    clfast.attach(*second)
+
+
+def test_keys_that_overflow_the_memory() -> None:
+    classifier = Classifier()
+    memory = KeyValueMemory(DIM, dtype=torch.bfloat16)
+    made = clfast.attach(classifier, memory=memory)
+    made.write(*batch(4))
+    with torch.no_grad():
+        classifier.net.get_submodule("out").bias.fill_(3.4e38)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"Attachment\.write: .*overflow torch\.bfloat16"):
+        made.write(*batch(4))
+    assert len(memory) == 4
 
 
 @pytest.mark.parametrize(

@@ -188,8 +188,10 @@ def test_a_normalised_kernel_of_neighbours_at_infinite_or_zero_distance() -> Non
 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.3, 1.0])
-def test_a_fixed_interpolation_stands_in_for_equation_7(fixed: float) -> None:
-    hebb = made(fixed_interpolation=fixed)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_fixed_interpolation_stands_in_for_equation_7(fixed: float, steps: int) -> None:
+    """Without steps and with all weight on it, the Hebbian update alone: Hebb-v1."""
+    hebb = made(fixed_interpolation=fixed, steps=steps)
     x, _ = batch(7, seed=2, dtype=F64)
     mask = torch.tensor([label not in OLD for label in range(CLASSES)])
     wanted = expected(hebb, x, torch.full((CLASSES,), fixed, dtype=F64), mask)

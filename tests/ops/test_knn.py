@@ -79,6 +79,18 @@ def test_exact_on(kind: str, batch: int, simd_level: str, rng: torch.Generator) 
     assert_exact(knn(queries, keys, 50, key_sq_norms=norms), queries, keys)
 
 
+@pytest.mark.parametrize("batch", [4, 40])
+def test_exact_where_most_keys_are_near_equal(
+    batch: int, simd_level: str, rng: torch.Generator
+) -> None:
+    near, others = data("near equal", 50_000, 24, rng), data("gaussian", 10_000, 24, rng)
+    order = torch.randperm(60_000, generator=rng)
+    keys = torch.cat([near, others])[order]
+    queries = data("gaussian", batch, 24, rng)
+    queries[::2] = near[:1] + 1e-5 * queries[::2]
+    assert_exact(knn(queries, keys, 200), queries, keys)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_exact_in(dtype: torch.dtype, rng: torch.Generator) -> None:
     keys = data("clusters", 1500, 33, rng).to(dtype)
