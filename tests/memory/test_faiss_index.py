@@ -85,9 +85,9 @@ def test_an_index_that_takes_rows_once_is_built_anew() -> None:
 
 def test_the_papers_size_of_neighbourhood() -> None:
     generator = torch.Generator().manual_seed(0)
-    keys = torch.randn(12_000, 64, generator=generator)
-    memory = KeyValueMemory(64, index="IVF256,PQ32", index_parameters="nprobe=32")
-    memory.add(keys, torch.zeros(12_000, dtype=torch.int64))
+    keys = torch.randn(3_000, 64, generator=generator)
+    memory = KeyValueMemory(64, index="IVF256,PQ32np", index_parameters="nprobe=32")
+    memory.add(keys, torch.zeros(3_000, dtype=torch.int64))
     queries = keys[:10] + 0.1 * torch.randn(10, 64, generator=generator)
     assert memory.search(queries, 200).indices.shape == (10, 200)
     assert 0.2 < memory.recall(queries, 200) < 1
