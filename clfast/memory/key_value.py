@@ -302,7 +302,7 @@ class KeyValueMemory:
         `KeyValueMemory.from_file` makes a memory of whatever kind was saved.
 
         Raises FileNotFoundError or another OSError if no file can be read, or ValueError if it is
-        truncated, foreign, of another kind, or its parts do not fit together, naming the path; the
+        truncated, damaged, foreign, of another kind, or inconsistent, naming the path; the
         memory is as before.
         """
         file = _arguments.file(path, "KeyValueMemory.load")
