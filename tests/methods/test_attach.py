@@ -357,8 +357,9 @@ def test_keys_that_overflow_the_memory() -> None:
     memory = KeyValueMemory(DIM, dtype=torch.bfloat16)
     made = clfast.attach(classifier, memory=memory)
     made.write(*batch(4))
-    with torch.no_grad():
-        classifier.net.get_submodule("out").bias.fill_(3.4e38)  # type: ignore[union-attr]
+    last = classifier.net.get_submodule("out")
+    assert isinstance(last, nn.Linear)
+    nn.init.constant_(last.bias, 3.4e38)
     with pytest.raises(ValueError, match=r"Attachment\.write: .*overflow torch\.bfloat16"):
         made.write(*batch(4))
     assert len(memory) == 4
