@@ -45,11 +45,18 @@ class Config:
         for name in ("index", "index_parameters"):
             if not isinstance(value := getattr(self, name), str):
                 raise TypeError(f"{where}: {name} must be a string, got {type(value).__name__}")
-        if self.index == "exact" and self.index_parameters:
-            raise ValueError(f"{where}: index_parameters are for an index of faiss, not 'exact'")
+        if self.index in ("exact", "bf16") and self.index_parameters:
+            raise ValueError(
+                f"{where}: index_parameters are for an index of faiss, not {self.index!r}"
+            )
         candidates = integer(self.candidates, "candidates", where, least=1)
         object.__setattr__(self, "candidates", candidates)
         one_of(self.dtype, _DTYPES.values(), "dtype", where)
+        if self.index == "bf16" and self.dtype == torch.float64:
+            raise ValueError(
+                f"{where}: index 'bf16' is for keys of float32 or 16 bits, got dtype "
+                "torch.float64; use index='exact'"
+            )
 
     def to_plain(self) -> dict[str, Any]:
         """As strings and numbers."""

@@ -30,10 +30,17 @@ from .adaptation import (  # noqa: E402
     mbpa_update,
     mixture_log_probs,
 )
-from .retrieval import Neighbors, class_means, knn, nearest_class_mean  # noqa: E402
+from .retrieval import (  # noqa: E402
+    Neighbors,
+    RoundedKeys,
+    class_means,
+    knn,
+    nearest_class_mean,
+)
 
 __all__ = [
     "Neighbors",
+    "RoundedKeys",
     "adaptation",
     "class_means",
     "hebb_logits",

@@ -23,7 +23,12 @@ _CHECK_OF_KIND = {
     "str": _check.strings,
 }
 # Arguments of the schemas that are parts of one of the public functions.
-_PUBLIC_NAME = {"sq_distances": "neighbors.sq_distances", "indices": "neighbors.indices"}
+_PUBLIC_NAME = {
+    "sq_distances": "neighbors.sq_distances",
+    "indices": "neighbors.indices",
+    "rounded_rows": "rounded.rows",
+    "rounded_offset": "rounded.offset",
+}
 
 
 def compiled(op: str, *arguments: Any) -> Any:

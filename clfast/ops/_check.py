@@ -112,6 +112,16 @@ def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
     return neighbors
 
 
+def rounded_keys(op: str, rounded: object) -> tuple[Tensor, Tensor]:
+    """The two halves of a ``RoundedKeys``, or of a pair that stands for one."""
+    if not (isinstance(rounded, tuple) and len(rounded) == 2):
+        raise TypeError(
+            f"clfast::{op}: rounded must be RoundedKeys(rows, offset), as round_keys returns, "
+            f"got {type(rounded).__name__}"
+        )
+    return rounded
+
+
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """float64 for float64, else float32: what the arithmetic is done in."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -11,11 +11,25 @@ from .. import reference
 from .._backend import uses_reference
 from .._neighbors import Neighbors
 from . import _call, _check
+from .rounded_keys import RoundedKeys, rounded_size
 
-__all__ = ["Neighbors", "class_means", "knn", "nearest_class_mean"]
+__all__ = [
+    "Neighbors",
+    "RoundedKeys",
+    "class_means",
+    "knn",
+    "nearest_class_mean",
+]
 
 
-def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = None) -> Neighbors:
+def knn(
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    *,
+    key_sq_norms: Tensor | None = None,
+    rounded: RoundedKeys | None = None,
+) -> Neighbors:
     """The k nearest keys of each query under squared Euclidean distance, exactly.
 
     The neighbours N of a query in the Hebb paper's Eq. 2 and Algorithm 1.
@@ -31,6 +45,9 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
         k: neighbours a query, 1 <= k <= M.
         key_sq_norms: [M] squared norms of the keys, for callers that keep them. The result does not
             depend on them.
+        rounded: of these keys, from ``RoundedKeys.of``, for callers that search them often: a CPU
+            that multiplies bfloat16 reads them in place of the keys to find the candidates. The
+            result is the same; other devices do not read them.
 
     Returns:
         ``Neighbors(sq_distances [B, k], indices [B, k])``.
@@ -39,15 +56,22 @@ def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = 
         RuntimeError: wrong shape, dtype, device or k; an input that requires grad in grad mode.
     """
     k = _check.integer("knn", "k", k)
+    rows, offset = (None, None) if rounded is None else _check.rounded_keys("knn", rounded)
+    arguments = (queries, keys, k, key_sq_norms, rows, offset)
     if uses_reference():
-        _call.check_for_reference("knn", _fake_knn, queries, keys, k, key_sq_norms)
-        return reference.retrieval.knn(queries, keys, k, key_sq_norms=key_sq_norms)
-    return Neighbors(*_call.compiled("knn", queries, keys, k, key_sq_norms))
+        _call.check_for_reference("knn", _fake_knn, *arguments)
+        return reference.retrieval.knn(queries, keys, k, key_sq_norms=key_sq_norms, rounded=rounded)
+    return Neighbors(*_call.compiled("knn", *arguments))
 
 
 @torch.library.register_fake("clfast::knn")
 def _fake_knn(
-    queries: Tensor, keys: Tensor, k: int, key_sq_norms: Tensor | None
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    key_sq_norms: Tensor | None,
+    rounded_rows: Tensor | None,
+    rounded_offset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     op = "knn"
     _check.dim(op, "queries", queries, 2)
@@ -68,11 +92,33 @@ def _fake_knn(
         _check.shape(op, "key_sq_norms", key_sq_norms, (keys.shape[0],))
         _check.same_precision(op, "key_sq_norms", key_sq_norms, "queries", queries)
         _check.same_device(op, "key_sq_norms", key_sq_norms, "queries", queries)
+    _check_rounded(op, queries, keys, rounded_rows, rounded_offset)
     shape = (queries.shape[0], k)
     return (
         queries.new_empty(shape, dtype=_check.compute_dtype(queries)),
         queries.new_empty(shape, dtype=torch.int64),
     )
+
+
+def _check_rounded(
+    op: str, queries: Tensor, keys: Tensor, rows: Tensor | None, offset: Tensor | None
+) -> None:
+    _check.require(
+        (rows is None) == (offset is None), f"{op}: rounded.rows and rounded.offset go together"
+    )
+    if rows is None or offset is None:
+        return
+    _check.require(
+        queries.dtype != torch.float64,
+        f"{op}: rounded is for float32 and 16-bit keys, not float64",
+    )
+    size, dim = keys.shape
+    _check.dtype(op, "rounded.rows", rows, torch.bfloat16)
+    _check.shape(op, "rounded.rows", rows, (size, rounded_size(dim)))
+    _check.same_device(op, "rounded.rows", rows, "queries", queries)
+    _check.dtype(op, "rounded.offset", offset, torch.float32)
+    _check.shape(op, "rounded.offset", offset, (dim,))
+    _check.same_device(op, "rounded.offset", offset, "queries", queries)
 
 
 def class_means(

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._neighbors import Neighbors
 
+if TYPE_CHECKING:
+    from ..ops.rounded_keys import RoundedKeys
+
 
 def _widened(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def knn(queries: Tensor, keys: Tensor, k: int, *, key_sq_norms: Tensor | None = None) -> Neighbors:
-    """Sorts all distances in difference form; the norms are not needed for that."""
+def knn(
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    *,
+    key_sq_norms: Tensor | None = None,
+    rounded: RoundedKeys | None = None,
+) -> Neighbors:
+    """Sorts all distances in difference form; norms and rounded keys are not needed for that."""
     queries, keys = _widened(queries), _widened(keys)
     distances = [queries.new_empty(0, k)]
     indices = [torch.empty(0, k, dtype=torch.int64, device=queries.device)]

@@ -1,5 +1,6 @@
 // What every device checks and prepares for the retrieval ops.
 #pragma once
+#include "../kernels/common/rounded_keys.h"
 #include "check.h"
 
 namespace clfast::ops {
@@ -9,12 +10,16 @@ struct KnnInputs {
   Tensor queries;    // [B, d] in dtype
   Tensor keys;       // [M, d] as stored
   int64_t batch, memory_size, dim;
+  std::optional<Tensor> rounded_rows, rounded_offset;  // both or none
 };
 
 // key_sq_norms are checked and not used: both kernels form the norms they need from keys that they
-// have in cache anyway, and a result that is exact must not hang on numbers from outside.
+// have in cache anyway, and a result that is exact must not hang on numbers from outside. Rounded
+// keys are made of the keys by one function of ours, and only where they are read does that matter.
 inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
-                           const std::optional<Tensor>& key_sq_norms) {
+                           const std::optional<Tensor>& key_sq_norms,
+                           const std::optional<Tensor>& rounded_rows,
+                           const std::optional<Tensor>& rounded_offset) {
   const char* op = "knn";
   check_dim(op, "queries", queries, 2);
   check_floating(op, "queries", queries);
@@ -27,12 +32,26 @@ inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
   CLFAST_CHECK(memory_size > 0, op, ": keys must have at least one row");
   CLFAST_CHECK(k >= 1 && k <= memory_size, op, ": k must be in [1, ", memory_size,
                "], the number of keys, got ", k);
-  KnnInputs in{compute_dtype(queries), {}, as_contiguous(keys), queries.size(0), memory_size, dim};
+  KnnInputs in{
+      compute_dtype(queries), {}, as_contiguous(keys), queries.size(0), memory_size, dim, {}, {}};
   in.queries = as_compute(queries, in.dtype);
   if (key_sq_norms.has_value()) {
     check_shape(op, "key_sq_norms", *key_sq_norms, {memory_size});
     check_same_precision(op, "key_sq_norms", *key_sq_norms, "queries", queries);
     check_same_device(op, "key_sq_norms", *key_sq_norms, "queries", queries);
+  }
+  CLFAST_CHECK(rounded_rows.has_value() == rounded_offset.has_value(), op,
+               ": rounded.rows and rounded.offset go together");
+  if (rounded_rows.has_value()) {
+    CLFAST_CHECK(!is_float64(queries), op, ": rounded is for float32 and 16-bit keys, not float64");
+    check_dtype(op, "rounded.rows", *rounded_rows, ScalarType::BFloat16);
+    check_shape(op, "rounded.rows", *rounded_rows, {memory_size, 2 * rounded_pairs(dim)});
+    check_same_device(op, "rounded.rows", *rounded_rows, "queries", queries);
+    check_dtype(op, "rounded.offset", *rounded_offset, ScalarType::Float);
+    check_shape(op, "rounded.offset", *rounded_offset, {dim});
+    check_same_device(op, "rounded.offset", *rounded_offset, "queries", queries);
+    in.rounded_rows = as_contiguous(*rounded_rows);
+    in.rounded_offset = as_contiguous(*rounded_offset);
   }
   return in;
 }

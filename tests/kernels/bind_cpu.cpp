@@ -137,8 +137,15 @@ void knn(int level, const py::object& problem, int64_t threads, const Array& sq_
     const int64_t k = problem.attr("k").cast<int64_t>();
     T* distances_out = data_of<T>(sq_distances, "sq_distances", {batch, k});
     int64_t* indices_out = data_of<int64_t>(indices, "indices", {batch, k});
-    const cpu::KnnProblem<T> searched{
+    cpu::KnnProblem<T> searched{
         field<T>(problem, "queries", {batch, dim}), rows_of(keys, "keys"), batch, rows, dim, k};
+    const py::object rounded = problem.attr("rounded");
+    if (!rounded.is_none()) {
+      const auto [bits, offset] = rounded.cast<std::pair<py::object, py::object>>();
+      searched.rounded = {reinterpret_cast<const BFloat16Pair*>(data_of<const uint16_t>(
+                              bits, "rounded rows", {rows, 2 * rounded_pairs(dim)})),
+                          data_of<const float>(offset, "rounded offset", {dim})};
+    }
     const auto in_turn = [](int64_t count, const auto& work) { work(0, count); };
     cpu::search_knn(searched, threads, in_turn, distances_out, indices_out);
   });

@@ -255,6 +255,7 @@ class Knn:
     queries: Array  # [B, d]
     keys: Array  # [M, d]
     k: int
+    rounded: tuple[Array, Array] | None = None  # rows in bfloat16, and the offset
 
     def outputs(self) -> Shapes:
         shape = (len(self.queries), self.k)

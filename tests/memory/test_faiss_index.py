@@ -139,8 +139,8 @@ def test_saved_and_cleared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"index": "IVF"}, "index must be 'exact' or a factory string of faiss"),
-        ({"index": "nonsense"}, "index must be 'exact' or a factory string of faiss"),
+        ({"index": "IVF"}, "index must be 'exact', 'bf16' or a factory string of faiss"),
+        ({"index": "nonsense"}, "index must be 'exact', 'bf16' or a factory string of faiss"),
         ({"index_parameters": "speed=3"}, "got 'IVF16,Flat' and 'speed=3'"),
     ],
 )

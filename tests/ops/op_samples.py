@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clfast import ops, reference
-from clfast.ops import Neighbors
+from clfast.ops import Neighbors, RoundedKeys
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, Neighbors):
         return Neighbors(*(change(t) for t in value))
+    if isinstance(value, RoundedKeys):
+        return RoundedKeys(*(change(t) for t in value))
     if isinstance(value, tuple):
         return tuple(map_tensors(v, change) for v in value)
     if isinstance(value, dict):
@@ -107,6 +109,12 @@ def _knn_with_norms(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
     return (queries, keys, min(s.k, s.rows)), {
         "key_sq_norms": norms if dtype == torch.float64 else norms.float()
     }
+
+
+def _knn_of_rounded(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    queries, keys, _ = _memory(s, dtype, rng)
+    rounded = None if dtype == torch.float64 else RoundedKeys.of(keys)
+    return (queries, keys, min(s.k, s.rows)), {"rounded": rounded}
 
 
 def _class_means(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
@@ -191,5 +199,6 @@ CASES = [
     OpCase("hebbian_update", _with_closeness(_hebbian_update), variant="closeness"),
     OpCase("mbpa_update", _with_closeness(_mbpa_update), scale=2.0, variant="closeness"),
     OpCase("hebb_logits", _with_closeness(_hebb_logits), variant="closeness"),
+    OpCase("knn", _knn_of_rounded, variant="rounded"),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clfast.ops import Neighbors, knn, nearest_class_mean
+from clfast.ops import Neighbors, RoundedKeys, knn, nearest_class_mean
 
 
 def true_distances(queries: Tensor, keys: Tensor) -> Tensor:
@@ -232,6 +232,42 @@ def test_wrong_norms_do_not_change_the_result(rng: torch.Generator) -> None:
         found = knn(queries, keys, 20, key_sq_norms=norms)
         assert torch.equal(found.indices, wanted.indices)
         assert torch.equal(found.sq_distances, wanted.sq_distances)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [3, 40])
+def test_exact_with_rounded_keys_on(
+    kind: str, batch: int, simd_level: str, rng: torch.Generator
+) -> None:
+    keys = data(kind, 1 + 2**23 // (batch * 96), 96, rng)
+    queries = keys[torch.randperm(len(keys), generator=rng)[:batch]] * 1.01
+    found = knn(queries, keys, 50, rounded=RoundedKeys.of(keys))
+    assert_exact(found, queries, keys)
+    plain = knn(queries, keys, 50)
+    assert torch.equal(found.indices, plain.indices)
+    assert torch.equal(found.sq_distances, plain.sq_distances)
+
+
+def test_rounded_rows_depend_on_their_key_and_the_offset_alone(rng: torch.Generator) -> None:
+    keys = torch.randn(5000, 70, generator=rng)
+    rows, offset = RoundedKeys.of(keys)
+    torch.testing.assert_close(offset, keys.mean(0))
+    for part in (slice(0, 1), slice(17, 4999), slice(3, 3)):
+        again = RoundedKeys.of(keys[part], offset=offset)
+        assert torch.equal(again.rows.view(torch.int16), rows[part].view(torch.int16))
+    assert len(RoundedKeys.of(keys[:0]).rows) == 0
+
+
+def test_rounded_rows_hold_what_bounds_the_error(rng: torch.Generator) -> None:
+    keys = 3 + torch.randn(100, 33, generator=rng)
+    rows, offset = RoundedKeys.of(keys)
+    exact = (keys - offset).double()
+    lost = (exact - rows[:, :33].double()).square().sum(1).sqrt()
+    norms, bounds = rows.view(torch.float32)[:, -2:].double().T
+    torch.testing.assert_close(norms, exact.square().sum(1), rtol=1e-6, atol=0)
+    assert bool((bounds >= lost).all())
+    assert bool((bounds <= 1.001 * lost).all())
+    assert bool((rows[:, 33:-4] == 0).all())
 
 
 def test_shortlists_that_would_hold_everything_are_given_up(rng: torch.Generator) -> None:

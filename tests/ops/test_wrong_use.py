@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import clfast
-from clfast.ops import Neighbors
+from clfast.ops import Neighbors, RoundedKeys
 
 Arguments = tuple[list[Any], dict[str, Any]]
 Change = Callable[[list[Any], dict[str, Any]], None]
@@ -50,6 +50,10 @@ def _first(value: float) -> Callable[[Tensor], Tensor]:
     return change
 
 
+def _rounded(rows: int, dim: int) -> Change:
+    return _put("rounded", RoundedKeys.of(torch.ones(rows, dim)))
+
+
 def _with(row_of_neighbour: int, label: int, position: int) -> Change:
     def apply(args: list[Any], kwargs: dict[str, Any]) -> None:
         neighbors = args[position]
@@ -70,6 +74,11 @@ WRONG: list[tuple[str, str, Change]] = [
     ("knn", "k must be in [1, 37], the number of keys, got 38", _put(2, 38)),
     ("knn", "keys must have at least one row", _set(1, lambda t: t[:0])),
     ("knn", "key_sq_norms must have shape [37], got [36]", _put("key_sq_norms", torch.ones(36))),
+    ("knn", "rounded.rows must have shape [37, 64], got [36, 64]", _rounded(36, 17)),
+    ("knn", "rounded.rows must have shape [37, 64], got [37, 96]", _rounded(37, 40)),
+    ("knn", "rounded.offset must have shape [17], got [16]", _rounded(37, 16)),
+    ("knn", "rounded.rows must be of dtype", _put("rounded", (torch.ones(37, 64), torch.ones(17)))),
+    ("knn", "go together", _put("rounded", (None, torch.ones(17)))),
     ("class_means", "features must be 2-D, got 1-D", _set(0, lambda t: t[0])),
     ("class_means", "features must be float16", _set(0, Tensor.int)),
     ("class_means", "labels must be of dtype", _set(1, Tensor.int)),
@@ -408,6 +417,23 @@ def test_something_else_than_a_tensor_or_neighbours() -> None:
     for wrong in (None, (1, 2, 3), torch.ones(2, 2)):
         with pytest.raises(TypeError, match=r"clfast::hebbian_update: neighbors must be Neighbors"):
             clfast.ops.hebbian_update(keys, labels, wrong, 4)  # type: ignore[arg-type]
+    for wrong in ((1, 2, 3), torch.ones(2, 2)):
+        with pytest.raises(TypeError, match=r"clfast::knn: rounded must be RoundedKeys"):
+            clfast.ops.knn(keys, keys, 1, rounded=wrong)  # type: ignore[arg-type]
+
+
+def test_keys_that_cannot_be_rounded() -> None:
+    keys = torch.ones(3, 2)
+    with pytest.raises(RuntimeError, match=r"RoundedKeys.of: keys must be .* not float64"):
+        RoundedKeys.of(keys.double())
+    with pytest.raises(RuntimeError, match=r"RoundedKeys.of: keys must be 2-D"):
+        RoundedKeys.of(keys[0])
+    with pytest.raises(RuntimeError, match=r"RoundedKeys.of: offset must have shape \[2\]"):
+        RoundedKeys.of(keys, offset=torch.ones(3))
+    with pytest.raises(TypeError, match=r"RoundedKeys.of: keys must be a tensor"):
+        RoundedKeys.of([1.0])  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"clfast::knn: rounded is for float32 and 16-bit keys"):
+        clfast.ops.knn(keys.double(), keys.double(), 1, rounded=RoundedKeys.of(keys))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, at first use
@@ -419,9 +445,11 @@ def test_forward_mode_is_refused_too() -> None:
 
 def test_a_device_without_kernels_is_named() -> None:
     with pytest.raises((NotImplementedError, RuntimeError), match="clfast::knn"):
-        torch.ops.clfast.knn(torch.ones(2, 2).to_sparse(), torch.ones(2, 2).to_sparse(), 1, None)
+        torch.ops.clfast.knn(
+            torch.ones(2, 2).to_sparse(), torch.ones(2, 2).to_sparse(), *(1, None, None, None)
+        )
 
 
 def test_not_a_tensor() -> None:
     with pytest.raises((TypeError, RuntimeError), match=r"clfast::knn|queries"):
-        torch.ops.clfast.knn([[1.0]], torch.ones(2, 1), 1, None)
+        torch.ops.clfast.knn([[1.0]], torch.ones(2, 1), 1, None, None, None)

@@ -7,6 +7,53 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
+#if defined(__AVX512F__)
+// tile[r][c] = <row r, query c>, along the features: rows of few queries would leave most lanes of
+// a register tile empty. Both are padded with zeros to whole vectors.
+template <int kRows, int kQueries>
+__attribute__((noinline, target("avx512bf16"))) void multiply_few(const BFloat16Pair* rows,
+                                                                  int64_t stride,
+                                                                  const BFloat16Pair* queries,
+                                                                  int64_t query_stride,
+                                                                  int64_t depth, float* tile) {
+  __m512 sum[kRows][kQueries] = {};
+  for (int64_t p = 0; p < depth; p += 16) {
+    __m512i query[kQueries];
+#pragma GCC unroll 2
+    for (int c = 0; c < kQueries; ++c) {
+      query[c] = _mm512_loadu_si512(queries + c * query_stride + p);
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i row = _mm512_loadu_si512(rows + r * stride + p);
+#pragma GCC unroll 2
+      for (int c = 0; c < kQueries; ++c) {
+        sum[r][c] = _mm512_dpbf16_ps(sum[r][c], (__m512bh)row, (__m512bh)query[c]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kQueries; ++c) {
+      tile[r * kTileColumns<float> + c] = sum_lanes<float>((Vector<float>)sum[r][c]);
+    }
+  }
+}
+
+template <int kRows>
+inline void multiply_few(const KnnSweep<float>& s, int64_t key, float* tile) {
+  const BFloat16Pair* rows = s.key_pairs + key * s.pair_stride;
+  for (int64_t q = 0; q < s.query_count; q += 2) {
+    const BFloat16Pair* queries = s.query_rows + q * s.pair_stride;
+    const int64_t depth = (s.dim + 1) / 2;
+    if (q + 1 < s.query_count) {
+      multiply_few<kRows, 2>(rows, s.pair_stride, queries, s.pair_stride, depth, tile + q);
+    } else {
+      multiply_few<kRows, 1>(rows, s.pair_stride, queries, s.pair_stride, depth, tile + q);
+    }
+  }
+}
+#endif
+
 // f(key, first_query, scores) for every key and kLanes queries. Meanwhile the next block is
 // fetched, a share with every tile.
 template <class T, class F>
@@ -31,6 +78,19 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
   };
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == sizeof(float)) {
+    if (s.query_rows != nullptr) {
+      float tile[kTileRows * kTileColumns<float>] = {};
+      int64_t key = 0;
+      for (; key + kTileRows <= s.key_count; key += kTileRows) {
+        multiply_few<kTileRows>(s, key, tile);
+        finish(key, kTileRows, 0, s.query_count, tile);
+      }
+      for (; key < s.key_count; ++key) {
+        multiply_few<1>(s, key, tile);
+        finish(key, 1, 0, s.query_count, tile);
+      }
+      return;
+    }
     if (s.key_pairs != nullptr) {
       const int64_t depth = (s.dim + 1) / 2;
       gemm(s.key_pairs, s.pair_stride, s.key_count, Panels<BFloat16Pair>{s.query_pairs, depth},

@@ -18,6 +18,7 @@ constexpr int64_t kScanBytes = 1 << 18, kMostScanned = 96;  // keys that stay in
 constexpr int64_t kFewestDirectQueries = 5, kMostDirectQueries = 16, kFeaturesADirectQuery = 48;
 // With fewer queries or features, rounding the keys costs more than it spares.
 constexpr int64_t kFewestRoundedQueries = 32, kFewestRoundedFeatures = 32;
+constexpr int64_t kFewestRoundedProducts = 1 << 23;  // where keys were rounded before
 constexpr int64_t kManyKeys = 16384;
 constexpr int64_t kWorthSharing = 1 << 18;  // elements of keys
 constexpr int64_t kFewTimes = 2;  // with fewer keys a neighbour, a shortlist leaves out too little
@@ -37,16 +38,18 @@ Simd sweep_level(int64_t queries) {
 
 template <class T>
 KnnWay Knn<T>::first_way(const KnnProblem<T>& problem) {
+  if (problem.memory_size <= kFewTimes * problem.k) return KnnWay::kDirect;
+  const bool rounds = sizeof(T) == sizeof(float) && simd_level() == Simd::kAvx512Bf16 &&
+                      problem.dim >= kFewestRoundedFeatures;
+  if (rounds && problem.rounded.rows != nullptr &&
+      problem.batch * problem.memory_size * problem.dim >= kFewestRoundedProducts) {
+    return KnnWay::kRounded;
+  }
   const int64_t direct =
       std::min(kFewestDirectQueries + problem.dim / kFeaturesADirectQuery, kMostDirectQueries);
-  // So few queries that streaming the keys costs less than packing the queries, or so few keys.
-  if (problem.batch <= direct || problem.memory_size <= kFewTimes * problem.k) {
-    return KnnWay::kDirect;
-  }
-  const bool rounded = sizeof(T) == sizeof(float) && simd_level() == Simd::kAvx512Bf16 &&
-                       problem.batch >= kFewestRoundedQueries &&
-                       problem.dim >= kFewestRoundedFeatures;
-  return rounded ? KnnWay::kRounded : KnnWay::kProducts;
+  // So few queries that streaming the keys costs less than packing the queries.
+  if (problem.batch <= direct) return KnnWay::kDirect;
+  return rounds && problem.batch >= kFewestRoundedQueries ? KnnWay::kRounded : KnnWay::kProducts;
 }
 
 template <class T>
@@ -66,7 +69,12 @@ Knn<T>::Knn(const KnnProblem<T>& problem, const std::vector<int64_t>& queries, K
   size_t usual = fewest;
   if (way != KnnWay::kDirect) {
     usual = plan_sample();
-    offset_ = common_offset(problem);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (rounded_before()) {
+        offset_.assign(problem.rounded.offset, problem.rounded.offset + problem.dim);
+      }
+    }
+    if (!rounded_before()) offset_ = common_offset(problem);
   }
   lists_.resize(queries.size() * static_cast<size_t>(key_ranges_));
   for (KnnShortlist<T>& list : lists_) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../common/neighbourhood.h"
+#include "../common/rounded_keys.h"
 #include "knn_ranking.h"
 #include "knn_shortlist.h"
 #include "simd.h"
@@ -26,6 +27,7 @@ struct KnnProblem {
   const T* queries;  // [B, d]
   Rows keys;         // [M, d]
   int64_t batch, memory_size, dim, k;
+  RoundedKeys rounded = {};  // of the keys; may be null
 };
 
 // A pair whose distance may matter, by its score: |k|^2 - 2<q,k> less an error bound of the key's.
@@ -46,6 +48,7 @@ struct KnnSweep {
   int64_t key_count, dim;
   const T* queries;                 // in panels, see rows.h
   const BFloat16Pair* query_pairs;  // the same in pairs, for key_pairs
+  const BFloat16Pair* query_rows;   // or few of them in rows, as the keys are
   const T* limits;      // of every column: a pair is a hit unless its score is above this
   int64_t query_count;  // columns, less the last panel's padding
   const char* next;     // what the next sweep reads: fetched meanwhile
@@ -53,6 +56,7 @@ struct KnnSweep {
 };
 
 constexpr int64_t kKnnSampleBlock = 36;  // keys in a row: whole register tiles
+constexpr int64_t kMostInRows = 8;       // of queries
 
 // knn_cut: a value that at least `rank` of the values are not above, and no more than a sixteenth
 // too many but for ties with the last; none is NaN, and `count` is a multiple of the lanes.
@@ -89,7 +93,7 @@ template <class T>
 struct KnnQueries {
   std::vector<T> rows, panels, norms;
   std::vector<T> lengths, residuals;  // before rounding, and of what it took
-  std::vector<BFloat16Pair> pairs;
+  std::vector<BFloat16Pair> pairs;    // panels, or rows where there are few
 };
 
 // What one thread needs while it works on some tasks.
@@ -157,9 +161,15 @@ class Knn {
   bool collect(int64_t index, KnnWorkspace<T>& w);
   void pack_queries(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
   bool in_place() const;  // whether sweeps read keys where they lie
+  bool rounded_before() const { return way_ == KnnWay::kRounded && problem_.rounded.rows; }
+  // Whether rounded queries are read as rows: so few that panels would be half empty.
+  bool in_rows(const KnnTask<T>& task) const {
+    return rounded_before() && task.queries <= kMostInRows;
+  }
   KnnSweep<T> sweep_of(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
   void load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds<T>& bounds,
                  KnnSweep<T>& sweep, KnnWorkspace<T>& w) const;
+  void fetch_next(int64_t first, int64_t count, KnnSweep<T>& sweep) const;
   int64_t first_cuts(int64_t index, const KnnBounds<T>& bounds, KnnWorkspace<T>& w);
   int64_t sampled_block(int64_t block) const;
 

@@ -1,5 +1,6 @@
 // The sweeps of knn with products of keys and queries.
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "knn.h"
@@ -59,18 +60,18 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   pack_panels(level_, packed.rows.data(), t.queries, d, packed.panels.data());
   if constexpr (sizeof(T) == sizeof(float)) {
     if (way_ != KnnWay::kRounded) return;
-    const int64_t depth = (d + 1) / 2;
-    packed.pairs.resize(depth * t.width);
-    knn_round_panels(packed.panels.data(), d, t.width, packed.pairs.data());
+    const int64_t stride = rounded_pairs(d);
     packed.lengths.assign(t.width, T(0));
     packed.residuals.assign(t.width, T(0));
     w.row.resize(d);
-    w.pairs.resize(depth);
-    for (int64_t q = 0; q < t.queries; ++q) {
-      knn_round_rows({packed.rows.data(), kKindOf<T>}, q, 1, d, nullptr, w.row.data(),
-                     w.pairs.data(), depth, &packed.lengths[q], &packed.residuals[q]);
-      packed.lengths[q] = length(packed.lengths[q], d);
-    }
+    // Zeros behind a row fill its last vector.
+    packed.pairs.assign(t.queries * stride, BFloat16Pair{});
+    knn_round_rows({packed.rows.data(), kKindOf<T>}, 0, t.queries, d, nullptr, w.row.data(),
+                   packed.pairs.data(), stride, packed.lengths.data(), packed.residuals.data());
+    for (T& l : packed.lengths) l = length(l, d);
+    if (in_rows(t)) return;
+    packed.pairs.resize(divide_up(d, 2) * t.width);
+    knn_round_panels(packed.panels.data(), d, t.width, packed.pairs.data());
   }
 }
 
@@ -86,11 +87,11 @@ KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   sweep.level = level_;
   sweep.dim = problem_.dim;
   sweep.key_stride = in_place() ? problem_.dim : padded_stride<T>(problem_.dim);
-  sweep.pair_stride = padded_stride<float>((problem_.dim + 1) / 2);
-  if (way_ == KnnWay::kRounded) {
+  sweep.pair_stride = rounded_pairs(problem_.dim);
+  if (way_ == KnnWay::kRounded && !rounded_before()) {
     w.pairs.resize(std::max(kKeyBlock * sweep.pair_stride, int64_t{1}));
     sweep.key_pairs = w.pairs.data();
-  } else if (!in_place()) {
+  } else if (way_ == KnnWay::kProducts && !in_place()) {
     w.keys.resize(kKeyBlock * sweep.key_stride);
     sweep.keys = w.keys.data();
   }
@@ -101,7 +102,7 @@ KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   w.key_terms.resize(kKeyBlock);
   sweep.key_terms = w.key_terms.data();
   sweep.queries = w.queries.panels.data();
-  sweep.query_pairs = w.queries.pairs.data();
+  (in_rows(t) ? sweep.query_rows : sweep.query_pairs) = w.queries.pairs.data();
   sweep.query_count = t.queries;
   return sweep;
 }
@@ -113,9 +114,17 @@ void Knn<T>::load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds
   const int64_t d = problem_.dim;
   T* norms = w.key_norms.data() + at;
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (way_ == KnnWay::kRounded) {
+    float* residuals = w.key_residuals.data() + at;
+    if (rounded_before()) {
+      sweep.key_pairs = problem_.rounded.rows + first * sweep.pair_stride;
+      for (int64_t i = 0; i < count; ++i) {
+        const BFloat16Pair* end = sweep.key_pairs + (i + 1) * sweep.pair_stride;
+        memcpy(norms + i, end - 2, sizeof(float));
+        memcpy(residuals + i, end - 1, sizeof(float));
+      }
+    } else if (way_ == KnnWay::kRounded) {
       knn_round_rows(problem_.keys, first, count, d, offset(), w.row.data(), w.pairs.data(),
-                     sweep.pair_stride, norms, w.key_residuals.data() + at);
+                     sweep.pair_stride, norms, residuals);
     }
   }
   if (in_place()) {
@@ -130,10 +139,12 @@ void Knn<T>::load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds
 
 // Asks for keys [first, first + count) while the next tiles are in work.
 template <class T>
-static void fetch_next(const KnnProblem<T>& problem, int64_t first, int64_t count,
-                       KnnSweep<T>& sweep) {
-  const int64_t row_bytes = problem.dim * size_of(problem.keys.kind);
-  sweep.next = static_cast<const char*>(problem.keys.data) + first * row_bytes;
+void Knn<T>::fetch_next(int64_t first, int64_t count, KnnSweep<T>& sweep) const {
+  const bool rounded = rounded_before();
+  const void* keys = rounded ? problem_.rounded.rows : problem_.keys.data;
+  const int64_t row_bytes = rounded ? sweep.pair_stride * static_cast<int64_t>(sizeof(BFloat16Pair))
+                                    : problem_.dim * size_of(problem_.keys.kind);
+  sweep.next = static_cast<const char*>(keys) + first * row_bytes;
   sweep.next_size = count * row_bytes;
 }
 
@@ -167,7 +178,7 @@ void Knn<T>::open(int64_t index, KnnWorkspace<T>& w) {
     load_keys(first, count, at, bounds, sweep, w);
     if (block + 1 < end) {
       const int64_t next = sampled_block(block + 1);
-      fetch_next(problem_, next, std::min(count, problem_.memory_size - next), sweep);
+      fetch_next(next, std::min(count, problem_.memory_size - next), sweep);
     }
     // Keys next to each other, which may well be alike, are of different groups.
     knn_open(sweep, t.width, t.minima.data() + block * kKnnSampleBlock % groups_ * t.width,
@@ -245,7 +256,7 @@ void Knn<T>::sweep(int64_t index, KnnWorkspace<T>& w) {
       sweep.key_count = count;
     } else {
       load_keys(key, count, at, bounds, sweep, w);
-      fetch_next(problem_, key + count, std::min(kKeyBlock, t.key_end - key - count), sweep);
+      fetch_next(key + count, std::min(kKeyBlock, t.key_end - key - count), sweep);
     }
     const T* norms = w.key_norms.data() + at;
     const T* residuals = w.key_residuals.data() + at;

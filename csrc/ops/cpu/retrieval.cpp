@@ -20,8 +20,13 @@ constexpr int64_t kFewSamples = 4;          // cost less in difference form than
 constexpr int64_t kWorthAThread = 1 << 16;  // products, or elements to be packed
 
 std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_t k,
-                               const std::optional<Tensor>& key_sq_norms) {
-  const KnnInputs in = check_knn(queries, keys, k, key_sq_norms);
+                               const std::optional<Tensor>& key_sq_norms,
+                               const std::optional<Tensor>& rounded_rows,
+                               const std::optional<Tensor>& rounded_offset) {
+  const KnnInputs in = check_knn(queries, keys, k, key_sq_norms, rounded_rows, rounded_offset);
+  const RoundedKeys rounded{static_cast<const BFloat16Pair*>(
+                                in.rounded_rows ? in.rounded_rows->const_data_ptr() : nullptr),
+                            data_or_null<float>(in.rounded_offset)};
   Tensor sq_distances = torch::stable::new_empty(in.queries, {in.batch, k}, in.dtype);
   Tensor indices = torch::stable::new_empty(in.queries, {in.batch, k}, ScalarType::Long);
   if (in.batch == 0) return {sq_distances, indices};
@@ -36,7 +41,8 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
                                        std::min(at_a_time, in.batch - first),
                                        in.memory_size,
                                        in.dim,
-                                       k};
+                                       k,
+                                       rounded};
       const auto for_each = [](int64_t count, const auto& work) {
         torch::stable::parallel_for(0, count, 1, work);
       };

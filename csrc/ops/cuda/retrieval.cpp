@@ -17,8 +17,11 @@ Tensor entries_like(const Tensor& tensor, int64_t count) {
 }
 
 std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_t k,
-                               const std::optional<Tensor>& key_sq_norms) {
-  const KnnInputs in = check_knn(queries, keys, k, key_sq_norms);
+                               const std::optional<Tensor>& key_sq_norms,
+                               const std::optional<Tensor>& rounded_rows,
+                               const std::optional<Tensor>& rounded_offset) {
+  // Rounded keys are for processors that multiply bfloat16; this kernel reads the keys.
+  const KnnInputs in = check_knn(queries, keys, k, key_sq_norms, rounded_rows, rounded_offset);
   const DeviceStream stream(in.queries);
   Tensor sq_distances = torch::stable::new_empty(in.queries, {in.batch, k}, in.dtype);
   Tensor indices = torch::stable::new_empty(in.queries, {in.batch, k}, ScalarType::Long);
