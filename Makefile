@@ -15,13 +15,13 @@ FAMILY ?= retrieval,adaptation
 OUT ?= gpu-check
 PROCESSES ?= 5
 
-.PHONY: help demo test check lint bench scaling gpu-check wheel clean
+.PHONY: help demo test check lint bench ops-bench other-bench gpu-check wheel clean
 help:
 	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
 	@echo "make test       build and run the tests"
 	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitizers"
-	@echo "make bench      all benchmarks into benchmarks/results/ and the table of README.md"
-	@echo "make scaling    times against sizes into benchmarks/results/ and docs/performance.md"
+	@echo "make bench      all benchmarks: tables of README.md (make ops-bench) and of"
+	@echo "                docs/performance.md (make other-bench), plots into benchmarks/results/"
 	@echo "make gpu-check  build, test, sanitize and measure on an NVIDIA GPU; FAMILY= OUT="
 	@echo "make wheel      a wheel into dist/"
 	@echo "make clean      remove .venv, builds and wheels; runs/ and results stay"
@@ -52,15 +52,21 @@ check: lint
 	python tools/check_cuda_build.py
 	PYTHON=$(CURDIR)/$(PY) tests/kernels/run_sanitized.sh
 
-bench: $(VENV)/.built
-	@python -m benchmarks.run --family $(FAMILY) --processes $(PROCESSES) \
-	  --out benchmarks/results/cpu.json
-	python -m benchmarks.report benchmarks/results/cpu.json --readme README.md
+RUN := python -m benchmarks.run --processes $(PROCESSES)
+REPORT := python -m benchmarks.report
+RESULTS := benchmarks/results
 
-scaling: $(VENV)/.built
-	@python -m benchmarks.run --family scaling --processes $(PROCESSES) \
-	  --out benchmarks/results/scaling.json
-	python -m benchmarks.report benchmarks/results/scaling.json --readme docs/performance.md
+bench: ops-bench other-bench
+
+ops-bench: $(VENV)/.built
+	@$(RUN) --family $(FAMILY) --out $(RESULTS)/cpu.json
+	$(REPORT) $(RESULTS)/cpu.json --readme README.md
+
+other-bench: $(VENV)/.built
+	@$(RUN) --family online --out $(RESULTS)/online.json
+	$(RUN) --family retrieval --only "knn B=100" --avx2 --out $(RESULTS)/avx2.json
+	$(RUN) --family scaling --out $(RESULTS)/scaling.json
+	$(REPORT) $(RESULTS)/{online,avx2,scaling}.json --readme docs/performance.md
 
 # Uses the Python that is there, with its torch: a GPU machine may have no network.
 gpu-check:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Kind = Literal["clfast", "loop", "torch", "compiled", "library"]
+Kind = Literal["clfast", "loop", "torch", "compiled", "library", "base"]
 Call = Callable[[], Any]
 
 
@@ -30,7 +30,8 @@ class Variant:
     Attributes:
         name: unique within its case.
         kind: "clfast"; "loop", what people write first; "torch", vectorised PyTorch; "compiled",
-            that under torch.compile; "library", the one a user would pick instead.
+            that under torch.compile; "library", the one a user would pick instead; "base", what
+            clfast's variant does and more.
         function: called with what `arguments` returns.
         arguments: of the inputs, once and untimed: also what a user keeps between calls.
         chunk: run on this many queries at a time; the first argument is split, see `in_chunks`.

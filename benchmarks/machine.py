@@ -45,17 +45,19 @@ def cpu_caches(threads: int, root: Path = Path("/sys/devices/system/cpu")) -> li
     return sorted(sizes.items(), key=lambda item: item[1])
 
 
-def floor_seconds(work: dict[str, int], machine: dict[str, Any]) -> tuple[float, str]:
-    """The time below which this machine cannot do the work, and what binds it.
+def floors(work: dict[str, int], machine: dict[str, Any]) -> dict[str, float]:
+    """The times below which this machine cannot do the work, by what binds it: sgemm, and the level
+    of memory that all of it fits.
 
     Writing n bytes costs what a copy of n bytes costs beyond its read. FLOP are counted against
     sgemm; kernels that use matrix units of a lower precision can pass that.
     """
     level = _level_of(work["read"] + work["written"], machine["memory"])
     write = max(2 / level["copy"] - 1 / level["read"], 0)
-    memory = work["read"] / level["read"] + work["written"] * write
-    arithmetic = work["flops"] / machine["flops"]["sgemm"]
-    return (arithmetic, "sgemm") if arithmetic > memory else (memory, level["name"])
+    return {
+        "sgemm": work["flops"] / machine["flops"]["sgemm"],
+        level["name"]: work["read"] / level["read"] + work["written"] * write,
+    }
 
 
 def _level_of(size: int, levels: list[dict[str, Any]]) -> dict[str, Any]:

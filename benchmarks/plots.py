@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import families
+from .families.online import PAPER
 from .families.scaling import SWEEPS, Sweep
 
 # Okabe and Ito's palette: told apart under every common colour blindness.
@@ -21,9 +22,10 @@ OPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E44
 
 
 def draw(result: dict[str, Any], folder: Path, stem: str) -> list[Path]:
-    """Writes `<stem>-ratios.png` and `<stem>-roofline.png`, or `<stem>-times.png` of the sweeps."""
+    """Writes `<stem>-ratios.png` and `<stem>-roofline.png`; of the sweeps `<stem>-times.png`, of
+    online adaptation `<stem>-overhead.png`."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"times": times} if result.get("family") == families.SCALING else _OF_FAMILIES
+    drawn = _OF_OTHERS.get(result.get("family", ""), _OF_FAMILIES)
     paths = [folder / f"{stem}-{name}.png" for name in drawn]
     for path, figure in zip(paths, drawn.values(), strict=True):
         # The version of matplotlib in the file would make equal plots differ.
@@ -132,7 +134,50 @@ def roofline(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def overhead(result: dict[str, Any]) -> Figure:
+    """Bars: what each method takes longer than Parametric, by network and queries at a time, and
+    what the paper's took."""
+    groups: dict[str, dict[str, dict[str, float]]] = {}
+    for case in result["cases"]:
+        method, group = case["size"].split(" ", 1)
+        group = group.split(" M=")[0].replace(", adapted whole", ",\nadapted whole")
+        for row in case["rows"]:
+            if "base" in row:
+                ratios = row["base"]["ratio"].items()
+                times = {key: 1 / value for key, value in ratios}
+                groups.setdefault(group.replace(" B=", "\nB="), {})[method] = times
+    paper = {method: dict.fromkeys(("median", "min", "max"), 1 + x) for method, x in PAPER.items()}
+    groups["ResNet on a\nTITAN X (paper)"] = paper
+    figure = Figure(figsize=(1.9 * len(groups), 3.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot(yscale="log", ylabel="time / time of Parametric")
+    for number, (method, colour) in enumerate(zip(PAPER, OPS, strict=False)):
+        found = [(i, group[method]) for i, group in enumerate(groups.values()) if method in group]
+        middle = [times["median"] for _, times in found]
+        axes.bar(
+            [i + 0.27 * (number - 1) for i, _ in found],
+            middle,
+            width=0.25,
+            # The largest ratio is of the shortest time.
+            yerr=[
+                [times["median"] - times["max"] for _, times in found],
+                [times["min"] - times["median"] for _, times in found],
+            ],
+            color=colour,
+            label=method,
+            error_kw={"elinewidth": 1, "capsize": 2},
+        )
+    axes.axhline(1, color="0.4", lw=1)
+    axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
+    axes.yaxis.set_major_formatter("{x:g}x")
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(PAPER), frameon=False)
+    return figure
+
+
 _OF_FAMILIES = {"ratios": ratios, "roofline": roofline}
+_OF_OTHERS = {families.SCALING: {"times": times}, families.ONLINE: {"overhead": overhead}}
 
 
 def _point(axes: Any, case: dict[str, Any], colour: str) -> None:

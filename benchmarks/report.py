@@ -24,7 +24,7 @@ QUIET = 0.05
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}
 COLUMNS = (
     *("op", "size", "clfast", "best PyTorch", "PyTorch / clfast"),
-    *("loop / clfast", "library / clfast", "of the machine's limit"),
+    *("loop / clfast", "library / clfast", "of the machine's limits"),
 )
 
 
@@ -61,7 +61,8 @@ def markdown(results: Iterable[dict[str, Any]]) -> str:
     results = list(results)
     parts = [
         "Times are medians, ratios are medians over fresh processes [smallest to largest]; above 1 "
-        "clfast is faster. The limit is the bandwidth or FLOP/s that the same run measured.\n"
+        "clfast is faster. The limits are the bandwidth and the FLOP/s that the same run "
+        "measured; the larger share, which is first, is of the one that binds.\n"
     ]
     for result in results:
         parts += [heading(result), table(result)]
@@ -96,8 +97,16 @@ def _disturbance(result: dict[str, Any]) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """One line for each variant of clfast in each case."""
+    rows = [(case, row) for case in result["cases"] for row in case["rows"]]
     lines = [COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2))]
-    lines += [_cells(case, row) for case in result["cases"] for row in case["rows"]]
+    lines += [_cells(case, row) for case, row in rows]
+    if bases := {row["base"]["name"] for _, row in rows if "base" in row}:
+        added = [
+            f"over {' or '.join(sorted(bases))}",
+            "---:",
+            *(_over_base(row) for _, row in rows),
+        ]
+        lines = [(*line, cell) for line, cell in zip(lines, added, strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -123,7 +132,7 @@ def _cells(case: dict[str, Any], row: dict[str, Any]) -> tuple[str, ...]:
         _milliseconds(row["seconds"]),
         f"{_milliseconds(best['seconds'])} ({best['name']})" if best else NOT_MEASURED,
         *(_ratio(row, rival, kinds) for rival in ("torch", "loop", "library")),
-        _share(row["limit"]),
+        _shares(row["limits"]),
     )
 
 
@@ -135,9 +144,22 @@ def _ratio(row: dict[str, Any], rival: str, kinds: set[str]) -> str:
     return f"{spread['median']}x [{spread['min']} to {spread['max']}]"
 
 
-def _share(limit: dict[str, Any]) -> str:
-    percent = 100 * limit["fraction"]["median"]
-    return f"{'<1' if percent < 1 else format(percent, '.0f')} % of {limit['bound']}"
+def _over_base(row: dict[str, Any]) -> str:
+    """What it takes longer than what it adds to."""
+    if "base" not in row:
+        return NOT_MEASURED
+    more = {key: f"{100 / value - 100:+.0f} %" for key, value in row["base"]["ratio"].items()}
+    return f"{more['median']} [{more['max']} to {more['min']}]"
+
+
+def _shares(limits: dict[str, dict[str, float]]) -> str:
+    """The largest first: it says what binds."""
+    shares = sorted(((found["median"], bound) for bound, found in limits.items()), reverse=True)
+    return ", ".join(f"{_percent(share)} % of {bound}" for share, bound in shares)
+
+
+def _percent(share: float) -> str:
+    return "<1" if share < 0.01 else f"{100 * share:.0f}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -31,6 +31,13 @@ from .sources import ROOT, digest, timed
 from .store import UNFINISHED, Store, write_whole
 from .summary import result
 
+_AVX2 = {
+    "CLFAST_SIMD": "avx2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
@@ -78,6 +85,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=Settings.rounds, help="samples a variant")
     parser.add_argument("--flush-l2", action="store_true", help="before every call (CUDA)")
+    parser.add_argument(
+        "--avx2", action="store_true", help="everybody as on a processor that has no more than AVX2"
+    )
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<device>.json")
     parser.add_argument("--max-seconds", type=float, default=float("inf"), help="then stop")
     parser.add_argument("--fresh", action="store_true", help="forget an unfinished run")
@@ -107,6 +117,7 @@ def _header(options: argparse.Namespace) -> dict[str, Any]:
         "only": options.only,
         "processes": options.processes,
         "threads": options.threads,
+        "avx2": options.avx2,
         "settings": dataclasses.asdict(settings),
         "hardware": made["gpu"] if options.device == "cuda" else made["cpu"],
         "torch": made["torch"],
@@ -121,6 +132,7 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--threads", str(options.threads), "--rounds", str(options.rounds)]
     words += ["--only", options.only] if options.only else []
     words += ["--flush-l2"] if options.flush_l2 else []
+    words += ["--avx2"] if options.avx2 else []
     return shlex.join(words)
 
 
@@ -142,10 +154,11 @@ def _fresh_process(
         "deadline": deadline,
     }
     left = iter(cases)
-    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    changed = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    changed |= _AVX2 if options.avx2 else {}
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(task)]
     with subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | threads, stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=os.environ | changed, stdout=subprocess.PIPE, text=True
     ) as worker:
         assert worker.stdout is not None
         try:

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from .families import ONLINE
+
 ROOT = Path(__file__).resolve().parents[1]
 MADE_OF = ("csrc", "clfast", "benchmarks", "CMakeLists.txt", "setup.py")
 # What a timed call runs through, what it is compared with, and what times it; and the cases.
@@ -15,12 +17,14 @@ _TIMED = (
     *("benchmarks/worker.py", "benchmarks/bystanders.py"),
     *("benchmarks/oracle.py", "benchmarks/opponents", "benchmarks/families/_adaptation_inputs.py"),
 )
+_METHODS = ("clfast/memory", "clfast/methods", "clfast/experiments/naive.py")
 SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}
 
 
 def timed(families: Sequence[str]) -> list[str]:
     """The parts that the times of these families depend on."""
-    return [*_TIMED, *(f"benchmarks/families/{family}.py" for family in families)]
+    own = [f"benchmarks/families/{family}.py" for family in families]
+    return [*_TIMED, *own, *(_METHODS if ONLINE in families else ())]
 
 
 def digest(root: Path = ROOT, parts: Sequence[str] = MADE_OF) -> str:

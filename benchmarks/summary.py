@@ -6,9 +6,15 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from .machine import floor_seconds
+from .machine import floors
 
-VECTORISED = ("torch", "compiled")
+# Whom a variant of clfast is compared with, and the kinds of which the fastest stands for them.
+RIVALS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch", "compiled"),
+    "loop": ("loop",),
+    "library": ("library",),
+    "base": ("base",),
+}
 
 
 def result(header: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -70,27 +76,26 @@ def _row(
     if own["status"] != "measured":
         return row
     row |= {"seconds": statistics.median(own["seconds"]), "error": max(own["error"])}
-    for label, kinds in [("torch", VECTORISED), ("loop", ("loop",)), ("library", ("library",))]:
+    for label, kinds in RIVALS.items():
         if best := _fastest(case["variants"], kinds):
             rival = case["variants"][best]["seconds"]
             row[label] = {"name": best, "seconds": statistics.median(rival)}
             row[label]["ratio"] = _spread(
                 [theirs / ours for theirs, ours in zip(rival, own["seconds"], strict=True)]
             )
-    row["limit"] = _limit(own["seconds"], case, machines)
+    row["limits"] = _limits(own["seconds"], case, machines)
     return row
 
 
-def _limit(
+def _limits(
     seconds: list[float], case: dict[str, Any], machines: dict[int, dict[str, Any]]
-) -> dict[str, Any]:
-    """The fraction of the machine's limit that was reached, each against its own process."""
-    floors = [
-        floor_seconds(work, machines[process])
-        for work, process in zip(case["work"], case["processes"], strict=True)
-    ]
-    fractions = [floor / own for (floor, _), own in zip(floors, seconds, strict=True)]
-    return {"bound": floors[0][1], "fraction": _spread(fractions)}
+) -> dict[str, dict[str, float]]:
+    """The fractions of the machine's limits that were reached, each against its own process."""
+    fractions: dict[str, list[float]] = {}
+    for own, work, process in zip(seconds, case["work"], case["processes"], strict=True):
+        for bound, floor in floors(work, machines[process]).items():
+            fractions.setdefault(bound, []).append(floor / own)
+    return {bound: _spread(found) for bound, found in fractions.items() if any(found)}
 
 
 def _fastest(variants: dict[str, Any], kinds: tuple[str, ...]) -> str | None:

@@ -314,15 +314,18 @@ def interpolation_weights(C: int, *, small: bool = False) -> Case:
 
 SMALL = Sizes(B=3, K=7, d=33, C=5, M=103)
 SIZES = [Sizes(100, 200, 512, 100), Sizes(100, 200, 2048, 100), Sizes(100, 200, 64, 10)]
+# The classes of a word-level language model.
+WORDS = Sizes(100, 200, 512, 10_000)
 OPTIMIZERS: tuple[Literal["rmsprop", "sgd"], ...] = ("rmsprop", "sgd")
 
 CASES = [
     *(hebb_logits(sizes, optimizer) for optimizer in OPTIMIZERS for sizes in [*SIZES, SMALL]),
-    *(hebbian_logits(sizes, base_given=True) for sizes in [*SIZES, SMALL]),
+    hebb_logits(WORDS._replace(B=10), "sgd"),
+    *(hebbian_logits(sizes, base_given=True) for sizes in [*SIZES, WORDS, SMALL]),
     *(hebbian_logits(sizes, base_given=False) for sizes in SIZES[:2]),
     *(mbpa_update(sizes, optimizer) for optimizer in OPTIMIZERS for sizes in [SIZES[0], SMALL]),
     *(hebbian_update(sizes) for sizes in [SIZES[0], SMALL]),
-    *(mixture_log_probs(sizes) for sizes in [*SIZES[:2], SMALL]),
+    *(mixture_log_probs(sizes) for sizes in [*SIZES[:2], WORDS, SMALL]),
     interpolation_weights(1000),
     interpolation_weights(10, small=True),
 ]

@@ -56,6 +56,9 @@ def knn(B: int, M: int, d: int, k: int, data: Data = "gaussian", *, small: bool 
     def search(queries: Tensor, keys: Tensor, key_sq_norms: Tensor, k: int) -> object:
         return ops.knn(queries, keys, k, key_sq_norms=key_sq_norms)
 
+    def search_rounded(queries: Tensor, keys: Tensor, rounded: ops.RoundedKeys, k: int) -> object:
+        return ops.knn(queries, keys, k, rounded=rounded)
+
     with_norms = lambda x: (x.queries, x.keys, x.key_sq_norms, k)  # noqa: E731
     variants = [
         Variant("clfast", "clfast", search, with_norms),
@@ -64,6 +67,15 @@ def knn(B: int, M: int, d: int, k: int, data: Data = "gaussian", *, small: bool 
         *forms("addmm + topk", opponents.knn_addmm, with_norms, chunk=100 if B > 100 else None),
     ]
     if M > 2 * _KEY_BLOCK:
+        variants.append(
+            Variant(
+                "clfast, bf16 index",
+                "clfast",
+                search_rounded,
+                lambda x: (x.queries, x.keys, ops.RoundedKeys.of(x.keys), k),
+                devices=("cpu",),
+            )
+        )
         variants.append(
             Variant(
                 f"addmm + topk, blocks of {_KEY_BLOCK} keys",
@@ -219,8 +231,11 @@ CASES = [
     knn(1, 60_000, 512, 200),
     knn(1, 60_000, 2048, 200),
     knn(5, 5000, 64, 50),
+    knn(5, 60_000, 512, 200),
     knn(100, 500, 512, 200),
     knn(1000, 100, 512, 5),
+    knn(200, 50, 2048, 5),
+    knn(10, 100, 512, 5),
     knn(1, 1000, 64, 10, small=True),
     knn(3, 1003, 33, 7, small=True),
     class_means(50_000, 512, 100),

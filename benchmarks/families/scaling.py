@@ -33,7 +33,11 @@ def _sweeps(
         key = tuple(sizes.values())
         if key not in made:
             whole = make(**sizes)
-            variants = tuple(v for v in whole.variants if v.kind != "compiled")
+            variants = tuple(
+                v
+                for v in whole.variants
+                if v.kind != "compiled" and (v.kind != "clfast" or v.name == "clfast")
+            )
             made[key] = replace(whole, variants=variants)
         return made[key]
 

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import families, oracle
 from benchmarks.case import Case, tensors
+from benchmarks.families.online import PAPER
 from benchmarks.families.scaling import SWEEPS
 from clfast import ops, reference
 
@@ -17,7 +18,9 @@ SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
 
 
 def test_an_unknown_family_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'nothing'; there are adaptation, retrieval, scaling"):
+    with pytest.raises(
+        ValueError, match=r"'nothing'; there are adaptation, retrieval, scaling, online"
+    ):
         families.cases("nothing")
 
 
@@ -42,6 +45,31 @@ def test_a_sweep_changes_one_size() -> None:
     cases = families.cases(families.SCALING)
     assert len({case.name for case in cases}) == len(cases)
     assert all(v.kind != "compiled" for case in cases for v in case.variants)
+
+
+ONLINE = [
+    pytest.param(case, id=case.name)
+    for case in families.cases(families.ONLINE)
+    if case.size["B"] == 1 and case.size["network"] != "ResNet-18"
+]
+
+
+@pytest.mark.parametrize("case", ONLINE)
+def test_methods_and_their_rivals_predict_the_same(case: Case) -> None:
+    with torch.no_grad():
+        inputs = case.make_inputs(1, "cpu")
+        expected = case.oracle(inputs)
+        for variant in case.variants:
+            (call,) = variant.bind([inputs])
+            right = case.error(call(), expected, inputs) <= case.tolerance
+            # Without an adaptation the prediction is another one, or nothing would be compared.
+            assert right == (variant.kind != "base"), variant.name
+
+
+def test_online_cases_cover_what_the_paper_times() -> None:
+    cases = families.cases(families.ONLINE)
+    assert len({case.name for case in cases}) == len(cases)
+    assert {case.size["method"] for case in cases} == set(PAPER)
 
 
 @pytest.mark.parametrize("family", families.names())

@@ -77,10 +77,10 @@ def test_ratios_are_taken_within_a_process(result: dict[str, Any]) -> None:
 
 
 def test_the_fraction_of_the_limit_is_of_the_same_process(result: dict[str, Any]) -> None:
-    limit = result["cases"][0]["rows"][0]["limit"]
-    assert limit["bound"] == "DRAM"
-    assert limit["fraction"]["median"] == pytest.approx(0.4)
-    assert limit["fraction"]["max"] == pytest.approx(0.4 / 0.9)
+    limits = result["cases"][0]["rows"][0]["limits"]
+    assert limits["DRAM"]["median"] == pytest.approx(0.4)
+    assert limits["DRAM"]["max"] == pytest.approx(0.4 / 0.9)
+    assert limits["sgemm"]["median"] == pytest.approx(1e-5)
 
 
 def test_every_variant_of_clfast_has_a_row(result: dict[str, Any]) -> None:
@@ -105,9 +105,19 @@ def test_the_table_says_who_was_compared_and_what_was_not_measured(
     lines = report.table(result).splitlines()
     assert lines[2] == (
         "| knn | B=1 | 10 ms | 30 ms (addmm, compiled) | 3.08x [3 to 3.22] | "
-        "100x [100 to 100] | not measured | 40 % of DRAM |"
+        "100x [100 to 100] | not measured | 40 % of DRAM, <1 % of sgemm |"
     )
     assert lines[3].startswith("| knn (norms not kept) | B=1 | 20 ms |")
+
+
+def test_what_a_method_adds_to_another_has_a_column(records: list[dict[str, Any]]) -> None:
+    for record, seconds in zip(records[3:], (0.008, 0.0104, 0.0045), strict=True):
+        record["variants"]["Parametric"] = _variant("base", seconds)
+    result = summary.result(HEADER, records)
+    lines = report.table(result).splitlines()
+    assert lines[0].endswith("| over Parametric |")
+    assert lines[2].endswith("| +25 % [+25 % to +100 %] |")
+    assert len({line.count(" | ") for line in lines}) == 1
 
 
 def test_a_rival_that_does_not_exist_is_none(records: list[dict[str, Any]]) -> None:
