@@ -155,7 +155,8 @@ def overhead(result: dict[str, Any]) -> Figure:
         middle = [times["median"] for _, times in found]
         axes.bar(
             [i + 0.27 * (number - 1) for i, _ in found],
-            middle,
+            [height - 1 for height in middle],
+            bottom=1,
             width=0.25,
             # The largest ratio is of the shortest time.
             yerr=[
@@ -167,6 +168,7 @@ def overhead(result: dict[str, Any]) -> Figure:
             error_kw={"elinewidth": 1, "capsize": 2},
         )
     axes.axhline(1, color="0.4", lw=1)
+    axes.set_ylim(bottom=0.8)
     axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
     axes.yaxis.set_major_formatter("{x:g}x")
     axes.grid(axis="y", color="0.92")

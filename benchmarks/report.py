@@ -152,6 +152,11 @@ def _over_base(row: dict[str, Any]) -> str:
     return f"{more['median']} [{more['max']} to {more['min']}]"
 
 
+def _recall(row: dict[str, Any]) -> str:
+    """Of an index, whose error is the share of neighbours that it misses."""
+    return f"{1 - row['error']:.3f}" if "error" in row else NOT_MEASURED
+
+
 def _shares(limits: dict[str, dict[str, float]]) -> str:
     """The largest first: it says what binds."""
     shares = sorted(((found["median"], bound) for bound, found in limits.items()), reverse=True)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .families import ONLINE
+from .families import INDEX, ONLINE
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_OF = ("csrc", "clfast", "benchmarks", "CMakeLists.txt", "setup.py")
@@ -24,7 +24,7 @@ SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}
 def timed(families: Sequence[str]) -> list[str]:
     """The parts that the times of these families depend on."""
     own = [f"benchmarks/families/{family}.py" for family in families]
-    return [*_TIMED, *own, *(_METHODS if ONLINE in families else ())]
+    return [*_TIMED, *own, *(_METHODS if {ONLINE, INDEX} & set(families) else ())]
 
 
 def digest(root: Path = ROOT, parts: Sequence[str] = MADE_OF) -> str:

@@ -1,6 +1,6 @@
 """The cases of every family of ops: one module each, with the list `CASES`; what begins with _ is
-shared by some of them. `scaling` takes ops of all families at many sizes; `online` takes whole
-methods."""
+shared by some of them. Three modules are no family of ops: `scaling` takes ops at many sizes,
+`online` whole methods, `index` a memory with each kind of index."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import pkgutil
 
 from ..case import Case
 
-SCALING, ONLINE = "scaling", "online"
+SCALING, ONLINE, INDEX = OTHERS = "scaling", "online", "index"
 
 
 def names() -> list[str]:
     """All families of ops, by name."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(
-        name for name in modules if not name.startswith("_") and name not in (SCALING, ONLINE)
-    )
+    return sorted(name for name in modules if not name.startswith("_") and name not in OTHERS)
 
 
 def cases(family: str) -> list[Case]:
-    """The cases of a family, of `SCALING` or `ONLINE`; ValueError when there is no such family."""
-    known = [*names(), SCALING, ONLINE]
+    """The cases of a family or of one of `OTHERS`; ValueError when there is no such family."""
+    known = [*names(), *OTHERS]
     if family not in known:
         raise ValueError(f"no benchmark family {family!r}; there are {', '.join(known)}")
     module = importlib.import_module(f"{__name__}.{family}")

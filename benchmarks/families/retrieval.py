@@ -25,7 +25,7 @@ class Search(NamedTuple):
     key_sq_norms: Tensor  # [M]
 
 
-def _search_inputs(generator: Generator, B: int, M: int, d: int, data: Data) -> Search:
+def search_inputs(generator: Generator, B: int, M: int, d: int, data: Data) -> Search:
     """Gaussian, or 100 clusters of spread 0.1 whose keys stand one cluster after another."""
     if data == "gaussian":
         keys = torch.randn(M, d, generator=generator)
@@ -98,7 +98,7 @@ def knn(B: int, M: int, d: int, k: int, data: Data = "gaussian", *, small: bool 
     return Case(
         op="knn",
         size={"B": B, "M": M, "d": d, "k": k, "data": data},
-        inputs=lambda generator: _search_inputs(generator, B, M, d, data),
+        inputs=lambda generator: search_inputs(generator, B, M, d, data),
         oracle=lambda x: oracle.neighbors(x.queries, x.keys, k),
         error=knn_error,
         tolerance=1e-3,

@@ -68,7 +68,8 @@ class FaissIndex(Index):
             near = torch.cat([known[~is_stale[known]], others]).unique()
             if len(near) < k:
                 near = torch.arange(len(rows), device="cpu")
-            best = knn(query[None], rows.keys[near], k, key_sq_norms=rows.sq_norms[near])
+            # Several times as fast as rows.keys[near].
+            best = knn(query[None], rows.keys.index_select(0, near), k)
             distances.append(best.sq_distances)
             slots.append(near[best.indices])
         return Neighbors(
@@ -83,7 +84,7 @@ class FaissIndex(Index):
         is_stale[stale] = True
         if not len(stale):
             return is_stale, stale.expand(len(queries), 0)
-        best = knn(queries, rows.keys[stale], min(k, len(stale)), key_sq_norms=rows.sq_norms[stale])
+        best = knn(queries, rows.keys.index_select(0, stale), min(k, len(stale)))
         return is_stale, stale[best.indices]
 
     def _update(self, rows: Rows) -> None:

@@ -19,7 +19,7 @@ SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
 
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
-        ValueError, match=r"'nothing'; there are adaptation, retrieval, scaling, online"
+        ValueError, match=r"'nothing'; there are adaptation, retrieval, scaling, online, index"
     ):
         families.cases("nothing")
 

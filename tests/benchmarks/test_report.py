@@ -13,6 +13,7 @@ from benchmarks import families, plots, report, summary
 from benchmarks.families.scaling import SWEEPS
 
 HEADER = {
+    "family": "retrieval",
     "device": "cpu",
     "threads": 2,
     "processes": 3,
