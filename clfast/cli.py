@@ -194,8 +194,15 @@ def permuted_mnist(
 @_SEEDS
 @_THREADS
 @click.option("--tune", is_flag=True, help="Choose the hyper-parameters again first.")
+@click.option(
+    "--old-stored",
+    type=click.IntRange(1),
+    help="Samples of each old class in the memory when the online stream begins; default: all.",
+)
 @_out("cifar")
-def cifar(root: Path, seeds: int, threads: int, tune: bool, out: Path) -> None:
+def cifar(
+    root: Path, seeds: int, threads: int, tune: bool, old_stored: int | None, out: Path
+) -> None:
     """Online and incremental learning of CIFAR-100's other half (sections 4.2 and 4.3, in small).
 
     Prints the tables of Parametric, Mixture, MbPA and Hebb, balanced and imbalanced, on features of
@@ -206,7 +213,7 @@ def cifar(root: Path, seeds: int, threads: int, tune: bool, out: Path) -> None:
     from .experiments import cifar_adaptation as experiment
     from .experiments.cifar import load_cifar100
 
-    config = experiment.CifarAdaptation(seeds=seeds, threads=threads)
+    config = experiment.CifarAdaptation(seeds=seeds, threads=threads, old_stored=old_stored)
     try:
         train, test = load_cifar100(root)
         if tune:

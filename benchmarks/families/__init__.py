@@ -1,6 +1,7 @@
 """The cases of every family of ops: one module each, with the list `CASES`; what begins with _ is
-shared by some of them. Three modules are no family of ops: `scaling` takes ops at many sizes,
-`online` whole methods, `index` a memory with each kind of index."""
+shared by some of them. Four modules are no family of ops: `scaling` takes ops at many sizes,
+`calls` ops that have nothing to do, `online` whole methods, `index` a memory with each kind of
+index."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pkgutil
 
 from ..case import Case
 
-SCALING, ONLINE, INDEX = OTHERS = "scaling", "online", "index"
+SCALING, CALLS, ONLINE, INDEX = OTHERS = "scaling", "calls", "online", "index"
 
 
 def names() -> list[str]:

@@ -56,35 +56,42 @@ class CifarAdaptation:
     old_classes: int = 50
     pretrain_epochs: int = 8
     dim: int = 128
+    old_stored: int | None = None
+    """Samples of each old class that the memory holds when the online stream begins; None: all."""
     seeds: int = 3
     threads: int = 2
 
 
 GRIDS: dict[str, dict[str, Sequence[float]]] = {
-    "Parametric": {"base_lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3)},
-    "Mixture": {"theta": (0.1, 0.3, 1.0), "gamma": (0.05, 0.1, 0.2, 0.3)},
-    "MbPA": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "steps": (1, 5, 10)},
-    "Hebb": {"beta": (0.3, 0.5, 0.7, 0.9), "eta": (0.2, 0.5, 1.0, 1.5, 3.0)},
+    "Parametric": {"base_lr": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)},
+    "Mixture": {"theta": (0.03, 0.1, 0.3, 1.0), "gamma": (0.05, 0.1, 0.2, 0.3, 0.5)},
+    "MbPA": {"lr": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "steps": (1, 5, 10, 20)},
+    "Hebb": {"beta": (0.5, 0.7, 0.9, 0.97), "eta": (0.2, 0.5, 1.0, 1.5, 3.0)},
 }
 
 Make = Callable[[Parametric, Sequence[int]], Learners]
 
 
 def online(
-    start: Pretrained, stream: Features, options: MethodOptions, chunk: int, make: Make
+    start: Pretrained,
+    stream: Features,
+    options: MethodOptions,
+    config: CifarAdaptation,
+    make: Make,
 ) -> Record:
     """Predict each chunk with every learner, then let base model and memory learn from it.
 
-    Accuracies, and "ms": the time of a query, network and prediction.
+    Accuracies; "new so far": that on new classes after each chunk; and "ms": the time of a query,
+    network and prediction.
     """
     memory = KeyValueMemory(start.train.x.shape[1])
     base = _base(start, memory, options)
-    known = torch.isin(start.train.y, start.old)
-    memory.add(start.train.x[known], start.train.y[known])
+    stored = start.train.at(_first_of_each(start.train.y, start.old, config.old_stored))
+    memory.add(stored.x, stored.y)
     learners = make(base, start.old.tolist())
     right: dict[str, list[Tensor]] = {name: [] for name in learners}
     seconds: dict[str, list[float]] = {name: [] for name in learners}
-    for x, y in OnlineStream((stream.x, stream.y), chunk):
+    for x, y in OnlineStream((stream.x, stream.y), config.chunk):
         for name, learner in learners.items():
             begin = time.perf_counter()
             right[name].append(learner.predict(x) == y)
@@ -92,9 +99,29 @@ def online(
         base.observe(x, y)
     return {
         name: _shares(torch.cat(right[name]), stream.y, start.old)
-        | {"ms": start.ms + 1e3 * median(seconds[name])}
+        | {
+            "new so far": _new_so_far(torch.cat(right[name]), stream.y, start.old, config.chunk),
+            "ms": start.ms + 1e3 * median(seconds[name]),
+        }
         for name in learners
     }
+
+
+def _first_of_each(y: Tensor, classes: Tensor, count: int | None) -> Tensor:
+    """Rows of the first `count` samples of each of the classes, in order; None: of all."""
+    rows = torch.isin(y, classes).nonzero()[:, 0]
+    if count is None:
+        return rows
+    of_class = [rows[y[rows] == label][:count] for label in classes.tolist()]
+    return torch.cat(of_class).sort().values
+
+
+def _new_so_far(right: Tensor, y: Tensor, old: Tensor, chunk: int) -> list[float]:
+    """Accuracy on the new classes from the start to the end of each chunk; 0 before the first."""
+    new = ~torch.isin(y, old)
+    seen = new.cumsum(0)[chunk - 1 :: chunk]
+    found = (right & new).cumsum(0)[chunk - 1 :: chunk]
+    return [round(float(share), 4) for share in found / seen.clamp_min(1)]
 
 
 def incremental(
@@ -141,9 +168,9 @@ def run(
 ) -> tuple[list[Table], list[Path]]:
     """All seeds of `config`; returns the tables of results and the paths of the plots.
 
-    The folder `path` gets what `RunFolder` writes, with "seed", "online" and "incremental" a line
-    in metrics.jsonl, tables.json, and one PNG a ratio. A run that was cut short goes on with the
-    seeds that are missing.
+    The folder `path` gets what `RunFolder` writes, with "seed", "online", "incremental" and
+    "seconds" a line in metrics.jsonl, tables.json, online.png, and one PNG a ratio. A run that was
+    cut short goes on with the seeds that are missing.
 
     Raises:
         ModuleNotFoundError: no matplotlib.
@@ -154,12 +181,15 @@ def run(
     with threads(config.threads):
         for seed in range(config.seeds):
             if seed not in done:
-                folder.log(seed=seed, **_seed(config, train, test, seed))
+                begin = time.perf_counter()
+                found = _seed(config, train, test, seed)
+                folder.log(seed=seed, **found, seconds=round(time.perf_counter() - begin))
     lines = [line for line in folder.metrics() if "online" in line]
     tables = [_online_table(lines)]
     tables += [_incremental_table(config, lines, ratio) for ratio in config.ratios]
     write_text(folder.path / "tables.json", f"[{', '.join(t.to_json() for t in tables)}]\n")
-    plots = [_plot(config, lines, ratio, folder.path) for ratio in config.ratios]
+    plots = [_online_plot(config, lines, folder.path)]
+    plots += [_plot(config, lines, ratio, folder.path) for ratio in config.ratios]
     return tables, plots
 
 
@@ -179,7 +209,7 @@ def tune(config: CifarAdaptation, train: Images, test: Images, seed: int = 100) 
         shown = stream.at(torch.arange(min(2000, len(stream))))
 
         def of_online(options: MethodOptions, make: Make) -> Record:
-            return online(start, stream, options, config.chunk, make)
+            return online(start, stream, options, config, make)
 
         def of_incremental(options: MethodOptions, make: Make) -> Record:
             order = torch.Generator().manual_seed(seed)
@@ -238,7 +268,7 @@ def _seed(config: CifarAdaptation, train: Images, test: Images, seed: int) -> Re
     generator = torch.Generator().manual_seed(seed)
     shuffled = start.test.at(torch.randperm(len(start.test), generator=generator))
     found = online(
-        *(start, shuffled, config.online, config.chunk),
+        *(start, shuffled, config.online, config),
         lambda base, old: paper_learners(config.online, base, old),
     )
     by_ratio = {}
@@ -308,6 +338,24 @@ def _incremental_table(config: CifarAdaptation, lines: Sequence[Record], ratio: 
             ),
         )
     return table
+
+
+def _online_plot(config: CifarAdaptation, lines: Sequence[Record], folder: Path) -> Path:
+    """How fast new classes are learnt."""
+    found = [line["online"] for line in lines]
+    curves = {
+        method: [[100 * share for share in r[method]["new so far"]] for r in found]
+        for method in found[0]
+    }
+    chunks = len(found[0]["Parametric"]["new so far"])
+    return learning_curves(
+        curves,
+        folder / "online.png",
+        x=[config.chunk * (n + 1) for n in range(chunks)],
+        title=f"Online adaptation, mean ± std over {len(lines)} seeds",
+        xlabel="images of the stream",
+        ylabel="accuracy on new classes so far (%)",
+    )
 
 
 def _plot(config: CifarAdaptation, lines: Sequence[Record], ratio: int, folder: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,9 +155,9 @@ class Trial:
 def run(config: PermutedMnist, images: Images, path: str | os.PathLike[str]) -> tuple[Table, Path]:
     """All seeds of `config`; returns the table of results and the path of the plot.
 
-    The folder `path` gets what `RunFolder` writes, with "seed" and "results" ("tasks" and the
-    records of `Trial.accuracies`) a line in metrics.jsonl, and table.json and average_accuracy.png.
-    A run that was cut short goes on with the seeds that are missing.
+    The folder `path` gets what `RunFolder` writes, with "seed", "results" ("tasks" and the records
+    of `Trial.accuracies`) and "seconds" a line in metrics.jsonl, and table.json and
+    average_accuracy.png. A run that was cut short goes on with the seeds that are missing.
 
     Raises:
         ModuleNotFoundError: no matplotlib.
@@ -213,6 +214,7 @@ def _steps(
 ) -> Iterator[int]:
     """Every task of every seed; a seed is logged when its last task is over."""
     for seed in seeds:
+        begin = time.perf_counter()
         trial = Trial(config, images, seed)
         results: list[dict[str, Any]] = []
         for task in range(config.tasks):
@@ -221,7 +223,7 @@ def _steps(
                 found = trial.accuracies(task + 1)
                 results += [{"tasks": task + 1, **record} for record in found]
             yield task
-        folder.log(seed=seed, results=results)
+        folder.log(seed=seed, results=results, seconds=round(time.perf_counter() - begin))
 
 
 def _drawn(

@@ -19,7 +19,8 @@ SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
 
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
-        ValueError, match=r"'nothing'; there are adaptation, retrieval, scaling, online, index"
+        ValueError,
+        match=r"'nothing'; there are adaptation, retrieval, scaling, calls, online, index",
     ):
         families.cases("nothing")
 
@@ -64,6 +65,17 @@ def test_methods_and_their_rivals_predict_the_same(case: Case) -> None:
             right = case.error(call(), expected, inputs) <= case.tolerance
             # Without an adaptation the prediction is another one, or nothing would be compared.
             assert right == (variant.kind != "base"), variant.name
+
+
+def test_every_op_has_a_call_with_nothing_to_do() -> None:
+    cases = families.cases(families.CALLS)
+    assert {case.op for case in cases} == {case.op for _, case in ALL}
+    for case in cases:
+        inputs = case.make_inputs(1, "cpu")
+        expected = case.oracle(inputs)
+        for variant in case.variants:
+            (call,) = variant.bind([inputs])
+            assert case.error(call(), expected, inputs) == 0, variant.name
 
 
 def test_online_cases_cover_what_the_paper_times() -> None:

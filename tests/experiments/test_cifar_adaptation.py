@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import torch
 
 from clfast.experiments import cifar, cifar_adaptation
 from clfast.experiments.cifar import Features, Images, load_cifar100, pretrained
-from clfast.experiments.cifar_adaptation import CifarAdaptation, imbalanced, run, tune
-from clfast.experiments.online_adaptation import threads
+from clfast.experiments.cifar_adaptation import CifarAdaptation, imbalanced, online, run, tune
+from clfast.experiments.online_adaptation import Learners, threads
+from clfast.methods import Parametric
 
 METHODS = ["Parametric", "Mixture", "MbPA", "Hebb"]
 TINY = CifarAdaptation(
@@ -86,17 +88,37 @@ def test_a_run_goes_on_with_the_seeds_that_are_missing(
     ] * 2
     for table in tables:
         assert [row[0] for row in table.rows] == METHODS
-    assert len(plots) == 2
+    assert len(plots) == 3
     assert all(plot.read_bytes().startswith(b"\x89PNG") for plot in plots)
     metrics = tmp_path / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["seed"] for line in lines] == [0, 1]
     shares = lines[0]["online"]["Hebb"]
     assert shares["all"] == pytest.approx((shares["new"] + shares["old"]) / 2, abs=1e-6)
+    assert len(shares["new so far"]) == 2  # forty images in chunks of twenty
+    assert shares["new so far"][-1] == pytest.approx(shares["new"], abs=1e-4)
     metrics.write_text(json.dumps(lines[0]) + "\n")
     resumed, _ = run(TINY, *images, tmp_path)
     for table, before in zip(resumed, tables, strict=True):  # less the times
         assert [row[:4] for row in table.rows] == [row[:4] for row in before.rows]
+
+
+def test_a_memory_may_begin_with_few_samples_of_old_classes(images: tuple[Images, Images]) -> None:
+    with threads(1):
+        start = pretrained(*images, 3, old_classes=4, epochs=1, dim=16)
+    sizes: list[list[int]] = []
+
+    def make(base: Parametric, old: Sequence[int]) -> Learners:
+        assert base.memory is not None
+        counts = base.memory.counts(8)
+        assert not bool(counts[[c for c in range(8) if c not in old]].any())
+        sizes.append(counts[list(old)].tolist())
+        return {"Parametric": base}
+
+    for stored in (None, 3):
+        config = replace(TINY, old_stored=stored)
+        online(start, start.test, config.online, config, make)
+    assert sizes == [[20] * 4, [3] * 4]
 
 
 def test_tuning_takes_what_is_best_on_held_out_training_images(

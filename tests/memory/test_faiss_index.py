@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clfast.memory import KeyValueMemory
 from clfast.memory.config import Config
 from clfast.memory.indexes import make_index
+from clfast.methods import Hebb
 from clfast.ops import knn
 
 pytestmark = pytest.mark.skipif(
@@ -110,6 +112,9 @@ def test_it_needs_rows_to_be_trained() -> None:
             memory.search(QUERIES, 3)
     with pytest.raises(ValueError, match=wanted):
         memory.rebuild_index()
+    hebb = Hebb(nn.Identity(), nn.Linear(DIM, 3), memory, k=3)
+    with pytest.raises(ValueError, match=wanted):
+        hebb.predict(QUERIES)
     assert torch.equal(before["keys"], memory.keys)
     memory.add(*rows(100, seed=1))
     assert memory.search(QUERIES, 3).indices.shape == (20, 3)
@@ -155,7 +160,10 @@ def test_an_index_of_faiss_stays_on_the_cpu() -> None:
         make_index(config, torch.device("cuda"), "KeyValueMemory")
 
 
-def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_faiss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory = filled(500)
+    memory.save(tmp_path / "memory")
+    pickled = pickle.dumps(memory)
     original = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -166,6 +174,15 @@ def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModuleNotFoundError, match="'Flat' needs faiss: pip install faiss-cpu"):
         KeyValueMemory(4, index="Flat")
+    with pytest.raises(ModuleNotFoundError, match=r"KeyValueMemory.from_file: .*needs faiss"):
+        KeyValueMemory.from_file(tmp_path / "memory")
+    with pytest.raises(ModuleNotFoundError, match=r"'IVF16,Flat' needs faiss"):
+        pickle.loads(pickled)
+    # To load into a memory of another kind needs no faiss to say that it is of another kind.
+    other = KeyValueMemory(DIM)
+    with pytest.raises(ValueError, match=r"load: .* index is 'IVF16,Flat', not 'exact'"):
+        other.load(tmp_path / "memory")
+    assert len(other) == 0
 
 
 def test_keys_whose_squares_overflow_in_faiss() -> None:

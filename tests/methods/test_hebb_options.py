@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from method_helpers import CLASSES, DIM, OLD, batch, learner, model
+from method_helpers import CLASSES, DIM, OLD, WITH_MEMORY, batch, learner, model
 from torch import nn
 
 from clfast.memory import KeyValueMemory
@@ -223,3 +223,18 @@ def test_mixture_with_another_method(name: str, weight: float, gamma: float) -> 
 def test_bad_mixture_terms(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         MixtureTerm(**arguments)
+
+
+@pytest.mark.parametrize("name", WITH_MEMORY)
+def test_autocast_does_not_reach_the_adaptation(name: str) -> None:
+    """Features come in 16 bits then; what follows is in float32, as with features of that kind."""
+    mine = learner(name, k=7)
+    x = batch(9, seed=2)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = mine.predict_log_proba(x)
+        features = mine.features(x)
+    assert features.dtype == torch.bfloat16
+    mine.features = nn.Identity()
+    torch.testing.assert_close(found, mine.predict_log_proba(features.float()), rtol=0, atol=0.02)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,17 +43,21 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-def network(bias: bool = True) -> nn.Sequential:
+def network(bias: bool = True, norm: Callable[[int], nn.Module] | None = None) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(
+        made = nn.Sequential(
             nn.Linear(DIM, 9),
+            nn.Identity() if norm is None else norm(9),
             nn.ReLU(),
             nn.Dropout(0.5),
             nn.Linear(9, 7),
             nn.Tanh(),
             nn.Linear(7, CLASSES, bias=bias),
         ).double()
+        if norm is not None:  # batch norm takes statistics that are not the initial ones
+            made(batch(50, seed=8)[0])
+        return made
 
 
 def batch(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +119,17 @@ def loop(
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("old", [(), (0, 2)])
 def test_against_the_loop(optimizer: str, bias: bool, old: tuple[int, ...]) -> None:
-    head, memory, x = network(bias), filled(), batch(9, seed=2)[0]
+    assert_as_the_loop(network(bias), optimizer, old)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])
+def test_normalisation_in_the_network(norm: Callable[[int], nn.Module]) -> None:
+    """By the running statistics, which no query changes."""
+    assert_as_the_loop(network(norm=norm), "rmsprop", (0, 2))
+
+
+def assert_as_the_loop(head: nn.Sequential, optimizer: str, old: tuple[int, ...]) -> None:
+    memory, x = filled(), batch(9, seed=2)[0]
     adapt: dict[str, Any] = {"k": 11, "steps": 3, "lr": 0.01, "optimizer": optimizer}
     given = (nn.Identity(), head, memory)
     mbpa = MbPA(*given, eps=0.1, **adapt)

@@ -1,0 +1,142 @@
+"""What a call costs before and after its kernel: every op on an empty batch, where the kernel has
+nothing to do; through the public function, and straight into PyTorch's dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from clfast import ops
+
+from ..case import Case, Variant, Work, tensors
+from ._adaptation_inputs import Adaptation, Sizes, make
+
+SIZES = Sizes(B=1, K=7, d=33, C=5, M=103)
+OPTIONS: dict[str, Any] = {"steps": 5, "lr": 0.1, "optimizer": "rmsprop", "eps": 1e-3}
+
+
+class Empty(NamedTuple):
+    x: Adaptation  # with no query
+    labels: Tensor  # [0]
+
+
+class Arguments(NamedTuple):
+    """Of one op."""
+
+    positional: tuple[Any, ...]
+    keywords: dict[str, Any]  # of the public function
+    straight: tuple[Any, ...]  # all that the dispatcher takes
+
+
+def _empty(generator: Generator) -> Empty:
+    x = make(generator, SIZES)
+    batch = type(x.batch)(*(part[:0] for part in x.batch))
+    return Empty(x._replace(batch=batch), x.memory.labels[:0])
+
+
+def _case(op: str, arguments: Callable[[Empty], Arguments]) -> Case:
+    public, overload = getattr(ops, op), getattr(torch.ops.clfast, op).default
+
+    def shapes(output: Any) -> list[torch.Size]:
+        return [part.shape for part in tensors(output)]
+
+    return Case(
+        op=op,
+        size={"batch": "empty batch"},
+        inputs=_empty,
+        oracle=lambda x: shapes(overload(*arguments(x).straight)),
+        error=lambda output, expected, _: float(shapes(output) != expected),
+        tolerance=0.0,
+        work=lambda _: Work(0, 0),
+        variants=(
+            Variant(
+                "clfast",
+                "clfast",
+                lambda positional, keywords: public(*positional, **keywords),
+                lambda x: arguments(x)[:2],
+            ),
+            Variant(
+                "clfast, straight into the dispatcher",
+                "clfast",
+                lambda given: overload(*given),
+                lambda x: (arguments(x).straight,),
+            ),
+        ),
+    )
+
+
+def _knn(given: Empty) -> Arguments:
+    x, norms = given.x, given.x.memory.key_sq_norms
+    searched = (x.batch.queries, x.memory.keys, 7)
+    return Arguments(searched, {"key_sq_norms": norms}, (*searched, norms, None, None))
+
+
+def _class_means(given: Empty) -> Arguments:
+    samples = (given.x.batch.queries, given.labels, 5)
+    return Arguments(samples, {}, (*samples, True))
+
+
+def _nearest_class_mean(given: Empty) -> Arguments:
+    features = (given.x.batch.queries, given.x.layer.weight)
+    return Arguments(features, {}, (*features, "euclidean"))
+
+
+def _interpolation_weights(given: Empty) -> Arguments:
+    return Arguments((given.labels, 0.5), {}, (given.labels, 0.5, torch.float32))
+
+
+def _neighbourhood(x: Adaptation) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+    """keys, labels and neighbours, as the public functions take them and as the dispatcher does."""
+    memory, found = x.memory[:2], (x.batch.sq_distances, x.batch.indices)
+    return (*memory, ops.Neighbors(*found)), (*memory, *found)
+
+
+def _hebbian_update(given: Empty) -> Arguments:
+    public, straight = _neighbourhood(given.x)
+    return Arguments((*public, 5), {}, (*straight, 5, OPTIONS["eps"], None, None))
+
+
+def _mbpa_update(given: Empty) -> Arguments:
+    public, straight = _neighbourhood(given.x)
+    layer = given.x.layer
+    return Arguments((*layer, *public), OPTIONS, (*layer, *straight, *OPTIONS.values(), None))
+
+
+def _hebb_logits(given: Empty) -> Arguments:
+    x = given.x
+    public, straight = _neighbourhood(x)
+    layer = (x.batch.queries, *x.layer)
+    own = {"interpolation": x.interpolation, "eta": 0.5}
+    kept = {"key_sq_norms": x.memory.key_sq_norms, "base_logits": x.batch.base_logits}
+    return Arguments(
+        (*layer, *public),
+        {**own, **OPTIONS, **kept},
+        (*layer, *straight, *own.values(), *OPTIONS.values(), None, *kept.values(), None),
+    )
+
+
+def _mixture_log_probs(given: Empty) -> Arguments:
+    x = given.x
+    public, straight = _neighbourhood(x)
+    scores, norms = (x.batch.base_logits, x.batch.queries), x.memory.key_sq_norms
+    own = {"theta": 1.0, "gamma": 0.1}
+    return Arguments(
+        (*scores, *public),
+        {**own, "key_sq_norms": norms},
+        (*scores, *straight, *own.values(), "normalized", norms),
+    )
+
+
+CASES = [
+    _case("knn", _knn),
+    _case("class_means", _class_means),
+    _case("nearest_class_mean", _nearest_class_mean),
+    _case("hebbian_update", _hebbian_update),
+    _case("mbpa_update", _mbpa_update),
+    _case("hebb_logits", _hebb_logits),
+    _case("interpolation_weights", _interpolation_weights),
+    _case("mixture_log_probs", _mixture_log_probs),
+]
