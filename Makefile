@@ -52,7 +52,7 @@ check: lint
 	python tools/check_cuda_build.py
 	PYTHON=$(CURDIR)/$(PY) tests/kernels/run_sanitized.sh
 
-RUN := python -m benchmarks.run --processes $(PROCESSES)
+RUN := python -m benchmarks.run --unless-done --processes $(PROCESSES)
 REPORT := python -m benchmarks.report
 RESULTS := benchmarks/results
 
@@ -62,11 +62,12 @@ ops-bench: $(VENV)/.built
 	@$(RUN) --family $(FAMILY) --out $(RESULTS)/cpu.json
 	$(REPORT) $(RESULTS)/cpu.json --readme README.md
 
+# A run that was stopped goes on where it was, and one that is whole is not made again.
 other-bench: $(VENV)/.built
 	@$(RUN) --family online --out $(RESULTS)/online.json
 	$(RUN) --family calls --out $(RESULTS)/calls.json
 	$(RUN) --family index --out $(RESULTS)/index.json
-	$(RUN) --family retrieval --only "knn B=100" --avx2 --out $(RESULTS)/avx2.json
+	$(RUN) --family retrieval --only "knn B=100 " --avx2 --out $(RESULTS)/avx2.json
 	$(RUN) --family scaling --out $(RESULTS)/scaling.json
 	$(REPORT) $(RESULTS)/{online,calls,index,avx2,scaling}.json --readme docs/performance.md
 

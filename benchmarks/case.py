@@ -36,6 +36,7 @@ class Variant:
         arguments: of the inputs, once and untimed: also what a user keeps between calls.
         chunk: run on this many queries at a time; the first argument is split, see `in_chunks`.
         module: what must be installed.
+        judged: False: the error is recorded, and may be any.
         devices: where it runs.
     """
 
@@ -46,6 +47,7 @@ class Variant:
     chunk: int | None = None
     module: str | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
+    judged: bool = True
 
     def installed(self) -> bool:
         return self.module is None or importlib.util.find_spec(self.module) is not None

@@ -200,7 +200,7 @@ def _checked(
         text = f"{type(problem).__name__}: {problem}".splitlines()[0]
         return None, record | {"status": "failed", "note": text[:200]}
     record["error"] = error if math.isfinite(error) else None
-    if variant.kind != "base" and not error <= case.tolerance:
+    if variant.judged and not error <= case.tolerance:
         note = f"error {error:.2g}, tolerance {case.tolerance:.2g}"
         return None, record | {"status": "wrong", "note": note}
     return calls, record | {"status": "measured"}

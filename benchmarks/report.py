@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .families import INDEX
 from .store import write_whole
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
@@ -100,13 +101,13 @@ def table(result: dict[str, Any]) -> str:
     rows = [(case, row) for case in result["cases"] for row in case["rows"]]
     lines = [COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2))]
     lines += [_cells(case, row) for case, row in rows]
+    columns = []
     if bases := {row["base"]["name"] for _, row in rows if "base" in row}:
-        added = [
-            f"over {' or '.join(sorted(bases))}",
-            "---:",
-            *(_over_base(row) for _, row in rows),
-        ]
-        lines = [(*line, cell) for line, cell in zip(lines, added, strict=True)]
+        names = ", ".join(sorted(bases))
+        columns.append([f"over {names}", "---:", *(_over_base(row) for _, row in rows)])
+    if result["family"] == INDEX:
+        columns.append(["recall", "---:", *(_recall(row) for _, row in rows)])
+    lines = [(*line, *added) for line, *added in zip(lines, *columns, strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -160,7 +161,7 @@ def _recall(row: dict[str, Any]) -> str:
 def _shares(limits: dict[str, dict[str, float]]) -> str:
     """The largest first: it says what binds."""
     shares = sorted(((found["median"], bound) for bound, found in limits.items()), reverse=True)
-    return ", ".join(f"{_percent(share)} % of {bound}" for share, bound in shares)
+    return ", ".join(f"{_percent(share)} % of {bound}" for share, bound in shares) or "not counted"
 
 
 def _percent(share: float) -> str:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .families import INDEX, ONLINE
+from .families import INDEX, ONLINE, SCALING
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_OF = ("csrc", "clfast", "benchmarks", "CMakeLists.txt", "setup.py")
@@ -17,14 +17,19 @@ _TIMED = (
     *("benchmarks/worker.py", "benchmarks/bystanders.py"),
     *("benchmarks/oracle.py", "benchmarks/opponents", "benchmarks/families/_adaptation_inputs.py"),
 )
+# Families that take cases or inputs of others.
+_TAKES = {SCALING: ("retrieval", "adaptation"), INDEX: ("retrieval",)}
 _METHODS = ("clfast/memory", "clfast/methods", "clfast/experiments/naive.py")
 SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}
 
 
 def timed(families: Sequence[str]) -> list[str]:
     """The parts that the times of these families depend on."""
-    own = [f"benchmarks/families/{family}.py" for family in families]
-    return [*_TIMED, *own, *(_METHODS if {ONLINE, INDEX} & set(families) else ())]
+    found = [*_TIMED]
+    for family in families:
+        found += [f"benchmarks/families/{name}.py" for name in (family, *_TAKES.get(family, ()))]
+        found += _METHODS if family in (ONLINE, INDEX) else ()
+    return list(dict.fromkeys(found))
 
 
 def digest(root: Path = ROOT, parts: Sequence[str] = MADE_OF) -> str:

@@ -78,6 +78,16 @@ def knn(B: int, M: int, d: int, k: int, data: Data = "gaussian", *, small: bool 
         )
         variants.append(
             Variant(
+                "bfloat16 mm + re-rank" + (", chunks of 10" if B > 10 else ""),
+                "torch",
+                opponents.knn_rounded,
+                lambda x: (x.queries, x.keys, x.keys.bfloat16(), x.key_sq_norms, k),
+                chunk=10 if B > 10 else None,
+                devices=("cpu",),
+            )
+        )
+        variants.append(
+            Variant(
                 f"addmm + topk, blocks of {_KEY_BLOCK} keys",
                 "torch",
                 opponents.knn_addmm_key_blocks,

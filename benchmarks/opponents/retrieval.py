@@ -40,6 +40,18 @@ def knn_addmm(queries: Tensor, keys: Tensor, key_sq_norms: Tensor, k: int) -> tu
     return (found + queries.square().sum(1, keepdim=True)).clamp_min(0), indices
 
 
+def knn_rounded(
+    queries: Tensor, keys: Tensor, rounded: Tensor, key_sq_norms: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Candidates from a copy of the keys in bfloat16, four times as many as wanted, re-ranked by
+    their distances; what bfloat16 misses, it misses."""
+    partial = key_sq_norms - 2 * (queries.bfloat16() @ rounded.t()).float()
+    candidates = partial.topk(min(4 * k, len(keys)), largest=False).indices
+    near = keys.index_select(0, candidates.flatten()).unflatten(0, candidates.shape)
+    found, places = (near - queries[:, None]).square_().sum(2).topk(k, largest=False)
+    return found, candidates.gather(1, places)
+
+
 def knn_addmm_key_blocks(
     queries: Tensor, keys: Tensor, key_sq_norms: Tensor, k: int, block: int
 ) -> tuple[Tensor, Tensor]:
@@ -64,6 +76,19 @@ def faiss_index(keys: Tensor) -> Any:
         import faiss
 
     index = faiss.IndexFlatL2(keys.shape[1])
+    index.add(keys.numpy())
+    return index
+
+
+def refined_faiss_index(keys: Tensor, factory: str, parameters: str, candidates: int) -> Any:
+    """An approximate index whose candidates, so many times k, faiss re-ranks by their distances."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import faiss
+
+    index = faiss.index_factory(keys.shape[1], f"{factory},RFlat")
+    faiss.ParameterSpace().set_index_parameters(index, f"{parameters},k_factor_rf={candidates}")
+    index.train(keys.numpy())
     index.add(keys.numpy())
     return index
 

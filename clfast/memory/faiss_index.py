@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ops.retrieval import Neighbors, knn
 from .config import Config
-from .index import Index
+from .exact_index import Index
 from .rows import Rows
 
 
@@ -74,13 +74,13 @@ class FaissIndex(Index):
             slots.append(near[best.indices])
         return Neighbors(
             torch.cat([queries.new_empty(0, k), *distances]),
-            torch.cat([torch.empty(0, k, dtype=torch.int64), *slots]),
+            torch.cat([torch.empty(0, k, dtype=torch.int64, device="cpu"), *slots]),
         )
 
     def _search_stale(self, rows: Rows, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Which slots are stale [M], and each query's nearest among them [B, up to k]."""
-        stale = torch.tensor(sorted(self._stale), dtype=torch.int64)
-        is_stale = torch.zeros(len(rows), dtype=torch.bool)
+        stale = torch.tensor(sorted(self._stale), dtype=torch.int64, device="cpu")
+        is_stale = torch.zeros(len(rows), dtype=torch.bool, device="cpu")
         is_stale[stale] = True
         if not len(stale):
             return is_stale, stale.expand(len(queries), 0)

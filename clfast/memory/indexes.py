@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from .config import Config
+from .exact_index import ExactIndex, Index, RoundedIndex
 from .faiss_index import FaissIndex
-from .index import ExactIndex, Index, RoundedIndex
 
 
 def make_index(config: Config, device: torch.device, where: str) -> Index:

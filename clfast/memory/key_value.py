@@ -41,16 +41,16 @@ class KeyValueMemory:
             "class_balanced": classes share the memory as evenly as the stream allows (Chrysakis and
             Moens 2020, CBRS).
         index: how `search` works. "exact" compares every key. "bf16" does, too, with the same
-            result, and keeps a copy of the keys in bfloat16, half as large as float32 keys, that a
-            CPU with products of bfloat16 reads first: it makes searches of few queries, which wait
-            for memory, up to twice as fast; elsewhere it is as "exact". Any other string is a
-            factory string of faiss, as "IVF256,PQ32" or "HNSW32", and needs it installed. Such an
-            index is trained
-            at the first search, on the rows stored by then; later rows are added to it as they
-            come. It only proposes candidates, which are re-ranked by their exact distances. Rows
-            that a full memory has overwritten are searched exactly until they are an eighth of all,
-            and then all rows are added anew; `rebuild_index` also trains anew. Indexes are not
-            saved: they are trained again.
+            result, and keeps a copy of the keys in bfloat16 (2 d + 64 bytes a row, or a little
+            more) that a CPU with products of bfloat16 reads first: made for searches of few
+            queries, which wait for memory. Elsewhere, and with fewer than 32 features, it is as
+            "exact", without a copy. Any other string is a factory string of faiss, as "IVF256,PQ32"
+            or "HNSW32", and needs it installed. Such an index is trained at the first search, on
+            the rows stored by then; later rows are added to it as they come. It only proposes
+            candidates, which are re-ranked by their exact distances. Rows that a full memory has
+            overwritten are searched exactly until they are an eighth of all, and then all rows are
+            added anew; `rebuild_index` also trains anew. Indexes are not saved: they are trained
+            again.
         index_parameters: of faiss, as "nprobe=16".
         candidates: of an index of faiss, how many times k, at least 1.
         dtype: of the stored keys: float32, float64, bfloat16 or float16.
@@ -194,7 +194,8 @@ class KeyValueMemory:
         return self._content.index.search(self._content.rows, queries, min(k, len(self)))
 
     def rebuild_index(self) -> None:
-        """Train an index of faiss on the rows that are stored now; the exact index needs none.
+        """Train an index of faiss on the rows that are stored now; "exact" and "bf16" need none,
+        though the offset of a copy in bfloat16 is chosen anew.
 
         Raises ValueError if there are too few; the index is as before.
         """

@@ -116,7 +116,7 @@ def rounded_keys(op: str, rounded: object) -> tuple[Tensor, Tensor]:
     """The two halves of a ``RoundedKeys``, or of a pair that stands for one."""
     if not (isinstance(rounded, tuple) and len(rounded) == 2):
         raise TypeError(
-            f"clfast::{op}: rounded must be RoundedKeys(rows, offset), as round_keys returns, "
+            f"clfast::{op}: rounded must be RoundedKeys(rows, offset), as RoundedKeys.of returns, "
             f"got {type(rounded).__name__}"
         )
     return rounded

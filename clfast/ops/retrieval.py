@@ -45,9 +45,10 @@ def knn(
         k: neighbours a query, 1 <= k <= M.
         key_sq_norms: [M] squared norms of the keys, for callers that keep them. The result does not
             depend on them.
-        rounded: of these keys, from ``RoundedKeys.of``, for callers that search them often: a CPU
-            that multiplies bfloat16 reads them in place of the keys to find the candidates. The
-            result is the same; other devices do not read them.
+        rounded: of exactly these keys, from ``RoundedKeys.of``, for callers that search them often:
+            a CPU that multiplies bfloat16 reads them in place of the keys to find candidates, whose
+            distances come from the keys. The result is the same unless they are of other keys;
+            other devices do not read them.
 
     Returns:
         ``Neighbors(sq_distances [B, k], indices [B, k])``.

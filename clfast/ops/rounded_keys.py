@@ -11,18 +11,19 @@ from . import _check
 
 # Elements whose float32 temporaries are in memory together.
 _AT_A_TIME = 1 << 18
+_FEWEST_OFFSET_ROWS, _MOST_OFFSET_ROWS = 8, 64
 
 
 class RoundedKeys(NamedTuple):
     """M keys less an offset, rounded to bfloat16, each with what bounds the error of rounding.
 
-    For callers that search the same keys often: half the memory of float32 keys. Row i belongs to
-    key i and depends on that and the offset alone, so that rows may be replaced and appended as
-    keys are, by those of `RoundedKeys.of` with the same offset.
+    For callers that search the same keys often. Row i belongs to key i and depends on that and the
+    offset alone: when keys are replaced or appended, their rows must be, too, by those of
+    `RoundedKeys.of` with the same offset. A search with rows of other keys finds wrong neighbours.
     """
 
     rows: Tensor
-    """[M, s] bfloat16; s depends on the length of a key alone."""
+    """[M, s] bfloat16, where s is d rounded up to a multiple of 32, and 32."""
     offset: Tensor
     """[d] float32."""
 
@@ -32,9 +33,9 @@ class RoundedKeys(NamedTuple):
 
         Args:
             keys: [M, d] float32, bfloat16 or float16; detached.
-            offset: [d] float32, taken from every key before it is rounded. Any vector gives the
-                same neighbours; one in the middle of the keys leaves the fewest candidates. None:
-                the mean of the keys.
+            offset: [d] float32, taken from every key before it is rounded; copied. Any vector gives
+                the same neighbours; one in the middle of the keys leaves the fewest candidates.
+                None: what the keys have in common, zero where that is little.
 
         Raises:
             TypeError: no dense tensor.
@@ -53,9 +54,8 @@ class RoundedKeys(NamedTuple):
             _check.shape(where, "offset", offset, (keys.shape[1],))
             _check.same_device(where, "offset", offset, "keys", keys)
         with torch.no_grad():
-            if offset is None:
-                offset = _mean(keys)
-            return RoundedKeys(_rounded(keys, offset), offset.detach())
+            offset = common_offset(keys) if offset is None else offset.detach().clone()
+            return RoundedKeys(_rounded(keys, offset), offset)
 
 
 def rounded_size(dim: int) -> int:
@@ -63,16 +63,26 @@ def rounded_size(dim: int) -> int:
     return ((dim + 31) // 32 + 1) * 32
 
 
-def _mean(keys: Tensor) -> Tensor:
-    return keys.mean(0, dtype=torch.float32) if len(keys) else keys[0:0].float().sum(0)
+def common_offset(keys: Tensor) -> Tensor:
+    """The mean of a few keys, if most of their length is in it and all are finite; else zero: what
+    ``common_offset`` of ``csrc/kernels/cpu/knn.cpp`` takes from keys that were not rounded before.
+    """
+    count = min(_MOST_OFFSET_ROWS, len(keys) // 8)
+    if count >= _FEWEST_OFFSET_ROWS:
+        some = keys[:: len(keys) // count][:count].float()
+        mean, norms = some.mean(0), some.square().sum(1)
+        if bool(mean.square().sum() > norms.mean() / 4) and bool(norms.isfinite().all()):
+            return mean
+    return keys.new_zeros(keys.shape[1], dtype=torch.float32)
 
 
 def _rounded(keys: Tensor, offset: Tensor) -> Tensor:
     count, dim = keys.shape
     rows = keys.new_zeros(count, rounded_size(dim), dtype=torch.bfloat16)
     bounds = rows.view(torch.float32)[:, -2:]
-    # A sum of squares rounds by a unit an element at the most; so does its root.
-    margin = 1 + (dim + 16) * 2.0**-23
+    # A sum of squares rounds by dim / 2 units at the most, the root by one; and squares below the
+    # normal range may be lost.
+    margin, lost = 1 + (dim + 16) * 2.0**-23, dim * 2.0**-126
     step = max(1, _AT_A_TIME // max(dim, 1))
     for at in range(0, count, step):
         part = slice(at, at + step)
@@ -80,5 +90,5 @@ def _rounded(keys: Tensor, offset: Tensor) -> Tensor:
         rounded = exact.bfloat16()
         rows[part, :dim] = rounded
         bounds[part, 0] = exact.square().sum(1)
-        bounds[part, 1] = (exact - rounded.float()).square().sum(1).sqrt() * margin
+        bounds[part, 1] = ((exact - rounded.float()).square().sum(1) + lost).sqrt() * margin
     return rows

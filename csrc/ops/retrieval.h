@@ -15,7 +15,7 @@ struct KnnInputs {
 
 // key_sq_norms are checked and not used: both kernels form the norms they need from keys that they
 // have in cache anyway, and a result that is exact must not hang on numbers from outside. Rounded
-// keys are made of the keys by one function of ours, and only where they are read does that matter.
+// keys cannot be checked against the keys: whoever passes them vouches for them.
 inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
                            const std::optional<Tensor>& key_sq_norms,
                            const std::optional<Tensor>& rounded_rows,

@@ -9,7 +9,9 @@ import torch
 
 from benchmarks import families, oracle
 from benchmarks.case import Case, tensors
+from benchmarks.families import index
 from benchmarks.families.online import PAPER
+from benchmarks.families.retrieval import Search
 from benchmarks.families.scaling import SWEEPS
 from clfast import ops, reference
 
@@ -64,7 +66,22 @@ def test_methods_and_their_rivals_predict_the_same(case: Case) -> None:
             (call,) = variant.bind([inputs])
             right = case.error(call(), expected, inputs) <= case.tolerance
             # Without an adaptation the prediction is another one, or nothing would be compared.
-            assert right == (variant.kind != "base"), variant.name
+            assert right == variant.judged, variant.name
+
+
+def test_recall_counts_a_key_once_and_none_that_is_too_far() -> None:
+    keys = torch.arange(10.0)[:, None]
+    x = Search(torch.zeros(1, 1), keys, keys.square().sum(1))
+    expected = torch.tensor([[9.0]], dtype=torch.float64)  # of the fourth neighbour
+    for rows, share in (([0, 1, 2, 3], 0), ([0, 1, 2, 4], 1 / 4), ([0, 0, 0, 3], 2 / 4)):
+        found = torch.tensor([rows])
+        assert index.missed((found.double(), found), expected, x) == share
+
+
+def test_indexes_that_are_exact_are_judged() -> None:
+    for case in families.cases(families.INDEX):
+        exact = case.size["index"] in ("exact", "bf16")
+        assert all(v.judged == (exact or v.kind == "torch") for v in case.variants)
 
 
 def test_every_op_has_a_call_with_nothing_to_do() -> None:

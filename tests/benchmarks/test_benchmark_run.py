@@ -87,6 +87,19 @@ def test_a_run_out_of_time_goes_on_where_it_stopped(tmp_path: Path, workers: Wor
     assert workers.asked == [(0, CASES[1:]), (1, CASES)]
 
 
+def test_a_whole_run_is_not_made_again_unless_something_differs(
+    tmp_path: Path, workers: Workers
+) -> None:
+    command = [*OPTIONS, "--unless-done", "--out", str(tmp_path / "cpu.json")]
+    assert run.main(command) == 0
+    workers.asked.clear()
+    assert run.main(command) == 0
+    assert not workers.asked
+    assert [path.name for path in tmp_path.iterdir()] == ["cpu.json"]
+    assert run.main([*command, "--rounds", "3"]) == 0
+    assert workers.asked == [(0, CASES), (1, CASES)]
+
+
 def test_another_command_does_not_go_on_with_it(tmp_path: Path, workers: Workers) -> None:
     workers.patience = 1
     run.main([*OPTIONS, "--out", str(tmp_path / "cpu.json")])

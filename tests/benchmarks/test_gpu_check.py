@@ -135,6 +135,7 @@ class Machine:
 
 
 RESULT = {
+    "family": "retrieval",
     "device": "cuda",
     "hardware": "Some GPU",
     "threads": 2,

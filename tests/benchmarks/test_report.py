@@ -121,6 +121,14 @@ def test_what_a_method_adds_to_another_has_a_column(records: list[dict[str, Any]
     assert len({line.count(" | ") for line in lines}) == 1
 
 
+def test_the_recall_of_an_index_has_a_column(records: list[dict[str, Any]]) -> None:
+    result = summary.result({**HEADER, "family": "index"}, records)
+    lines = report.table(result).splitlines()
+    assert lines[0].endswith("| recall |")
+    assert lines[2].endswith("| 1.000 |")
+    assert "recall" not in report.table(summary.result(HEADER, records))
+
+
 def test_a_rival_that_does_not_exist_is_none(records: list[dict[str, Any]]) -> None:
     for record in records[3:]:
         del record["variants"]["faiss"]

@@ -112,7 +112,7 @@ def test_it_needs_rows_to_be_trained() -> None:
             memory.search(QUERIES, 3)
     with pytest.raises(ValueError, match=wanted):
         memory.rebuild_index()
-    hebb = Hebb(nn.Identity(), nn.Linear(DIM, 3), memory, k=3)
+    hebb = Hebb(nn.Identity(), nn.Linear(DIM, 20), memory, k=3)
     with pytest.raises(ValueError, match=wanted):
         hebb.predict(QUERIES)
     assert torch.equal(before["keys"], memory.keys)

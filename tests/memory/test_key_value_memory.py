@@ -9,6 +9,7 @@ from memory_helpers import POLICIES, filled, same, snapshot, stream
 from torch import Tensor
 
 from clfast.memory import KeyValueMemory
+from clfast.ops import knn
 
 
 def brute_force(queries: Tensor, keys: Tensor) -> Tensor:
@@ -148,6 +149,21 @@ def test_default_dtype_and_default_device_do_not_reach_the_memory() -> None:
         torch.set_default_dtype(torch.float32)
     assert same(snapshot(memory), snapshot(expected))
     assert same(snapshot(copied), snapshot(expected))
+
+
+@pytest.mark.parametrize("index", ["exact", "bf16", "IVF4,Flat"])
+def test_default_device_does_not_reach_the_search(index: str) -> None:
+    if "," in index:
+        pytest.importorskip("faiss")
+    keys, queries = torch.randn(200, 40), torch.randn(3, 40)
+    memory = KeyValueMemory(40, capacity=150, index=index)
+    for part in keys.split(100):
+        memory.add(part, torch.zeros(100, dtype=torch.int64))
+        with torch.device("meta"):
+            found = memory.search(queries, 5)
+    assert found.indices.device.type == "cpu"
+    if index != "IVF4,Flat":
+        assert torch.equal(found.indices, knn(queries, memory.keys, 5).indices)
 
 
 def test_search_finds_the_nearest_slots() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from clfast.memory import KeyValueMemory
-from clfast.memory.index import RoundedIndex
+from clfast.memory.exact_index import RoundedIndex
 from clfast.memory.rows import Rows
+from clfast.ops import RoundedKeys
 
 BFLOAT16_LEVEL = 3
 DIM = 520  # so long that 5000 rows and a few queries are enough for rounded keys to be read
@@ -48,55 +51,133 @@ def test_searches_while_rows_come_and_go(
             assert_same(ours, exact, 1 + torch.randn(batch, DIM, generator=generator))
 
 
+class Table:
+    """Rows and the index that searches them."""
+
+    def __init__(self, generator: torch.Generator, dim: int = 32, limit: int | None = None) -> None:
+        self.rows = Rows(dim, torch.float32, torch.device("cpu"), limit=limit)
+        self.index = RoundedIndex(limit)
+        self._generator = generator
+
+    def _drawn(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        keys = torch.randn(count, self.rows.keys.shape[1], generator=self._generator)
+        return keys, torch.zeros(count, dtype=torch.int64), keys.square().sum(1)
+
+    def add(self, count: int) -> None:
+        self.rows.append(*self._drawn(count))
+
+    def overwrite(self, slots: list[int]) -> None:
+        self.rows.overwrite(torch.tensor(slots), *self._drawn(len(slots)))
+        self.index.overwritten(torch.tensor(slots))
+
+    def search(self) -> None:
+        self.index.search(self.rows, torch.zeros(1, self.rows.keys.shape[1]), 1)
+
+    def copied(self) -> torch.Tensor:
+        """Searches; the offset of the copy, which is as the rows are."""
+        self.search()
+        assert self.index._copy is not None
+        count, dim = self.rows.keys.shape
+        values = self.index._copy.rows[:count, :dim].float() + self.index._copy.offset
+        torch.testing.assert_close(values, self.rows.keys, rtol=0, atol=0.03)
+        return self.index._copy.offset
+
+
+copies = pytest.mark.skipif(
+    int(torch.ops.clfast.simd_level()) < BFLOAT16_LEVEL,
+    reason="this processor has no products of bfloat16, so that there is no copy",
+)
+
+
+@copies
 def test_the_copy_follows_the_rows(generator: torch.Generator) -> None:
-    if int(torch.ops.clfast.simd_level()) < BFLOAT16_LEVEL:
-        pytest.skip("this processor has no products of bfloat16, so that there is no copy")
-    rows = Rows(8, torch.float32, torch.device("cpu"), limit=None)
-    index = RoundedIndex(limit=None)
-
-    def add(count: int) -> None:
-        keys = torch.randn(count, 8, generator=generator)
-        rows.append(keys, torch.zeros(count, dtype=torch.int64), keys.square().sum(1))
-
-    def overwrite(slots: list[int]) -> None:
-        at = torch.tensor(slots)
-        keys = torch.randn(len(at), 8, generator=generator)
-        rows.overwrite(at, keys, torch.ones(len(at), dtype=torch.int64), keys.square().sum(1))
-        index.overwritten(at)
-
-    def copied() -> torch.Tensor:
-        index.search(rows, torch.zeros(1, 8), 1)
-        assert index._copy is not None
-        values = index._copy.rows[: len(rows), :8].float() + index._copy.offset
-        torch.testing.assert_close(values, rows.keys, rtol=0, atol=0.03)
-        return index._copy.offset
-
-    add(10)
-    first = copied()
-    add(5)
-    overwrite([0, 3, 12])  # the last is not in the copy yet
-    overwrite([3, 9])
-    assert copied() is first
-    add(10)  # more than there is room for
-    second = copied()
+    table = Table(generator)
+    table.add(10)
+    first = table.copied()
+    table.add(5)
+    table.overwrite([0, 3, 12])  # the last is not in the copy yet
+    table.overwrite([3, 9])
+    assert table.copied() is first
+    table.add(10)  # more than there is room for
+    second = table.copied()
     assert second is not first
-    for _ in range(2):
-        overwrite(list(range(20)))
-        assert copied() is second
-    overwrite([24])  # more rows have gone by than there are
-    third = copied()
+    table.overwrite(list(range(25)))
+    assert table.copied() is second
+    table.overwrite([24, 7])
+    third = table.copied()  # more rows have gone by than there are
     assert third is not second
-    index.rebuild(rows)
-    assert copied() is not third
+    table.index.rebuild(table.rows)
+    assert table.copied() is not third
 
 
-def test_no_copy_where_it_would_not_be_read(simd_level: str, generator: torch.Generator) -> None:
-    index = RoundedIndex(limit=None)
-    rows = Rows(8, torch.float32, torch.device("cpu"), limit=None)
-    keys = torch.randn(10, 8, generator=generator)
-    rows.append(keys, torch.zeros(10, dtype=torch.int64), keys.square().sum(1))
-    index.search(rows, torch.zeros(1, 8), 1)
-    assert (index._copy is not None) == (simd_level == "avx512_bf16")
+@copies
+def test_what_was_overwritten_many_times_is_rounded_once(generator: torch.Generator) -> None:
+    table = Table(generator, limit=20)
+    table.add(20)
+    offset = table.copied()
+    for _ in range(100):
+        table.overwrite([4, 5])
+    assert len(table.index._stale) == 2
+    assert table.copied() is offset
+
+
+@copies
+@pytest.mark.parametrize("remade", [True, False])
+def test_a_failure_on_the_way_leaves_nothing_stale(
+    remade: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(generator, limit=40)
+    table.add(20)
+    table.copied()
+    table.add(5)
+    table.overwrite(list(range(15)))
+    table.copied()
+    table.overwrite(list(range(20 if remade else 3)))
+    table.add(2)
+    whole, calls = RoundedKeys.of, []
+
+    def fails(*arguments: Any, **keywords: Any) -> RoundedKeys:
+        calls.append(arguments)
+        if remade or len(calls) == 2:
+            raise MemoryError
+        return whole(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundedKeys, "of", staticmethod(fails))
+        with pytest.raises(MemoryError):
+            table.search()
+    table.copied()
+
+
+@copies
+def test_threads_that_search_first(generator: torch.Generator) -> None:
+    memory, exact = KeyValueMemory(DIM, index="bf16"), KeyValueMemory(DIM)
+    keys = torch.randn(9000, DIM, generator=generator)
+    for each in (memory, exact):
+        each.add(keys, torch.zeros(9000, dtype=torch.int64))
+    queries = torch.randn(8, DIM, generator=generator)
+    found: list[torch.Tensor] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(memory.search(queries, 20).indices))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wanted = exact.search(queries, 20).indices
+    assert len(found) == 6
+    assert all(torch.equal(indices, wanted) for indices in found)
+
+
+@pytest.mark.parametrize("dim", [31, 32])
+def test_no_copy_where_it_would_not_be_read(
+    dim: int, simd_level: str, generator: torch.Generator
+) -> None:
+    table = Table(generator, dim)
+    table.add(10)
+    table.search()
+    assert (table.index._copy is not None) == (simd_level == "avx512_bf16" and dim == 32)
 
 
 def test_a_copy_made_in_inference_mode_can_be_changed_later(generator: torch.Generator) -> None:

@@ -232,7 +232,7 @@ def test_autocast_does_not_reach_the_adaptation(name: str) -> None:
     x = batch(9, seed=2)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = mine.predict_log_proba(x)
-        features = mine.features(x)
+        features = mine.features.eval()(x)
     assert features.dtype == torch.bfloat16
     mine.features = nn.Identity()
     torch.testing.assert_close(found, mine.predict_log_proba(features.float()), rtol=0, atol=0.02)

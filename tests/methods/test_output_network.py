@@ -111,7 +111,7 @@ def loop(
             bias = None
             if last.bias is not None:
                 bias = last.bias + keep * (moved.bias - last.bias) + interpolation * eta * delta_b
-            rows.append(F.linear(own[:-1](query), weight, bias))
+            rows.append(F.linear(own[:-1](query[None])[0], weight, bias))
     return torch.stack(rows)
 
 

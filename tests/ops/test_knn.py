@@ -249,13 +249,31 @@ def test_exact_with_rounded_keys_on(
 
 
 def test_rounded_rows_depend_on_their_key_and_the_offset_alone(rng: torch.Generator) -> None:
-    keys = torch.randn(5000, 70, generator=rng)
+    keys = 2 + torch.randn(5000, 70, generator=rng)
     rows, offset = RoundedKeys.of(keys)
-    torch.testing.assert_close(offset, keys.mean(0))
+    torch.testing.assert_close(offset, keys.mean(0), rtol=0, atol=0.6)
+    assert not bool(RoundedKeys.of(keys - 2).offset.any())  # nothing in common
     for part in (slice(0, 1), slice(17, 4999), slice(3, 3)):
         again = RoundedKeys.of(keys[part], offset=offset)
         assert torch.equal(again.rows.view(torch.int16), rows[part].view(torch.int16))
     assert len(RoundedKeys.of(keys[:0]).rows) == 0
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan, 1e30])
+def test_one_bad_key_does_not_spoil_the_others(bad: float, rng: torch.Generator) -> None:
+    keys = 2 + torch.randn(5000, 70, generator=rng)
+    keys[0, 0] = bad
+    rows, offset = RoundedKeys.of(keys)
+    assert bool(offset.isfinite().all())
+    exact = keys[1:] - offset
+    torch.testing.assert_close(rows[1:, :70].float(), exact, rtol=2**-8, atol=0)
+
+
+def test_a_given_offset_is_copied(rng: torch.Generator) -> None:
+    given = torch.ones(7)
+    rounded = RoundedKeys.of(torch.randn(3, 7, generator=rng), offset=given)
+    given.zero_()
+    assert torch.equal(rounded.offset, torch.ones(7))
 
 
 def test_rounded_rows_hold_what_bounds_the_error(rng: torch.Generator) -> None:

@@ -234,7 +234,8 @@ inline uint32_t rounded_bits(float x) {
 void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const float* offset,
                     float* row, BFloat16Pair* out, int64_t out_stride, float* norms,
                     float* residuals) {
-  // A sum of squares rounds by dim / 2 units at the most, the root by one.
+  // A sum of squares rounds by dim / 2 units at the most, the root by one; and squares below the
+  // normal range may be lost.
   const float margin = 1 + static_cast<float>(dim + 16) * 0x1p-23f;
   for (int64_t i = 0; i < count; ++i) {
     const float* x = row_less(rows, begin + i, dim, offset, row);
@@ -249,7 +250,7 @@ void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const 
       sum += lost * lost;
     }
     if (dim % 2 != 0) rounded[dim].bits = 0;
-    residuals[i] = std::sqrt(sum) * margin;
+    residuals[i] = std::sqrt(sum + static_cast<float>(dim) * 0x1p-126f) * margin;
   }
 }
 

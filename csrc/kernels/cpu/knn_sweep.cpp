@@ -56,8 +56,10 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
     copy_rows({query(t.query_begin + q), kKindOf<T>}, 0, 1, d, offset(), packed.rows.data() + q * d,
               d, &packed.norms[q]);
   }
-  packed.panels.resize(d * t.width);
-  pack_panels(level_, packed.rows.data(), t.queries, d, packed.panels.data());
+  if (!in_rows(t)) {
+    packed.panels.resize(d * t.width);
+    pack_panels(level_, packed.rows.data(), t.queries, d, packed.panels.data());
+  }
   if constexpr (sizeof(T) == sizeof(float)) {
     if (way_ != KnnWay::kRounded) return;
     const int64_t stride = rounded_pairs(d);

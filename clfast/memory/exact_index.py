@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from ..ops.retrieval import Neighbors, RoundedKeys, knn
+from ..ops.rounded_keys import common_offset, rounded_size
 from .rows import Rows
 
 _BFLOAT16_LEVEL = 3  # of `simd_level`: products of bfloat16 in AVX-512
+_FEWEST_FEATURES = 32  # with which knn reads rounded keys, as csrc/kernels/cpu/knn.cpp has it
+_MADE_AT_A_TIME = 8192  # rows
 
 
 class Index(ABC):
@@ -37,7 +40,7 @@ class ExactIndex(Index):
 
 class RoundedIndex(Index):
     """Every key is compared, first in a copy that is kept in bfloat16, where the processor
-    multiplies that; elsewhere there is no copy.
+    multiplies that; elsewhere there is no copy, nor for keys so short that none would be read.
 
     A search brings the copy up to date. It is made anew, with an offset of its own, when there is
     no room for more rows, and once more rows were overwritten than there are.
@@ -47,19 +50,25 @@ class RoundedIndex(Index):
         self._limit = limit
         self._copy: RoundedKeys | None = None
         self._size = 0  # rows of the copy that are filled
-        self._stale: list[int] = []
-        self._overwritten = 0  # rows since the copy was made
+        self._stale: set[int] = set()  # of these rows
+        self._overwritten = 0  # rows since the copy was made, less those that are stale
         self._lock = threading.Lock()
 
     def overwritten(self, slots: Tensor) -> None:
-        self._stale.extend(slot for slot in slots.tolist() if slot < self._size)
+        with self._lock:
+            self._stale.update(slot for slot in slots.tolist() if slot < self._size)
 
     def rebuild(self, rows: Rows) -> None:
-        self._copy = None
+        with self._lock:
+            self._copy = None
 
     def search(self, rows: Rows, queries: Tensor, k: int) -> Neighbors:
         rounded = None
-        if rows.device.type == "cpu" and int(torch.ops.clfast.simd_level()) == _BFLOAT16_LEVEL:
+        if (
+            rows.device.type == "cpu"
+            and rows.keys.shape[1] >= _FEWEST_FEATURES
+            and int(torch.ops.clfast.simd_level()) == _BFLOAT16_LEVEL
+        ):
             # Of threads that predict together, one brings the copy up to date. Whoever asks for it
             # may be in inference mode; who writes to it later may not.
             with self._lock, torch.inference_mode(False), torch.no_grad():
@@ -67,25 +76,30 @@ class RoundedIndex(Index):
         return knn(queries, rows.keys, k, key_sq_norms=rows.sq_norms, rounded=rounded)
 
     def _up_to_date(self, rows: Rows) -> RoundedKeys:
+        """What fails on the way leaves a copy that the next search brings up to date."""
         count, copy = len(rows), self._copy
-        if copy is None or count > len(copy.rows) or self._overwritten > count:
-            copy = self._copy = self._made_of(rows)
-        for changed in (torch.tensor(self._stale, dtype=torch.int64), slice(self._size, count)):
-            keys = rows.keys[changed]
-            if len(keys):
-                copy.rows[changed] = RoundedKeys.of(keys, offset=copy.offset).rows
+        replaced = self._overwritten + len(self._stale)
+        if copy is None or count > len(copy.rows) or replaced > count:
+            copy = self._made_of(rows)
+            self._copy, self._overwritten = copy, 0
+        else:
+            stale = torch.tensor(sorted(self._stale), dtype=torch.int64, device="cpu")
+            for changed in (stale, slice(self._size, count)):
+                keys = rows.keys[changed]
+                if len(keys):
+                    copy.rows[changed] = RoundedKeys.of(keys, offset=copy.offset).rows
+            self._overwritten = replaced
         self._size = count
-        self._overwritten += len(self._stale)
         self._stale.clear()
         return RoundedKeys(copy.rows[:count], copy.offset)
 
     def _made_of(self, rows: Rows) -> RoundedKeys:
-        """Of all rows, with room for as many more as the memory may take."""
-        count = len(rows)
+        """Of all rows, with room for as many more, or as the memory may still take."""
+        count, dim = rows.keys.shape
         room = 2 * count if self._limit is None else min(2 * count, self._limit)
-        copy = RoundedKeys.of(rows.keys)
-        self._size, self._overwritten = count, 0
-        self._stale.clear()
-        storage = copy.rows.new_empty(max(room, count), copy.rows.shape[1])
-        storage[:count] = copy.rows
-        return RoundedKeys(storage, copy.offset)
+        offset = common_offset(rows.keys)
+        storage = rows.keys.new_empty(room, rounded_size(dim), dtype=torch.bfloat16)
+        for at in range(0, count, _MADE_AT_A_TIME):
+            part = slice(at, min(at + _MADE_AT_A_TIME, count))
+            storage[part] = RoundedKeys.of(rows.keys[part], offset=offset).rows
+        return RoundedKeys(storage, offset)
