@@ -134,13 +134,18 @@ def test_empty_inputs_without_a_batch() -> None:
     assert ops.interpolation_weights(torch.empty(0, dtype=torch.int64), 0.5).shape == (0,)
 
 
+def _bytes(tensor: Tensor) -> Tensor:
+    """Which are equal where NaN is, as in what rounded keys hold beside their numbers."""
+    return tensor.flatten().contiguous().view(torch.uint8)
+
+
 @every_op
 def test_inputs_are_left_as_they_were(case: OpCase, rng: torch.Generator) -> None:
     args, kwargs = case.make(Sizes(), torch.float32, rng)
     kept = map_tensors(args, Tensor.clone), map_tensors(kwargs, Tensor.clone)
     case.op(*args, **kwargs)
     pairs = zip(_tensors((args, kwargs)), _tensors(kept), strict=True)
-    assert all(torch.equal(now, before) for now, before in pairs)
+    assert all(torch.equal(_bytes(now), _bytes(before)) for now, before in pairs)
 
 
 def _tensors(value: Any) -> list[Tensor]:
