@@ -7,9 +7,9 @@
 // multiplies bfloat16 fast, the sweep rounds keys and queries to it and widens the bound by what
 // rounding took from them. The few pairs that remain get their distance in difference form,
 // sum (q_j - k_j)^2, and only those distances decide: the result depends on a query and the keys,
-// never on blocking, threads or the rest of the batch. Queries whose guess was wrong, and those that
-// keep too many pairs (keys nearer to each other than products of their lengths can tell) get the
-// distances of all pairs; so do a few queries, unless the keys were rounded before.
+// never on blocking, threads or the rest of the batch. Queries whose guess was wrong, and those
+// that keep too many pairs (keys nearer to each other than products of their lengths can tell) get
+// the distances of all pairs; so do a few queries, unless the keys were rounded before.
 #pragma once
 #include <cstdint>
 #include <vector>
