@@ -2,7 +2,7 @@
 log-probabilities, through a network, the memory and the adaptation of the output layer.
 
 What a method costs over Parametric hangs on the network: one is a single layer, the other a
-ResNet-18 for images of 32x32, which costs what the paper's does. Their weights are random, which
+ResNet-18 for images of 32x32, of the kind that the paper times. Their weights are random, which
 changes no time.
 """
 
