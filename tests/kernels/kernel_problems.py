@@ -368,24 +368,25 @@ def make(
 
 
 def variants(problem: Any, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Changes of a problem with 7 classes that lead to every path of its kernel."""
+    """Changes of a problem that lead to every path of its kernel."""
     kernel, dtype = problem.kernel, problem.sq_distances.dtype
+    classes: int = problem.num_classes
     closeness = rng.uniform(0, 2, problem.sq_distances.shape).astype(dtype)
     closeness[:, 1] = 0
     given: list[dict[str, Any]] = [{"closeness": closeness}]
-    all_classes: list[dict[str, Any]] = [{"select": None}, {"select": np.zeros(7, bool)}]
+    all_classes: list[dict[str, Any]] = [{"select": None}, {"select": np.zeros(classes, bool)}]
     optimisers: list[dict[str, Any]] = [
         {"optimizer": optimizer, "steps": steps, "lr": lr, "bias": bias}
         for optimizer, lr in (("rmsprop", 0.02), ("rmsprop_tf", 0.3), ("sgd", 0.5))
         for steps in (0, 1, 4)
-        for bias in (None, rng.standard_normal(7).astype(dtype))
+        for bias in (None, rng.standard_normal(classes).astype(dtype))
     ]
     if kernel == "hebbian_update":
         return [*all_classes, *given]
     if kernel == "mbpa_update":
         return [*optimisers, *given]
     if kernel == "hebb_logits":
-        edges = [{"interpolation": np.full(7, e, dtype)} for e in (0, 1)]
+        edges = [{"interpolation": np.full(classes, e, dtype)} for e in (0, 1)]
         return [*optimisers, *all_classes, *edges, *given, {"base_bias": None}]
     gammas: list[dict[str, Any]] = [{"gamma": gamma} for gamma in (0.0, 1.0)]
     return [*gammas, {"joint": True}, {"theta": 0.0}, *({**g, "joint": True} for g in gammas)]

@@ -77,6 +77,19 @@ def test_adaptation_on_every_path(
         assert_right(cpu, replace(given, **changes))
 
 
+@pytest.mark.parametrize("kernel", ["hebb_logits", "mbpa_update", "mixture_log_probs"])
+@pytest.mark.parametrize("k", [9, 40], ids=["fewer than features", "more than features"])
+# Not torch's RMSprop: its quotient of small gradients magnifies the rounding of one in 100,000.
+@pytest.mark.parametrize("optimizer", ["rmsprop_tf", "sgd"])
+def test_more_classes_than_a_step_takes_together(
+    cpu: ModuleType, kernel: str, optimizer: str, k: int, rng: np.random.Generator
+) -> None:
+    problem = make(kernel, Sizes(batch=2, k=k, classes=3003), "float32", "float32", rng)
+    if kernel != "mixture_log_probs":
+        problem = replace(problem, optimizer=optimizer, steps=3, lr=0.1)
+    assert_right(cpu, problem)
+
+
 @pytest.mark.parametrize("kernel", ["hebb_logits", "mixture_log_probs"])
 @every_dtype
 @every_kind

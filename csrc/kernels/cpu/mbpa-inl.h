@@ -63,48 +63,96 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
   return {};
 }
 
-// logits_t[i, k] = <weight_i, h_k> + bias_i.
+// Classes [begin, end), which a step takes together.
+struct Panel {
+  int64_t number, begin, end;
+};
+
+// f(panel) for all panels.
+template <class T, class F>
+inline void for_panels(const MbpaProblem<T>& p, F&& f) {
+  const int64_t classes = p.neighbourhood.num_classes, size = mbpa_panel(p);
+  for (Panel panel{0, 0, 0}; panel.begin < classes; ++panel.number, panel.begin = panel.end) {
+    panel.end = classes - panel.begin < size ? classes : panel.begin + size;
+    f(panel);
+  }
+}
+
+// logits_t[i, k] = <weight_i, h_k> + bias_i for the panel's classes.
 template <class T>
-inline void forward(const Neighbourhood<T>& n, const T* weight, int64_t ldw, const T* bias,
-                    const MbpaScratch<T>& s, T* logits_t, NextKeys<T>& next) {
-  gemm(weight, ldw, n.num_classes, RowMajor<T>{s.features_t, s.column}, s.column, n.dim,
+inline void forward(const Neighbourhood<T>& n, Panel panel, const T* weight, int64_t ldw,
+                    const T* bias, const MbpaScratch<T>& s, T* logits_t, NextKeys<T>& next) {
+  gemm(weight + panel.begin * ldw, ldw, panel.end - panel.begin,
+       RowMajor<T>{s.features_t, s.column}, s.column, n.dim,
        [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
          next.fetch();
          for (int64_t i = 0; i < height; ++i) {
-           const T shift = bias == nullptr ? T(0) : bias[r + i];
-           T* out = logits_t + (r + i) * s.column + c;
+           const int64_t row = panel.begin + r + i;
+           const T shift = bias == nullptr ? T(0) : bias[row];
+           T* out = logits_t + row * s.column + c;
            for (int64_t j = 0; j < width; ++j) out[j] = tile[i * kTileColumns<T> + j] + shift;
          }
        });
 }
 
-// logits_t becomes c_k / K (softmax(logits of k)_i - [y_k = i]), the loss's gradient by the logits.
+// The panel's logits become exp(logits - their maximum), and join the maximum and the sum of all
+// panels before it.
 template <class T>
-inline void residuals(const Neighbourhood<T>& n, const MbpaScratch<T>& s) {
+inline void join_softmax(Panel panel, const MbpaScratch<T>& s, T* all_maximum, T* all_sum) {
   const int64_t width = s.column;
-  for (int64_t k = 0; k < width; ++k) s.maximum[k] = s.logits_t[k];
-  for (int64_t i = 1; i < n.num_classes; ++i) {
+  T* const maximum = s.panel_maximum + panel.number * width;
+  // Not -inf, which cannot be taken from -inf.
+  constexpr T lowest = sizeof(T) == sizeof(float) ? T(-__FLT_MAX__) : T(-__DBL_MAX__);
+  for (int64_t k = 0; k < width; ++k) maximum[k] = lowest;
+  for (int64_t i = panel.begin; i < panel.end; ++i) {
     const T* z = s.logits_t + i * width;
 #pragma omp simd
-    for (int64_t k = 0; k < width; ++k) s.maximum[k] = z[k] > s.maximum[k] ? z[k] : s.maximum[k];
+    for (int64_t k = 0; k < width; ++k) maximum[k] = z[k] > maximum[k] ? z[k] : maximum[k];
   }
-  for (int64_t k = 0; k < width; ++k) s.sum[k] = T(0);
-  for (int64_t i = 0; i < n.num_classes; ++i) {
+  for (int64_t k = 0; k < width; ++k) s.panel_sum[k] = T(0);
+  for (int64_t i = panel.begin; i < panel.end; ++i) {
     T* z = s.logits_t + i * width;
 #pragma omp simd
     for (int64_t k = 0; k < width; ++k) {
-      z[k] = exp_of(z[k] - s.maximum[k]);
-      s.sum[k] += z[k];
+      z[k] = exp_of(z[k] - maximum[k]);
+      s.panel_sum[k] += z[k];
     }
   }
-  for (int64_t k = 0; k < width; ++k) s.sum[k] = s.closeness[k] / s.sum[k];
-  for (int64_t i = 0; i < n.num_classes; ++i) {
+  if (panel.number == 0) {
+    for (int64_t k = 0; k < width; ++k) all_maximum[k] = maximum[k];
+    for (int64_t k = 0; k < width; ++k) all_sum[k] = s.panel_sum[k];
+    return;
+  }
+#pragma omp simd
+  for (int64_t k = 0; k < width; ++k) {
+    const T larger = all_maximum[k] > maximum[k] ? all_maximum[k] : maximum[k];
+    all_sum[k] =
+        all_sum[k] * exp_of(all_maximum[k] - larger) + s.panel_sum[k] * exp_of(maximum[k] - larger);
+    all_maximum[k] = larger;
+  }
+}
+
+// What join_softmax() left becomes c_k / K (softmax(logits of k)_i - [y_k = i]), the loss's
+// gradient by the logits.
+template <class T>
+inline void residuals(const Neighbourhood<T>& n, Panel panel, const MbpaScratch<T>& s) {
+  const int64_t width = s.column;
+  const T* const maximum = s.panel_maximum + panel.number * width;
+#pragma omp simd
+  for (int64_t k = 0; k < width; ++k) {
+    s.panel_sum[k] = s.closeness[k] / s.sum[k] * exp_of(maximum[k] - s.maximum[k]);
+  }
+  for (int64_t i = panel.begin; i < panel.end; ++i) {
     T* z = s.logits_t + i * width;
 #pragma omp simd
-    for (int64_t k = 0; k < width; ++k) z[k] *= s.sum[k];
+    for (int64_t k = 0; k < width; ++k) z[k] *= s.panel_sum[k];
   }
   const int32_t* labels = as_labels(s.labels);
-  for (int64_t k = 0; k < n.neighbours; ++k) s.logits_t[labels[k] * width + k] -= s.closeness[k];
+  for (int64_t k = 0; k < n.neighbours; ++k) {
+    if (labels[k] >= panel.begin && labels[k] < panel.end) {
+      s.logits_t[labels[k] * width + k] -= s.closeness[k];
+    }
+  }
 }
 
 template <class T>
@@ -127,9 +175,9 @@ inline void optimizer_steps(Optimizer optimizer, T* weight, T* state, const T* g
 }
 
 template <class T>
-inline void step_bias(const MbpaProblem<T>& p, const MbpaScratch<T>& s) {
+inline void step_bias(const MbpaProblem<T>& p, Panel panel, const MbpaScratch<T>& s) {
   if (p.bias == nullptr) return;
-  for (int64_t i = 0; i < p.neighbourhood.num_classes; ++i) {
+  for (int64_t i = panel.begin; i < panel.end; ++i) {
     const T* residual = s.logits_t + i * s.column;
     T gradient = 0;
 #pragma omp simd reduction(+ : gradient)
@@ -142,33 +190,64 @@ inline void step_bias(const MbpaProblem<T>& p, const MbpaScratch<T>& s) {
 // in s.logits_t.
 enum class LastStep { kTaken, kLeftOut };
 
+// The steps, in either form: `start(panel)` and `advance(panel)` form the panel's first and next
+// logits, and `step(panel, last)` takes its residuals into the parameters. The next logits of a
+// panel hang on its own parameters alone: they are formed while those are in the cache.
+template <class T, class Start, class Step, class Advance>
+inline void take_steps(const MbpaProblem<T>& p, MbpaScratch<T> s, const Start& start,
+                       const Step& step, const Advance& advance) {
+  for_panels(p, [&](Panel panel) {
+    start(panel);
+    join_softmax(panel, s, s.maximum, s.sum);
+  });
+  for (int64_t taken = 1; taken <= p.steps; ++taken) {
+    const bool last = taken == p.steps;
+    for_panels(p, [&](Panel panel) {
+      residuals(p.neighbourhood, panel, s);
+      step_bias(p, panel, s);
+      step(panel, last);
+      if (last) return;
+      advance(panel);
+      join_softmax(panel, s, s.next_maximum, s.next_sum);
+    });
+    T *const maximum = s.maximum, *const sum = s.sum;
+    s.maximum = s.next_maximum, s.sum = s.next_sum;
+    s.next_maximum = maximum, s.next_sum = sum;
+  }
+}
+
 // Direct form: s.weight and s.bias end as the adapted parameters, but for a last step left out.
 template <class T>
-inline void adapt_weights(const MbpaProblem<T>& p, LastStep last, const MbpaScratch<T>& s,
+inline void adapt_weights(const MbpaProblem<T>& p, LastStep last_step, const MbpaScratch<T>& s,
                           NextKeys<T>& next) {
   const Neighbourhood<T>& n = p.neighbourhood;
-  for (int64_t i = 0; i < n.num_classes; ++i) {
-    memcpy(s.weight + i * s.row, p.weight + i * n.dim, static_cast<size_t>(n.dim) * sizeof(T));
-  }
-  if (p.optimizer != Optimizer::kSgd) {
-    const T start = static_cast<T>(initial_square_average(p.optimizer));
-    for (int64_t j = 0; j < n.num_classes * s.row; ++j) s.state[j] = start;
-  }
-  for (int64_t step = 0; step < p.steps; ++step) {
-    forward(n, s.weight, s.row, p.bias == nullptr ? nullptr : s.bias, s, s.logits_t, next);
-    residuals(n, s);
-    step_bias(p, s);
-    if (last == LastStep::kLeftOut && step + 1 == p.steps) break;
-    gemm(s.logits_t, s.column, n.num_classes, RowMajor<T>{s.features, s.row}, n.dim, n.neighbours,
+  const auto advance = [&](Panel panel) {
+    forward(n, panel, s.weight, s.row, p.bias == nullptr ? nullptr : s.bias, s, s.logits_t, next);
+  };
+  const auto start = [&](Panel panel) {
+    for (int64_t i = panel.begin; i < panel.end; ++i) {
+      memcpy(s.weight + i * s.row, p.weight + i * n.dim, static_cast<size_t>(n.dim) * sizeof(T));
+    }
+    if (p.optimizer != Optimizer::kSgd) {
+      const T average = static_cast<T>(initial_square_average(p.optimizer));
+      for (int64_t j = panel.begin * s.row; j < panel.end * s.row; ++j) s.state[j] = average;
+    }
+    advance(panel);
+  };
+  const auto step = [&](Panel panel, bool last) {
+    if (last && last_step == LastStep::kLeftOut) return;
+    gemm(s.logits_t + panel.begin * s.column, s.column, panel.end - panel.begin,
+         RowMajor<T>{s.features, s.row}, n.dim, n.neighbours,
          [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
            next.fetch();
            for (int64_t i = 0; i < height; ++i) {
-             const int64_t at = (r + i) * s.row + c;
+             const int64_t at = (panel.begin + r + i) * s.row + c;
              optimizer_steps(p.optimizer, s.weight + at, s.state + at, tile + i * kTileColumns<T>,
                              p.lr, width);
            }
          });
-  }
+  };
+  take_steps(p, s, start, step, advance);
 }
 
 // s.gram = H H^T. It is symmetric: tiles left of the diagonal's are copies.
@@ -197,33 +276,39 @@ template <class T>
 inline void adapt_coefficients(const MbpaProblem<T>& p, const MbpaScratch<T>& s,
                                NextKeys<T>& next) {
   const Neighbourhood<T>& n = p.neighbourhood;
-  forward(n, p.weight, n.dim, static_cast<const T*>(nullptr), s, s.base_logits_t, next);
   gram(n, s);
-  for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] = T(0);
-  for (int64_t i = 0; i < n.num_classes; ++i) {
-    const T shift = p.bias == nullptr ? T(0) : s.bias[i];
-    for (int64_t k = 0; k < s.column; ++k) {
-      s.logits_t[i * s.column + k] = s.base_logits_t[i * s.column + k] + shift;
+  const auto start = [&](Panel panel) {
+    forward(n, panel, p.weight, n.dim, static_cast<const T*>(nullptr), s, s.base_logits_t, next);
+    for (int64_t i = panel.begin; i < panel.end; ++i) {
+      const T shift = p.bias == nullptr ? T(0) : s.bias[i];
+      for (int64_t k = 0; k < s.column; ++k) {
+        s.logits_t[i * s.column + k] = s.base_logits_t[i * s.column + k] + shift;
+      }
     }
-  }
-  for (int64_t step = 0; step < p.steps; ++step) {
-    residuals(n, s);
+  };
+  const auto step = [&](Panel panel, bool) {
 #pragma omp simd
-    for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] += s.logits_t[j];
-    step_bias(p, s);
-    if (step + 1 == p.steps) break;
-    gemm(s.coefficients, s.column, n.num_classes, RowMajor<T>{s.gram, s.column}, s.column,
-         n.neighbours, [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
+    for (int64_t j = panel.begin * s.column; j < panel.end * s.column; ++j) {
+      s.coefficients[j] += s.logits_t[j];
+    }
+  };
+  const auto advance = [&](Panel panel) {
+    gemm(s.coefficients + panel.begin * s.column, s.column, panel.end - panel.begin,
+         RowMajor<T>{s.gram, s.column}, s.column, n.neighbours,
+         [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
            for (int64_t i = 0; i < height; ++i) {
-             const T shift = p.bias == nullptr ? T(0) : s.bias[r + i];
-             const T* base = s.base_logits_t + (r + i) * s.column + c;
-             T* out = s.logits_t + (r + i) * s.column + c;
+             const int64_t row = panel.begin + r + i;
+             const T shift = p.bias == nullptr ? T(0) : s.bias[row];
+             const T* base = s.base_logits_t + row * s.column + c;
+             T* out = s.logits_t + row * s.column + c;
              for (int64_t j = 0; j < width; ++j) {
                out[j] = base[j] - p.lr * tile[i * kTileColumns<T> + j] + shift;
              }
            }
          });
-  }
+  };
+  for (int64_t j = 0; j < n.num_classes * s.column; ++j) s.coefficients[j] = T(0);
+  take_steps(p, s, start, step, advance);
 }
 
 // Adapts query's own copy of the output layer, in a row of queries up to `end`; what is left in s

@@ -10,6 +10,7 @@ namespace clfast::cpu::CLFAST_LEVEL {
 template <class T>
 inline T largest(const T* x, int64_t count) {
   T maximum = -INFINITY;
+#pragma omp simd reduction(max : maximum)
   for (int64_t i = 0; i < count; ++i) maximum = x[i] > maximum ? x[i] : maximum;
   return maximum;
 }
@@ -36,6 +37,11 @@ inline Finding mix_queries(const MixtureProblem<T>& p, int64_t begin, int64_t en
   const int64_t classes = n.num_classes;
   T *row = scratch, *score = row + n.dim, *maximum = score + n.neighbours, *sum = maximum + classes;
   int32_t* labels = as_labels(sum + classes);
+  // As they are left by every query.
+  for (int64_t i = 0; i < classes; ++i) {
+    maximum[i] = -INFINITY;
+    sum[i] = T(0);
+  }
   for (int64_t query = begin; query < end; ++query) {
     const Finding finding =
         neighbour_dots(n, query, p.queries + query * n.dim, p.key_sq_norms, row, score, labels);
@@ -54,24 +60,26 @@ inline Finding mix_queries(const MixtureProblem<T>& p, int64_t begin, int64_t en
     const T memory_norm = p.joint ? T(0) : log_sum_exp(score, n.neighbours);
     const T logits_norm = p.joint ? T(0) : log_sum_exp(result, classes);
 
-    // Log of the neighbours' mass of every class, each class with its own maximum.
-    for (int64_t i = 0; i < classes; ++i) {
-      maximum[i] = -INFINITY;
-      sum[i] = T(0);
-    }
+    // The neighbours' mass of every class, each class with its own maximum.
     for (int64_t k = 0; k < n.neighbours; ++k) {
       T& m = maximum[labels[k]];
       m = score[k] > m ? score[k] : m;
     }
+    for (int64_t k = 0; k < n.neighbours; ++k) score[k] -= maximum[labels[k]];
+#pragma omp simd
+    for (int64_t k = 0; k < n.neighbours; ++k) score[k] = exp_of(score[k]);
+    for (int64_t k = 0; k < n.neighbours; ++k) sum[labels[k]] += score[k];
+    const T shift = p.log_rest - logits_norm;
+#pragma omp simd
+    for (int64_t i = 0; i < classes; ++i) result[i] += shift;
+    // Only classes with neighbours have more: at the first of a class's neighbours all is added.
     for (int64_t k = 0; k < n.neighbours; ++k) {
-      sum[labels[k]] += std::exp(score[k] - maximum[labels[k]]);
-    }
-    for (int64_t i = 0; i < classes; ++i) {
-      const T own = p.log_rest + result[i] - logits_norm;
-      // A class without neighbours has no mass: its sum is 0 and its maximum -infinity.
-      const T near = sum[i] == T(0) ? static_cast<T>(-INFINITY)
-                                    : p.log_gamma + maximum[i] + std::log(sum[i]) - memory_norm;
-      result[i] = log_add_exp(own, near);
+      const int64_t i = labels[k];
+      if (sum[i] == T(0)) continue;
+      const T near = p.log_gamma + maximum[i] + std::log(sum[i]) - memory_norm;
+      result[i] = log_add_exp(result[i], near);
+      maximum[i] = -INFINITY;
+      sum[i] = T(0);
     }
     if (p.joint) {
       const T top = largest(result, classes);
