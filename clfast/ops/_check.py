@@ -102,24 +102,16 @@ def dtypes(op: str, **given: object) -> None:
             raise TypeError(f"clfast::{op}: {name} must be a torch.dtype, got {kind}")
 
 
+def pair(op: str, name: str, value: object, wanted: str) -> tuple[Tensor, Tensor]:
+    """The two halves of a pair of tensors with names, or of a plain one."""
+    if not (isinstance(value, tuple) and len(value) == 2):
+        kind = type(value).__name__
+        raise TypeError(f"clfast::{op}: {name} must be {wanted} returns, got {kind}")
+    return value
+
+
 def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
-    """The two halves of a ``Neighbors``, or of a pair that stands for one."""
-    if not (isinstance(neighbors, tuple) and len(neighbors) == 2):
-        raise TypeError(
-            f"clfast::{op}: neighbors must be Neighbors(sq_distances, indices), as knn returns, "
-            f"got {type(neighbors).__name__}"
-        )
-    return neighbors
-
-
-def rounded_keys(op: str, rounded: object) -> tuple[Tensor, Tensor]:
-    """The two halves of a ``RoundedKeys``, or of a pair that stands for one."""
-    if not (isinstance(rounded, tuple) and len(rounded) == 2):
-        raise TypeError(
-            f"clfast::{op}: rounded must be RoundedKeys(rows, offset), as RoundedKeys.of returns, "
-            f"got {type(rounded).__name__}"
-        )
-    return rounded
+    return pair(op, "neighbors", neighbors, "Neighbors(sq_distances, indices), as knn")
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

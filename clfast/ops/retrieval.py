@@ -57,7 +57,11 @@ def knn(
         RuntimeError: wrong shape, dtype, device or k; an input that requires grad in grad mode.
     """
     k = _check.integer("knn", "k", k)
-    rows, offset = (None, None) if rounded is None else _check.rounded_keys("knn", rounded)
+    rows: Tensor | None = None
+    offset: Tensor | None = None
+    if rounded is not None:
+        wanted = "RoundedKeys(rows, offset), as RoundedKeys.of"
+        rows, offset = _check.pair("knn", "rounded", rounded, wanted)
     arguments = (queries, keys, k, key_sq_norms, rows, offset)
     if uses_reference():
         _call.check_for_reference("knn", _fake_knn, *arguments)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,3 +57,15 @@ def unchanged(memory: KeyValueMemory) -> Iterator[None]:
     before = snapshot(memory)
     yield
     assert same(before, snapshot(memory))
+
+
+def from_threads(search: Callable[[], Tensor], count: int) -> list[Tensor]:
+    """What ``search`` returns to each of several threads that call it together."""
+    found: list[Tensor] = []
+    threads = [threading.Thread(target=lambda: found.append(search())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == count
+    return found

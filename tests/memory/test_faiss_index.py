@@ -5,12 +5,12 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import pickle
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from memory_helpers import from_threads
 from torch import Tensor, nn
 
 from clfast.memory import KeyValueMemory
@@ -202,14 +202,5 @@ def test_queries_that_require_grad() -> None:
 
 def test_threads_that_search_first() -> None:
     memory = filled(3000)
-    found: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(memory.search(QUERIES, 4).indices))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
+    found = from_threads(lambda: memory.search(QUERIES, 4).indices, 4)
     assert all(torch.equal(indices, found[0]) for indices in found)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from memory_helpers import from_threads
 
 from clfast.memory import KeyValueMemory
 from clfast.memory.exact_index import RoundedIndex
@@ -156,18 +156,9 @@ def test_threads_that_search_first(generator: torch.Generator) -> None:
     for each in (memory, exact):
         each.add(keys, torch.zeros(9000, dtype=torch.int64))
     queries = torch.randn(8, DIM, generator=generator)
-    found: list[torch.Tensor] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(memory.search(queries, 20).indices))
-        for _ in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     wanted = exact.search(queries, 20).indices
-    assert len(found) == 6
-    assert all(torch.equal(indices, wanted) for indices in found)
+    for indices in from_threads(lambda: memory.search(queries, 20).indices, 6):
+        assert torch.equal(indices, wanted)
 
 
 @pytest.mark.parametrize("dim", [31, 32])
