@@ -19,16 +19,32 @@ _load(
         "hebb_logits",
         "interpolation_weights",
         "mixture_log_probs",
+        "recall_loss",
+        "recall_gradients",
+        "divergence",
+        "soft_cross_entropy",
+        "image_prior",
+        "total_variation",
+        "recall_step_",
     )
 )
 
-from . import adaptation, retrieval  # noqa: E402 - the library registers what they wrap
+from . import adaptation, recall, retrieval  # noqa: E402 - the library registers what they wrap
 from .adaptation import (  # noqa: E402
     hebb_logits,
     hebbian_update,
     interpolation_weights,
     mbpa_update,
     mixture_log_probs,
+)
+from .recall import (  # noqa: E402
+    divergence,
+    image_prior,
+    recall_gradients,
+    recall_loss,
+    recall_step_,
+    soft_cross_entropy,
+    total_variation,
 )
 from .retrieval import (  # noqa: E402
     Neighbors,
@@ -43,12 +59,20 @@ __all__ = [
     "RoundedKeys",
     "adaptation",
     "class_means",
+    "divergence",
     "hebb_logits",
     "hebbian_update",
+    "image_prior",
     "interpolation_weights",
     "knn",
     "mbpa_update",
     "mixture_log_probs",
     "nearest_class_mean",
+    "recall",
+    "recall_gradients",
+    "recall_loss",
+    "recall_step_",
     "retrieval",
+    "soft_cross_entropy",
+    "total_variation",
 ]

@@ -1,4 +1,4 @@
-"""The way into an op that has no gradient, compiled or in its reference.
+"""The way into an op, compiled or in its reference; gradients are the matter of `_derivative`.
 
 The dispatcher's own messages on an argument of a wrong kind do not name it. To look at every
 argument first would take longer than many a kernel, so tensors and strings, which the dispatcher
@@ -46,10 +46,13 @@ def compiled(op: str, *arguments: Any) -> Any:
         raise
 
 
-def check_for_reference(op: str, fake: Callable[..., Any], *arguments: Any) -> None:
+def check_for_reference(
+    op: str, fake: Callable[..., Any], *arguments: Any, differentiable: bool = False
+) -> None:
     """Refuses what the compiled op would; shapes and values are checked by its fake kernel."""
     check_kinds(op, arguments)
-    refuse_grad(op, arguments)
+    if not differentiable:
+        refuse_grad(op, arguments)
     fake(*arguments)
 
 

@@ -9,16 +9,6 @@
 
 namespace clfast::ops {
 
-// A number as the arithmetic sees it: what float32 cannot hold becomes 0 or infinite there.
-inline double as_held(double value, ScalarType dtype) {
-  return dtype == ScalarType::Double ? value : static_cast<double>(static_cast<float>(value));
-}
-
-inline void check_range(const char* op, const char* name, double value, bool ok,
-                        const char* wanted) {
-  CLFAST_CHECK(ok, op, ": ", name, " must be ", wanted, ", got ", value);
-}
-
 // keys, labels and neighbours of a batch of queries, contiguous and in the dtype of the arithmetic.
 struct NeighbourInputs {
   ScalarType dtype;

@@ -168,6 +168,16 @@ inline void raise_on_nan(const char* op, const Tensor& result,
   CLFAST_CHECK(false, op, ": keys or another input hold NaN, or infinities that cancel");
 }
 
+// A number as the arithmetic sees it: what float32 cannot hold becomes 0 or infinite there.
+inline double as_held(double value, ScalarType dtype) {
+  return dtype == ScalarType::Double ? value : static_cast<double>(static_cast<float>(value));
+}
+
+inline void check_range(const char* op, const char* name, double value, bool ok,
+                        const char* wanted) {
+  CLFAST_CHECK(ok, op, ": ", name, " must be ", wanted, ", got ", value);
+}
+
 // Calls f with a value of the C++ type of the arithmetic.
 template <class F>
 inline void dispatch_compute(ScalarType dtype, F&& f) {

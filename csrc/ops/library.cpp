@@ -32,6 +32,27 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "Tensor sq_distances, Tensor indices, float theta, float gamma, str form, "
       "Tensor? key_sq_norms) -> Tensor");
 
+  // recall; a loss comes with its gradients
+  m.def(
+      "recall_loss(Tensor old_logits, Tensor new_logits, Tensor present_classes, "
+      "float divergence_weight, float not_local_old, float not_local_new, float diversity, "
+      "float sharpness, str divergence, Tensor? multiplicity) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "recall_gradients(Tensor old_logits, Tensor new_logits, Tensor present_classes, "
+      "float divergence_weight, float not_local_old, float not_local_new, float diversity, "
+      "float sharpness, str divergence, Tensor? multiplicity) -> (Tensor, Tensor, Tensor)");
+  m.def("divergence(Tensor p_logits, Tensor q_logits, str kind) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "soft_cross_entropy(Tensor logits, Tensor target_logits, float temperature, "
+      "Tensor? multiplicity) -> (Tensor, Tensor)");
+  m.def(
+      "image_prior(Tensor images, float tv_weight, float l2_weight, Tensor? multiplicity, "
+      "bool with_gradient) -> (Tensor, Tensor)");
+  m.def("total_variation(Tensor images, str norm, bool with_gradient) -> (Tensor, Tensor)");
+  m.def(
+      "recall_step_(Tensor(a!) images, Tensor grad, float lr, float tv_weight, float l2_weight, "
+      "Tensor? multiplicity, bool per_copy) -> ()");
+
   // the SIMD level in use: 0 base, 1 avx2, 2 avx512, 3 avx512_bf16
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from op_samples import CASES, TAILS, OpCase, Sizes, flat, map_tensors, to_float64
+from op_samples import CASES, OpCase, flat, map_tensors, to_float64
+from sizes import TAILS, Sizes
 from torch import Tensor
 
 from clfast.ops import Neighbors

@@ -6,27 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import recall_samples
 import torch
+from sizes import Sizes, randn
 from torch import Tensor
 
 from clfast import ops, reference
 from clfast.ops import Neighbors, RoundedKeys
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """B queries, M memory rows, K neighbours, d features, C classes."""
-
-    batch: int = 5
-    rows: int = 37
-    k: int = 9
-    dim: int = 17
-    classes: int = 7
-
-
-# Around every vector width: 16, 8, 4 lanes and their multiples, and one below and above.
-TAILS = (1, 15, 16, 17, 31, 32, 33)
-
 
 Maker = Callable[[Sizes, torch.dtype, torch.Generator], tuple[tuple[Any, ...], dict[str, Any]]]
 
@@ -39,18 +25,28 @@ class OpCase:
     # differences of: the weights for an update of weights, 1 for the log of a probability.
     scale: float = 0.0
     variant: str = ""
+    # Its first so many arguments may require grad.
+    differentiable_in: int = 0
+    in_place: bool = False
 
     @property
     def family(self) -> str:
-        return "retrieval" if hasattr(reference.retrieval, self.name) else "adaptation"
+        return next(
+            name for name in reference.__all__ if hasattr(getattr(reference, name), self.name)
+        )
 
     @property
     def op(self) -> Callable[..., Any]:
+        """An op that changes its first argument is called on a copy, which it returns."""
+        if self.in_place:
+            return recall_samples.step_on_a_copy
         function: Callable[..., Any] = getattr(ops, self.name)
         return function
 
     @property
     def oracle(self) -> Callable[..., Any]:
+        if self.in_place:
+            return recall_samples.reference_step_on_a_copy
         function: Callable[..., Any] = getattr(getattr(reference, self.family), self.name)
         return function
 
@@ -80,13 +76,9 @@ def to_float64(value: Any) -> Any:
     return map_tensors(value, lambda t: t.double() if t.is_floating_point() else t)
 
 
-def _randn(rng: torch.Generator, *shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
-
-
 def _memory(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    queries = _randn(rng, s.batch, s.dim, dtype=dtype)
-    keys = _randn(rng, s.rows, s.dim, dtype=dtype)
+    queries = randn(rng, s.batch, s.dim, dtype=dtype)
+    keys = randn(rng, s.rows, s.dim, dtype=dtype)
     labels = torch.randint(0, s.classes, (s.rows,), generator=rng)
     return queries, keys, labels
 
@@ -138,8 +130,8 @@ def _hebbian_update(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
 
 def _layer(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     return (
-        _randn(rng, s.classes, s.dim, dtype=dtype) / s.dim**0.5,
-        _randn(rng, s.classes, dtype=dtype),
+        randn(rng, s.classes, s.dim, dtype=dtype) / s.dim**0.5,
+        randn(rng, s.classes, dtype=dtype),
     )
 
 
@@ -172,7 +164,7 @@ def _interpolation_weights(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -
 def _mixture_log_probs(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
     queries, keys, labels = _memory(s, dtype, rng)
     neighbors = _neighbours(queries, keys, min(s.k, s.rows))
-    logits = _randn(rng, s.batch, s.classes, dtype=dtype)
+    logits = randn(rng, s.batch, s.classes, dtype=dtype)
     return (logits, queries, keys, labels, neighbors), {"theta": 0.4, "gamma": 0.2}
 
 
@@ -200,5 +192,13 @@ CASES = [
     OpCase("mbpa_update", _with_closeness(_mbpa_update), scale=2.0, variant="closeness"),
     OpCase("hebb_logits", _with_closeness(_hebb_logits), variant="closeness"),
     OpCase("knn", _knn_of_rounded, variant="rounded"),
+    OpCase("recall_loss", recall_samples.recall_loss, scale=1.0, differentiable_in=2),
+    OpCase("recall_gradients", recall_samples.recall_loss, scale=1.0),
+    OpCase("recall_gradients", recall_samples.recall_loss_js, scale=1.0, variant="js"),
+    OpCase("divergence", recall_samples.divergence, scale=1.0, differentiable_in=2),
+    OpCase("soft_cross_entropy", recall_samples.soft_cross_entropy, differentiable_in=1),
+    OpCase("image_prior", recall_samples.image_prior, differentiable_in=1),
+    OpCase("total_variation", recall_samples.total_variation, differentiable_in=1),
+    OpCase("recall_step_", recall_samples.recall_step_, in_place=True),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from op_samples import CASES, TAILS, OpCase, Sizes, flat, map_tensors, to_float64
+from op_samples import CASES, OpCase, flat, map_tensors, to_float64
+from sizes import TAILS, Sizes
 from torch import Tensor
 
 import clfast
@@ -40,7 +41,7 @@ def assert_near_oracle(case: OpCase, args: Any, kwargs: Any, units: float = 64) 
 def test_every_public_op_has_a_case() -> None:
     public = {
         name
-        for module in (ops.retrieval, ops.adaptation)
+        for module in (ops.retrieval, ops.adaptation, ops.recall)
         for name in module.__all__
         if inspect.isfunction(getattr(module, name))
     }
@@ -69,6 +70,10 @@ def test_half_precision_inputs_are_widened(
     case: OpCase, dtype: torch.dtype, rng: torch.Generator
 ) -> None:
     args, kwargs = case.make(Sizes(), dtype, rng)
+    if case.in_place:  # a step would be lost in the rounding of what it changes
+        with pytest.raises(RuntimeError, match="must be float32 or float64"):
+            case.op(*args, **kwargs)
+        return
     assert_near_oracle(case, args, kwargs)
     for result in flat(case.op(*args, **kwargs)):
         assert result.dtype in (torch.float32, torch.int64)
@@ -125,7 +130,8 @@ def test_empty_batch(case: OpCase, rng: torch.Generator) -> None:
     if case.name in ("class_means", "interpolation_weights"):
         pytest.skip("has no batch; see the test below")
     args, kwargs = case.make(Sizes(batch=0), torch.float32, rng)
-    assert all(result.shape[0] == 0 for result in flat(case.op(*args, **kwargs)))
+    # A loss is a number also where there is nothing to sum.
+    assert all(result.shape[:1] in ((0,), ()) for result in flat(case.op(*args, **kwargs)))
 
 
 def test_empty_inputs_without_a_batch() -> None:
@@ -233,17 +239,20 @@ def test_reference_backend_gives_the_same(case: OpCase, rng: torch.Generator) ->
 
 @every_op
 def test_reference_has_the_same_signature(case: OpCase) -> None:
-    def shape(function: Any) -> list[tuple[str, Any, Any]]:
-        parameters = inspect.signature(function).parameters.values()
+    def shape(module: Any) -> list[tuple[str, Any, Any]]:
+        parameters = inspect.signature(getattr(module, case.name)).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters]
 
-    assert shape(case.op) == shape(case.oracle)
+    assert shape(ops) == shape(getattr(reference, case.family))
 
 
 @every_op
 def test_inputs_that_require_grad_are_refused(case: OpCase, rng: torch.Generator) -> None:
     args, kwargs = case.make(Sizes(), torch.float32, rng)
     floats = [t for t in _tensors((args, kwargs)) if t.is_floating_point()]
+    if case.differentiable_in:
+        assert floats[0] is args[0]
+        return  # tested with the family
     if not floats:
         assert case.name == "interpolation_weights"
         return

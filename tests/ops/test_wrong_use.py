@@ -10,48 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from op_samples import CASES, Sizes, map_tensors
+import wrong_recall
+from changes import Arguments, Change, first, put, set_at
+from op_samples import CASES, map_tensors
+from sizes import Sizes
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import clfast
 from clfast.ops import Neighbors, RoundedKeys
 
-Arguments = tuple[list[Any], dict[str, Any]]
-Change = Callable[[list[Any], dict[str, Any]], None]
-
-
-def _set(position: int | str, change: Callable[[Any], Any]) -> Change:
-    def apply(args: list[Any], kwargs: dict[str, Any]) -> None:
-        if isinstance(position, int):
-            args[position] = change(args[position])
-        else:
-            kwargs[position] = change(kwargs.get(position))
-
-    return apply
-
-
-def _put(position: int | str, value: Any) -> Change:
-    return _set(position, lambda _: value)
-
 
 def _neighbours(position: int, **changes: Callable[[Tensor], Tensor]) -> Change:
-    return _set(
+    return set_at(
         position, lambda n: n._replace(**{name: f(getattr(n, name)) for name, f in changes.items()})
     )
 
 
-def _first(value: float) -> Callable[[Tensor], Tensor]:
-    def change(t: Tensor) -> Tensor:
-        t = t.clone()
-        t[(0,) * t.dim()] = value
-        return t
-
-    return change
-
-
 def _rounded(rows: int, dim: int) -> Change:
-    return _put("rounded", RoundedKeys.of(torch.ones(rows, dim)))
+    return put("rounded", RoundedKeys.of(torch.ones(rows, dim)))
 
 
 def _with(row_of_neighbour: int, label: int, position: int) -> Change:
@@ -65,110 +42,110 @@ def _with(row_of_neighbour: int, label: int, position: int) -> Change:
 
 # op, what is wrong, expected message (after "clfast::<op>: "), the change
 WRONG: list[tuple[str, str, Change]] = [
-    ("knn", "queries must be 2-D, got 1-D", _set(0, lambda t: t[0])),
-    ("knn", "queries must be float16, bfloat16, float32 or float64", _set(0, Tensor.long)),
-    ("knn", "keys must be 2-D, got 3-D", _set(1, lambda t: t[None])),
-    ("knn", "float64 does not mix", _set(1, Tensor.double)),
-    ("knn", "queries have 17 features but keys have 16", _set(1, lambda t: t[:, 1:])),
-    ("knn", "k must be in [1, 37], the number of keys, got 0", _put(2, 0)),
-    ("knn", "k must be in [1, 37], the number of keys, got 38", _put(2, 38)),
-    ("knn", "keys must have at least one row", _set(1, lambda t: t[:0])),
-    ("knn", "key_sq_norms must have shape [37], got [36]", _put("key_sq_norms", torch.ones(36))),
+    ("knn", "queries must be 2-D, got 1-D", set_at(0, lambda t: t[0])),
+    ("knn", "queries must be float16, bfloat16, float32 or float64", set_at(0, Tensor.long)),
+    ("knn", "keys must be 2-D, got 3-D", set_at(1, lambda t: t[None])),
+    ("knn", "float64 does not mix", set_at(1, Tensor.double)),
+    ("knn", "queries have 17 features but keys have 16", set_at(1, lambda t: t[:, 1:])),
+    ("knn", "k must be in [1, 37], the number of keys, got 0", put(2, 0)),
+    ("knn", "k must be in [1, 37], the number of keys, got 38", put(2, 38)),
+    ("knn", "keys must have at least one row", set_at(1, lambda t: t[:0])),
+    ("knn", "key_sq_norms must have shape [37], got [36]", put("key_sq_norms", torch.ones(36))),
     ("knn", "rounded.rows must have shape [37, 64], got [36, 64]", _rounded(36, 17)),
     ("knn", "rounded.rows must have shape [37, 64], got [37, 96]", _rounded(37, 40)),
     ("knn", "rounded.offset must have shape [17], got [16]", _rounded(37, 16)),
-    ("knn", "rounded.rows must be of dtype", _put("rounded", (torch.ones(37, 64), torch.ones(17)))),
-    ("knn", "go together", _put("rounded", (None, torch.ones(17)))),
-    ("class_means", "features must be 2-D, got 1-D", _set(0, lambda t: t[0])),
-    ("class_means", "features must be float16", _set(0, Tensor.int)),
-    ("class_means", "labels must be of dtype", _set(1, Tensor.int)),
-    ("class_means", "labels must have shape [37], got [36]", _set(1, lambda t: t[1:])),
-    ("class_means", "num_classes must be in [1, 2**31), got 0", _put(2, 0)),
-    ("class_means", "num_classes must be in [1, 2**31), got 1099511627776", _put(2, 2**40)),
-    ("nearest_class_mean", "features must be 2-D", _set(0, lambda t: t[0])),
-    ("nearest_class_mean", "means must be 2-D", _set(1, lambda t: t[0])),
+    ("knn", "rounded.rows must be of dtype", put("rounded", (torch.ones(37, 64), torch.ones(17)))),
+    ("knn", "go together", put("rounded", (None, torch.ones(17)))),
+    ("class_means", "features must be 2-D, got 1-D", set_at(0, lambda t: t[0])),
+    ("class_means", "features must be float16", set_at(0, Tensor.int)),
+    ("class_means", "labels must be of dtype", set_at(1, Tensor.int)),
+    ("class_means", "labels must have shape [37], got [36]", set_at(1, lambda t: t[1:])),
+    ("class_means", "num_classes must be in [1, 2**31), got 0", put(2, 0)),
+    ("class_means", "num_classes must be in [1, 2**31), got 1099511627776", put(2, 2**40)),
+    ("nearest_class_mean", "features must be 2-D", set_at(0, lambda t: t[0])),
+    ("nearest_class_mean", "means must be 2-D", set_at(1, lambda t: t[0])),
     (
         "nearest_class_mean",
         "features have 17 columns but means have 16",
-        _set(1, lambda t: t[:, 1:]),
+        set_at(1, lambda t: t[:, 1:]),
     ),
     (
         "nearest_class_mean",
         "metric must be euclidean or cosine, got manhattan",
-        _put("metric", "manhattan"),
+        put("metric", "manhattan"),
     ),
-    ("interpolation_weights", "counts must be 1-D, got 2-D", _set(0, lambda t: t[None])),
-    ("interpolation_weights", "counts must be of dtype", _set(0, Tensor.int)),
-    ("interpolation_weights", "beta must be in [0, 1), got 1", _put(1, 1.0)),
-    ("interpolation_weights", "beta must be in [0, 1), got -0.5", _put(1, -0.5)),
-    ("interpolation_weights", "beta must be in [0, 1), got nan", _put(1, math.nan)),
-    ("interpolation_weights", "dtype must be float32 or float64", _put("dtype", torch.float16)),
-    ("hebbian_update", "num_classes must be in [1, 2**31), got 0", _put(3, 0)),
-    ("hebbian_update", "eps must be positive and finite, got 0", _put("eps", 0.0)),
-    ("hebbian_update", "eps must be positive and finite, got 1e-46", _put("eps", 1e-46)),
-    ("hebb_logits", "eps must be positive and finite, got 1e+39", _put("eps", 1e39)),
-    ("hebb_logits", "eta must be finite, got 1e+300", _put("eta", 1e300)),
-    ("mbpa_update", "lr must be finite and >= 0, got 1e+39", _put("lr", 1e39)),
-    ("mixture_log_probs", "theta must be finite, got -1e+39", _put("theta", -1e39)),
-    ("hebbian_update", "select must be of dtype", _set("select", Tensor.int)),
-    ("hebbian_update", "select must have shape [7], got [6]", _set("select", lambda t: t[1:])),
-    ("mbpa_update", "weight must be 2-D, got 1-D", _set(0, lambda t: t[0])),
-    ("mbpa_update", "weight must have at least one class", _set(0, lambda t: t[:0])),
-    ("hebb_logits", "weight must have at least one class", _set(1, lambda t: t[:0])),
-    ("mixture_log_probs", "logits must have at least one class", _set(0, lambda t: t[:, :0])),
-    ("mbpa_update", "weight must have shape [7, 17], got [7, 16]", _set(0, lambda t: t[:, 1:])),
-    ("mbpa_update", "weight is", _set(0, Tensor.double)),
-    ("mbpa_update", "bias must have shape [7], got [6]", _set(1, lambda t: t[1:])),
-    ("mbpa_update", "steps must be >= 0, got -1", _put("steps", -1)),
-    ("mbpa_update", "lr must be finite and >= 0, got nan", _put("lr", math.nan)),
-    ("mbpa_update", "lr must be finite and >= 0, got -1", _put("lr", -1.0)),
-    ("mbpa_update", "eps must be positive and finite, got -1", _put("eps", -1.0)),
+    ("interpolation_weights", "counts must be 1-D, got 2-D", set_at(0, lambda t: t[None])),
+    ("interpolation_weights", "counts must be of dtype", set_at(0, Tensor.int)),
+    ("interpolation_weights", "beta must be in [0, 1), got 1", put(1, 1.0)),
+    ("interpolation_weights", "beta must be in [0, 1), got -0.5", put(1, -0.5)),
+    ("interpolation_weights", "beta must be in [0, 1), got nan", put(1, math.nan)),
+    ("interpolation_weights", "dtype must be float32 or float64", put("dtype", torch.float16)),
+    ("hebbian_update", "num_classes must be in [1, 2**31), got 0", put(3, 0)),
+    ("hebbian_update", "eps must be positive and finite, got 0", put("eps", 0.0)),
+    ("hebbian_update", "eps must be positive and finite, got 1e-46", put("eps", 1e-46)),
+    ("hebb_logits", "eps must be positive and finite, got 1e+39", put("eps", 1e39)),
+    ("hebb_logits", "eta must be finite, got 1e+300", put("eta", 1e300)),
+    ("mbpa_update", "lr must be finite and >= 0, got 1e+39", put("lr", 1e39)),
+    ("mixture_log_probs", "theta must be finite, got -1e+39", put("theta", -1e39)),
+    ("hebbian_update", "select must be of dtype", set_at("select", Tensor.int)),
+    ("hebbian_update", "select must have shape [7], got [6]", set_at("select", lambda t: t[1:])),
+    ("mbpa_update", "weight must be 2-D, got 1-D", set_at(0, lambda t: t[0])),
+    ("mbpa_update", "weight must have at least one class", set_at(0, lambda t: t[:0])),
+    ("hebb_logits", "weight must have at least one class", set_at(1, lambda t: t[:0])),
+    ("mixture_log_probs", "logits must have at least one class", set_at(0, lambda t: t[:, :0])),
+    ("mbpa_update", "weight must have shape [7, 17], got [7, 16]", set_at(0, lambda t: t[:, 1:])),
+    ("mbpa_update", "weight is", set_at(0, Tensor.double)),
+    ("mbpa_update", "bias must have shape [7], got [6]", set_at(1, lambda t: t[1:])),
+    ("mbpa_update", "steps must be >= 0, got -1", put("steps", -1)),
+    ("mbpa_update", "lr must be finite and >= 0, got nan", put("lr", math.nan)),
+    ("mbpa_update", "lr must be finite and >= 0, got -1", put("lr", -1.0)),
+    ("mbpa_update", "eps must be positive and finite, got -1", put("eps", -1.0)),
     (
         "mbpa_update",
         "optimizer must be rmsprop, rmsprop_tf or sgd, got adam",
-        _put("optimizer", "adam"),
+        put("optimizer", "adam"),
     ),
-    ("hebb_logits", "queries must have shape [5, 17], got [4, 17]", _set(0, lambda t: t[1:])),
-    ("hebb_logits", "weight must be 2-D, got 3-D", _set(1, lambda t: t[None])),
-    ("hebb_logits", "bias must have shape [7]", _set(2, lambda t: t[1:])),
+    ("hebb_logits", "queries must have shape [5, 17], got [4, 17]", set_at(0, lambda t: t[1:])),
+    ("hebb_logits", "weight must be 2-D, got 3-D", set_at(1, lambda t: t[None])),
+    ("hebb_logits", "bias must have shape [7]", set_at(2, lambda t: t[1:])),
     (
         "hebb_logits",
         "interpolation must have shape [7], got [6]",
-        _set("interpolation", lambda t: t[1:]),
+        set_at("interpolation", lambda t: t[1:]),
     ),
-    ("hebb_logits", "interpolation must be float16", _set("interpolation", Tensor.long)),
-    ("hebb_logits", "eta must be finite, got inf", _put("eta", math.inf)),
-    ("hebb_logits", "steps must be >= 0", _put("steps", -3)),
-    ("hebb_logits", "optimizer must be", _put("optimizer", "")),
-    ("hebb_logits", "eps must be positive and finite, got inf", _put("eps", math.inf)),
-    ("hebb_logits", "select must have shape [7]", _set("select", lambda t: t[1:])),
-    ("hebb_logits", "key_sq_norms must have shape [37]", _put("key_sq_norms", torch.ones(3))),
+    ("hebb_logits", "interpolation must be float16", set_at("interpolation", Tensor.long)),
+    ("hebb_logits", "eta must be finite, got inf", put("eta", math.inf)),
+    ("hebb_logits", "steps must be >= 0", put("steps", -3)),
+    ("hebb_logits", "optimizer must be", put("optimizer", "")),
+    ("hebb_logits", "eps must be positive and finite, got inf", put("eps", math.inf)),
+    ("hebb_logits", "select must have shape [7]", set_at("select", lambda t: t[1:])),
+    ("hebb_logits", "key_sq_norms must have shape [37]", put("key_sq_norms", torch.ones(3))),
     (
         "hebb_logits",
         "base_logits must have shape [5, 7], got [5, 6]",
-        _put("base_logits", torch.ones(5, 6)),
+        put("base_logits", torch.ones(5, 6)),
     ),
-    ("mixture_log_probs", "logits must be 2-D, got 1-D", _set(0, lambda t: t[0])),
-    ("mixture_log_probs", "logits must have shape [5, 7], got [4, 7]", _set(0, lambda t: t[1:])),
-    ("mixture_log_probs", "queries must have shape [5, 17]", _set(1, lambda t: t[:, 1:])),
-    ("mixture_log_probs", "theta must be finite, got inf", _put("theta", math.inf)),
-    ("mixture_log_probs", "gamma must be in [0, 1], got 1.5", _put("gamma", 1.5)),
+    ("mixture_log_probs", "logits must be 2-D, got 1-D", set_at(0, lambda t: t[0])),
+    ("mixture_log_probs", "logits must have shape [5, 7], got [4, 7]", set_at(0, lambda t: t[1:])),
+    ("mixture_log_probs", "queries must have shape [5, 17]", set_at(1, lambda t: t[:, 1:])),
+    ("mixture_log_probs", "theta must be finite, got inf", put("theta", math.inf)),
+    ("mixture_log_probs", "gamma must be in [0, 1], got 1.5", put("gamma", 1.5)),
     (
         "mixture_log_probs",
         "form must be normalized or joint, got product",
-        _put("form", "product"),
+        put("form", "product"),
     ),
-    ("mixture_log_probs", "key_sq_norms must have shape [37]", _put("key_sq_norms", torch.ones(3))),
+    ("mixture_log_probs", "key_sq_norms must have shape [37]", put("key_sq_norms", torch.ones(3))),
 ]
 
 # The arguments that all adaptation ops share; the positions of keys, labels and neighbours differ.
 POSITION = {"hebbian_update": 0, "mbpa_update": 2, "hebb_logits": 3, "mixture_log_probs": 2}
 for _op, _at in POSITION.items():
     WRONG += [
-        (_op, "keys must be 2-D, got 1-D", _set(_at, lambda t: t[0])),
-        (_op, "keys must be float16", _set(_at, Tensor.int)),
-        (_op, "labels must be of dtype", _set(_at + 1, Tensor.int)),
-        (_op, "labels must have shape [37], got [36]", _set(_at + 1, lambda t: t[1:])),
+        (_op, "keys must be 2-D, got 1-D", set_at(_at, lambda t: t[0])),
+        (_op, "keys must be float16", set_at(_at, Tensor.int)),
+        (_op, "labels must be of dtype", set_at(_at + 1, Tensor.int)),
+        (_op, "labels must have shape [37], got [36]", set_at(_at + 1, lambda t: t[1:])),
         (
             _op,
             "neighbors.sq_distances must be 2-D, got 1-D",
@@ -194,50 +171,50 @@ for _op in _WITH_CLOSENESS:
         (
             _op,
             "closeness must have shape [5, 9], got [5, 8]",
-            _put("closeness", torch.ones(5, 8)),
+            put("closeness", torch.ones(5, 8)),
         ),
-        (_op, "closeness is", _put("closeness", torch.ones(5, 9, dtype=torch.float64))),
+        (_op, "closeness is", put("closeness", torch.ones(5, 9, dtype=torch.float64))),
     ]
 
 # Found by looking at values: on real CPU tensors only.
 WRONG_VALUES: list[tuple[str, str, Change]] = [
-    ("class_means", "labels", _set(1, _first(8))),
-    ("class_means", "labels", _set(1, _first(-1))),
-    ("nearest_class_mean", "every row of means is zero", _set(1, torch.zeros_like)),
-    ("nearest_class_mean", "features", _set(0, _first(math.nan))),
-    ("nearest_class_mean", "features", _set(0, _first(math.inf))),
-    ("nearest_class_mean", "means holds", _set(1, _first(math.nan))),
-    ("interpolation_weights", "counts", _set(0, _first(-1))),
-    ("class_means", "features holds NaN", _set(0, _first(math.nan))),
-    ("class_means", "features holds NaN", _set(0, _first(math.inf))),
-    ("mbpa_update", "weight holds NaN", _set(0, _first(math.nan))),
-    ("mbpa_update", "bias holds NaN", _set(1, _first(math.nan))),
-    ("hebb_logits", "queries holds NaN", _set(0, _first(math.nan))),
-    ("hebb_logits", "weight holds NaN", _set(1, _first(math.nan))),
-    ("hebb_logits", "bias holds NaN", _set(2, _first(math.nan))),
-    ("hebb_logits", "interpolation holds NaN", _set("interpolation", _first(math.nan))),
+    ("class_means", "labels", set_at(1, first(8))),
+    ("class_means", "labels", set_at(1, first(-1))),
+    ("nearest_class_mean", "every row of means is zero", set_at(1, torch.zeros_like)),
+    ("nearest_class_mean", "features", set_at(0, first(math.nan))),
+    ("nearest_class_mean", "features", set_at(0, first(math.inf))),
+    ("nearest_class_mean", "means holds", set_at(1, first(math.nan))),
+    ("interpolation_weights", "counts", set_at(0, first(-1))),
+    ("class_means", "features holds NaN", set_at(0, first(math.nan))),
+    ("class_means", "features holds NaN", set_at(0, first(math.inf))),
+    ("mbpa_update", "weight holds NaN", set_at(0, first(math.nan))),
+    ("mbpa_update", "bias holds NaN", set_at(1, first(math.nan))),
+    ("hebb_logits", "queries holds NaN", set_at(0, first(math.nan))),
+    ("hebb_logits", "weight holds NaN", set_at(1, first(math.nan))),
+    ("hebb_logits", "bias holds NaN", set_at(2, first(math.nan))),
+    ("hebb_logits", "interpolation holds NaN", set_at("interpolation", first(math.nan))),
     (
         "hebb_logits",
         "base_logits holds NaN",
-        _put("base_logits", torch.full((5, 7), math.nan)),
+        put("base_logits", torch.full((5, 7), math.nan)),
     ),
-    ("mixture_log_probs", "logits holds NaN", _set(0, _first(math.nan))),
-    ("mixture_log_probs", "queries holds NaN", _set(1, _first(math.nan))),
+    ("mixture_log_probs", "logits holds NaN", set_at(0, first(math.nan))),
+    ("mixture_log_probs", "queries holds NaN", set_at(1, first(math.nan))),
 ]
 for _op in ("mbpa_update", "hebb_logits", "mixture_log_probs"):
-    _nan = _set(POSITION[_op], lambda t: torch.full_like(t, math.nan))
+    _nan = set_at(POSITION[_op], lambda t: torch.full_like(t, math.nan))
     WRONG_VALUES.append((_op, "keys or another input hold NaN", _nan))
 for _op in _WITH_CLOSENESS:
     for _value in (-1.0, math.inf, math.nan):
         _bad = torch.ones(5, 9)
         _bad[2, 1] = _value
-        WRONG_VALUES.append((_op, "closeness", _put("closeness", _bad)))
+        WRONG_VALUES.append((_op, "closeness", put("closeness", _bad)))
 for _op, _at in POSITION.items():
     WRONG_VALUES += [
-        (_op, "neighbors.indices", _neighbours(_at + 2, indices=_first(37))),
-        (_op, "neighbors.indices", _neighbours(_at + 2, indices=_first(-1))),
-        (_op, "neighbors.sq_distances", _neighbours(_at + 2, sq_distances=_first(-1.0))),
-        (_op, "neighbors.sq_distances", _neighbours(_at + 2, sq_distances=_first(math.nan))),
+        (_op, "neighbors.indices", _neighbours(_at + 2, indices=first(37))),
+        (_op, "neighbors.indices", _neighbours(_at + 2, indices=first(-1))),
+        (_op, "neighbors.sq_distances", _neighbours(_at + 2, sq_distances=first(-1.0))),
+        (_op, "neighbors.sq_distances", _neighbours(_at + 2, sq_distances=first(math.nan))),
         (_op, "labels", _with(3, 7, _at + 2)),
         (_op, "labels", _with(3, -1, _at + 2)),
     ]
@@ -257,7 +234,7 @@ def _expect(op: str, message: str) -> Any:
     )
 
 
-@pytest.mark.parametrize(("op", "message", "change"), WRONG)
+@pytest.mark.parametrize(("op", "message", "change"), WRONG + wrong_recall.WRONG)
 def test_wrong_arguments(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
     function = getattr(clfast.ops, op)
@@ -271,7 +248,7 @@ def test_wrong_arguments(op: str, message: str, change: Change) -> None:
             function(*map_tensors(tuple(args), fake), **map_tensors(kwargs, fake))
 
 
-@pytest.mark.parametrize(("op", "message", "change"), WRONG_VALUES)
+@pytest.mark.parametrize(("op", "message", "change"), WRONG_VALUES + wrong_recall.WRONG_VALUES)
 def test_wrong_values(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
     function = getattr(clfast.ops, op)
@@ -291,50 +268,50 @@ def test_the_first_wrong_neighbour_is_named() -> None:
 
 # Every argument of every op is of a kind: op, argument, what it is not, the change.
 WRONG_KINDS: list[tuple[str, str, str, Change]] = [
-    *(("knn", name, "a tensor", _put(at, [[1.0]])) for at, name in enumerate(["queries", "keys"])),
-    ("knn", "key_sq_norms", "a tensor", _put("key_sq_norms", 3)),
-    ("knn", "queries", "dense", _set(0, Tensor.to_sparse)),
+    *(("knn", name, "a tensor", put(at, [[1.0]])) for at, name in enumerate(["queries", "keys"])),
+    ("knn", "key_sq_norms", "a tensor", put("key_sq_norms", 3)),
+    ("knn", "queries", "dense", set_at(0, Tensor.to_sparse)),
     *(
-        ("knn", "k", "an integer", _put(2, value))
+        ("knn", "k", "an integer", put(2, value))
         for value in (2.5, "3", True, None, torch.tensor(2.5), torch.tensor([1, 2]), np.array(2.5))
     ),
-    ("hebb_logits", "steps", "an integer", _put("steps", torch.tensor(1.9))),
-    ("hebbian_update", "eps", "a number", _put("eps", torch.tensor(1j))),
-    ("hebbian_update", "eps", "a number", _put("eps", torch.tensor([0.1, 0.2]))),
+    ("hebb_logits", "steps", "an integer", put("steps", torch.tensor(1.9))),
+    ("hebbian_update", "eps", "a number", put("eps", torch.tensor(1j))),
+    ("hebbian_update", "eps", "a number", put("eps", torch.tensor([0.1, 0.2]))),
     *(
-        ("class_means", "normalize", "True or False", _put("normalize", value))
+        ("class_means", "normalize", "True or False", put("normalize", value))
         for value in (None, 1.0, torch.tensor(False))
     ),
-    ("class_means", "features", "a tensor", _put(0, None)),
-    ("class_means", "normalize", "True or False", _put("normalize", "no")),
-    ("class_means", "labels", "a tensor", _set(1, Tensor.numpy)),
-    ("class_means", "num_classes", "an integer", _put(2, 8.0)),
-    ("nearest_class_mean", "features", "a tensor", _put(0, None)),
-    ("nearest_class_mean", "means", "a tensor", _put(1, None)),
-    ("nearest_class_mean", "metric", "a string", _put("metric", None)),
-    ("interpolation_weights", "counts", "a tensor", _put(0, [1, 2])),
-    ("interpolation_weights", "beta", "a number", _put(1, "0.5")),
-    ("interpolation_weights", "dtype", r"a torch\.dtype", _put("dtype", "float32")),
-    ("hebbian_update", "num_classes", "an integer", _put(3, 7.5)),
-    ("hebbian_update", "eps", "a number", _put("eps", "small")),
-    ("hebbian_update", "select", "a tensor", _put("select", [True] * 7)),
-    ("mbpa_update", "weight", "a tensor", _put(0, None)),
-    ("mbpa_update", "bias", "a tensor", _put(1, [0.0] * 7)),
-    ("mbpa_update", "steps", "an integer", _put("steps", 1.5)),
-    ("mbpa_update", "lr", "a number", _put("lr", None)),
-    ("mbpa_update", "optimizer", "a string", _put("optimizer", None)),
-    ("hebb_logits", "queries", "a tensor", _put(0, None)),
-    ("hebb_logits", "weight", "a tensor", _put(1, None)),
-    ("hebb_logits", "interpolation", "a tensor", _put("interpolation", [1.0] * 7)),
-    ("hebb_logits", "base_logits", "a tensor", _put("base_logits", 3)),
-    ("hebb_logits", "eta", "a number", _put("eta", None)),
-    ("mixture_log_probs", "logits", "a tensor", _put(0, None)),
-    ("mixture_log_probs", "queries", "a tensor", _put(1, None)),
-    ("mixture_log_probs", "theta", "a number", _put("theta", torch)),
-    ("mixture_log_probs", "form", "a string", _put("form", 3)),
-    *((op, "closeness", "a tensor", _put("closeness", 1.0)) for op in _WITH_CLOSENESS),
-    *((op, "keys", "a tensor", _put(at, None)) for op, at in POSITION.items()),
-    *((op, "labels", "a tensor", _put(at + 1, None)) for op, at in POSITION.items()),
+    ("class_means", "features", "a tensor", put(0, None)),
+    ("class_means", "normalize", "True or False", put("normalize", "no")),
+    ("class_means", "labels", "a tensor", set_at(1, Tensor.numpy)),
+    ("class_means", "num_classes", "an integer", put(2, 8.0)),
+    ("nearest_class_mean", "features", "a tensor", put(0, None)),
+    ("nearest_class_mean", "means", "a tensor", put(1, None)),
+    ("nearest_class_mean", "metric", "a string", put("metric", None)),
+    ("interpolation_weights", "counts", "a tensor", put(0, [1, 2])),
+    ("interpolation_weights", "beta", "a number", put(1, "0.5")),
+    ("interpolation_weights", "dtype", r"a torch\.dtype", put("dtype", "float32")),
+    ("hebbian_update", "num_classes", "an integer", put(3, 7.5)),
+    ("hebbian_update", "eps", "a number", put("eps", "small")),
+    ("hebbian_update", "select", "a tensor", put("select", [True] * 7)),
+    ("mbpa_update", "weight", "a tensor", put(0, None)),
+    ("mbpa_update", "bias", "a tensor", put(1, [0.0] * 7)),
+    ("mbpa_update", "steps", "an integer", put("steps", 1.5)),
+    ("mbpa_update", "lr", "a number", put("lr", None)),
+    ("mbpa_update", "optimizer", "a string", put("optimizer", None)),
+    ("hebb_logits", "queries", "a tensor", put(0, None)),
+    ("hebb_logits", "weight", "a tensor", put(1, None)),
+    ("hebb_logits", "interpolation", "a tensor", put("interpolation", [1.0] * 7)),
+    ("hebb_logits", "base_logits", "a tensor", put("base_logits", 3)),
+    ("hebb_logits", "eta", "a number", put("eta", None)),
+    ("mixture_log_probs", "logits", "a tensor", put(0, None)),
+    ("mixture_log_probs", "queries", "a tensor", put(1, None)),
+    ("mixture_log_probs", "theta", "a number", put("theta", torch)),
+    ("mixture_log_probs", "form", "a string", put("form", 3)),
+    *((op, "closeness", "a tensor", put("closeness", 1.0)) for op in _WITH_CLOSENESS),
+    *((op, "keys", "a tensor", put(at, None)) for op, at in POSITION.items()),
+    *((op, "labels", "a tensor", put(at + 1, None)) for op, at in POSITION.items()),
     *(
         (op, f"neighbors.{name}", "a tensor", _neighbours(at + 2, **{name: Tensor.tolist}))
         for op, at in POSITION.items()
@@ -346,9 +323,9 @@ WRONG_KINDS: list[tuple[str, str, str, Change]] = [
 @pytest.mark.parametrize(
     ("op", "message", "change"),
     [
-        ("knn", "k must fit into 64 bits", _put(2, 2**70)),
-        ("mbpa_update", "steps must fit into 64 bits", _put("steps", -(2**65))),
-        ("hebb_logits", "eta must be finite", _put("eta", 10**400)),
+        ("knn", "k must fit into 64 bits", put(2, 2**70)),
+        ("mbpa_update", "steps must fit into 64 bits", put("steps", -(2**65))),
+        ("hebb_logits", "eta must be finite", put("eta", 10**400)),
     ],
 )
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
@@ -401,7 +378,7 @@ def test_weights_that_overflow_are_seen_beside_sound_biases(optimizer: str) -> N
             )
 
 
-@pytest.mark.parametrize(("op", "name", "kind", "change"), WRONG_KINDS)
+@pytest.mark.parametrize(("op", "name", "kind", "change"), WRONG_KINDS + wrong_recall.WRONG_KINDS)
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_wrong_kinds(op: str, name: str, kind: str, change: Change, backend: str) -> None:
     args, kwargs = _arguments(op, change)

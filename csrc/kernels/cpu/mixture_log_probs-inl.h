@@ -1,19 +1,11 @@
 // Included once per SIMD level.
 #include <cmath>
 
-#include "exp-inl.h"
 #include "mixture_log_probs.h"
 #include "neighbour_dots-inl.h"
+#include "softmax-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
-
-template <class T>
-inline T largest(const T* x, int64_t count) {
-  T maximum = -INFINITY;
-#pragma omp simd reduction(max : maximum)
-  for (int64_t i = 0; i < count; ++i) maximum = x[i] > maximum ? x[i] : maximum;
-  return maximum;
-}
 
 // Of values whose largest is about 0.
 template <class T>

@@ -1,0 +1,1 @@
+#include "divergence-inl.h"

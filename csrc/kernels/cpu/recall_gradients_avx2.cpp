@@ -1,0 +1,1 @@
+#include "recall_gradients-inl.h"

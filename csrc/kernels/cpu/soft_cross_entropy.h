@@ -1,0 +1,26 @@
+// Cross-entropy of predictions under soft targets, and its gradient by the predictions' logits.
+#pragma once
+#include <cstdint>
+
+#include "simd.h"
+
+namespace clfast::cpu {
+
+template <class T>
+struct SoftCrossEntropyProblem {
+  const T *logits, *target_logits;  // [M, C]
+  int64_t classes;
+  const T* row_weights;  // [M], what a row counts in the mean
+  T sharpening;          // 1 / temperature
+};
+
+// Rows [begin, end): values [M], to be summed under row_weights, and gradient [M, C]. scratch: C
+// elements.
+#define CLFAST_SOFT_CROSS_ENTROPY(T)                                                             \
+  void soft_cross_entropy(const SoftCrossEntropyProblem<T>& problem, int64_t begin, int64_t end, \
+                          T* scratch, T* values, T* gradient);
+CLFAST_SOFT_CROSS_ENTROPY(float)
+CLFAST_SOFT_CROSS_ENTROPY(double)
+CLFAST_DECLARE_PER_LEVEL(CLFAST_SOFT_CROSS_ENTROPY(float) CLFAST_SOFT_CROSS_ENTROPY(double))
+
+}  // namespace clfast::cpu

@@ -1,0 +1,1 @@
+#include "soft_cross_entropy-inl.h"

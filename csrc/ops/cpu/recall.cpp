@@ -1,0 +1,298 @@
+#include "../recall.h"
+
+#include <tuple>
+#include <vector>
+
+#include "../../kernels/cpu/divergence.h"
+#include "../../kernels/cpu/image_prior.h"
+#include "../../kernels/cpu/recall_gradients.h"
+#include "../../kernels/cpu/soft_cross_entropy.h"
+
+namespace clfast::ops {
+namespace {
+
+// So many elements take about as long as a thread takes to start.
+constexpr int64_t kElementsOfAThread = 4096;
+
+// kernel(begin, end) over ranges of `count` things of `size` elements.
+template <class Kernel>
+void for_ranges(int64_t count, int64_t size, const Kernel& kernel) {
+  const int64_t grain = kElementsOfAThread / (size > 0 ? size : 1);
+  torch::stable::parallel_for(0, count, grain > 0 ? grain : 1, kernel);
+}
+
+// What a row counts in the mean over all copies: 1 / M, or multiplicity[i] / their sum.
+template <class T>
+std::vector<T> row_weights(const char* op, const std::optional<Tensor>& multiplicity,
+                           int64_t rows) {
+  if (!multiplicity.has_value()) {
+    return std::vector<T>(rows, static_cast<T>(1.0 / static_cast<double>(rows)));
+  }
+  const int64_t* copies = multiplicity->const_data_ptr<int64_t>();
+  double all = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    CLFAST_CHECK(copies[i] >= 1, op, ": multiplicity[", i, "] is ", copies[i],
+                 "; a row stands for at least one copy");
+    all += static_cast<double>(copies[i]);
+  }
+  std::vector<T> weights(rows);
+  for (int64_t i = 0; i < rows; ++i) {
+    weights[i] = static_cast<T>(static_cast<double>(copies[i]) / all);
+  }
+  return weights;
+}
+
+template <class T>
+double weighted_sum(const std::vector<T>& weights, const T* values) {
+  double sum = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    sum += static_cast<double>(weights[i]) * static_cast<double>(values[i]);
+  }
+  return sum;
+}
+
+template <class T>
+Tensor scalar(const Tensor& like, ScalarType dtype, double value) {
+  Tensor out = torch::stable::new_empty(like, {}, dtype);
+  *out.mutable_data_ptr<T>() = static_cast<T>(value);
+  return out;
+}
+
+// A loss that is NaN comes from an input that is, or from infinities.
+template <class T>
+void raise_on_nan_loss(const char* op, bool is_nan,
+                       std::initializer_list<std::pair<const char*, const Tensor*>> inputs) {
+  if (!is_nan) return;
+  for (const auto& [name, tensor] : inputs) {
+    CLFAST_CHECK(!holds_nan<T>(*tensor), op, ": ", name, " holds NaN");
+  }
+  CLFAST_CHECK(false, op, ": ", inputs.begin()->first,
+               " or another input holds infinities that cancel");
+}
+
+template <class T>
+std::vector<T> shares_of_present(const char* op, const Tensor& present, int64_t classes) {
+  const int64_t* listed = present.const_data_ptr<int64_t>();
+  const int64_t count = present.size(0);
+  std::vector<T> shares(classes, T(0));
+  for (int64_t i = 0; i < count; ++i) {
+    CLFAST_CHECK(listed[i] >= 0 && listed[i] < classes, op, ": present_classes[", i, "] is ",
+                 listed[i], ", outside [0, ", classes, "), the classes");
+    shares[listed[i]] += static_cast<T>(1.0 / static_cast<double>(count));
+  }
+  return shares;
+}
+
+std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logits,
+                                          const Tensor& new_logits, const Tensor& present_classes,
+                                          const RecallWeights& w, const std::string& divergence,
+                                          const std::optional<Tensor>& multiplicity) {
+  const RecallInputs in =
+      check_recall(op, old_logits, new_logits, present_classes, w, divergence, multiplicity);
+  const LogitPair& z = in.logits;
+  Tensor d_old = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor d_new = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor loss;
+  dispatch_compute(z.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<T> weights = row_weights<T>(op, in.multiplicity, z.rows);
+    const std::vector<T> present = shares_of_present<T>(op, in.present, z.classes);
+    const cpu::RecallProblem<T> problem{z.first.const_data_ptr<T>(),
+                                        z.second.const_data_ptr<T>(),
+                                        z.rows,
+                                        z.classes,
+                                        weights.data(),
+                                        present.data(),
+                                        static_cast<T>(w.divergence),
+                                        static_cast<T>(w.not_local_old),
+                                        static_cast<T>(w.not_local_new),
+                                        static_cast<T>(w.diversity),
+                                        static_cast<T>(w.sharpness),
+                                        in.divergence};
+    std::vector<T> state(5 * z.rows + 2 * z.classes);
+    const cpu::RecallState<T> s{state.data(), state.data() + 2 * z.rows, state.data() + 4 * z.rows};
+    T *terms = s.slopes + z.classes, *values = terms + z.classes;
+    T *old_out = d_old.mutable_data_ptr<T>(), *new_out = d_new.mutable_data_ptr<T>();
+    for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
+      cpu::recall_predictions(problem, begin, end, s, old_out, new_out);
+    });
+    for_ranges(z.classes, z.rows, [&](int64_t begin, int64_t end) {
+      cpu::recall_diversity(problem, begin, end, old_out, s, terms);
+    });
+    for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
+      std::vector<T> scratch(2 * z.classes);
+      cpu::recall_gradients(problem, begin, end, scratch.data(), s, old_out, new_out, values);
+    });
+    double diversity = 0;
+    for (int64_t i = 0; i < z.classes; ++i) diversity += static_cast<double>(terms[i]);
+    const double sum = w.divergence + w.diversity * diversity + weighted_sum<T>(weights, values);
+    raise_on_nan_loss<T>(op, std::isnan(sum),
+                         {{"old_logits", &z.first}, {"new_logits", &z.second}});
+    loss = scalar<T>(z.first, z.dtype, sum);
+  });
+  return {loss, d_old, d_new};
+}
+
+std::tuple<Tensor, Tensor, Tensor> recall_loss(const Tensor& old_logits, const Tensor& new_logits,
+                                               const Tensor& present_classes,
+                                               double divergence_weight, double not_local_old,
+                                               double not_local_new, double diversity,
+                                               double sharpness, std::string divergence,
+                                               const std::optional<Tensor>& multiplicity) {
+  return recall("recall_loss", old_logits, new_logits, present_classes,
+                {divergence_weight, not_local_old, not_local_new, diversity, sharpness}, divergence,
+                multiplicity);
+}
+
+std::tuple<Tensor, Tensor, Tensor> recall_gradients(
+    const Tensor& old_logits, const Tensor& new_logits, const Tensor& present_classes,
+    double divergence_weight, double not_local_old, double not_local_new, double diversity,
+    double sharpness, std::string divergence, const std::optional<Tensor>& multiplicity) {
+  return recall("recall_gradients", old_logits, new_logits, present_classes,
+                {divergence_weight, not_local_old, not_local_new, diversity, sharpness}, divergence,
+                multiplicity);
+}
+
+std::tuple<Tensor, Tensor, Tensor> divergence(const Tensor& p_logits, const Tensor& q_logits,
+                                              std::string kind) {
+  const char* op = "divergence";
+  const LogitPair z = check_logits(op, "p_logits", p_logits, "q_logits", q_logits);
+  const Divergence form = check_divergence(op, "kind", kind, false);
+  Tensor out = torch::stable::new_empty(z.first, {z.rows}, z.dtype);
+  Tensor d_p = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor d_q = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  dispatch_compute(z.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T *p = z.first.const_data_ptr<T>(), *q = z.second.const_data_ptr<T>();
+    T *values = out.mutable_data_ptr<T>(), *p_out = d_p.mutable_data_ptr<T>(),
+      *q_out = d_q.mutable_data_ptr<T>();
+    for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
+      std::vector<T> scratch(2 * z.classes);
+      cpu::divergence(p, q, z.classes, form, begin, end, scratch.data(), values, p_out, q_out);
+    });
+    raise_on_nan_loss<T>(op, holds_nan<T>(out), {{"p_logits", &z.first}, {"q_logits", &z.second}});
+  });
+  return {out, d_p, d_q};
+}
+
+std::tuple<Tensor, Tensor> soft_cross_entropy(const Tensor& logits, const Tensor& target_logits,
+                                              double temperature,
+                                              const std::optional<Tensor>& multiplicity) {
+  const char* op = "soft_cross_entropy";
+  const SoftTargets in = check_soft_targets(op, logits, target_logits, temperature, multiplicity);
+  const LogitPair& z = in.logits;
+  Tensor gradient = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor loss;
+  dispatch_compute(z.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<T> weights = row_weights<T>(op, in.multiplicity, z.rows);
+    const cpu::SoftCrossEntropyProblem<T> problem{z.first.const_data_ptr<T>(),
+                                                  z.second.const_data_ptr<T>(), z.classes,
+                                                  weights.data(), static_cast<T>(1 / temperature)};
+    std::vector<T> values(z.rows);
+    T* out = gradient.mutable_data_ptr<T>();
+    for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
+      std::vector<T> scratch(z.classes);
+      cpu::soft_cross_entropy(problem, begin, end, scratch.data(), values.data(), out);
+    });
+    const double sum = weighted_sum<T>(weights, values.data());
+    raise_on_nan_loss<T>(op, std::isnan(sum), {{"logits", &z.first}, {"target_logits", &z.second}});
+    loss = scalar<T>(z.first, z.dtype, sum);
+  });
+  return {loss, gradient};
+}
+
+template <class T>
+cpu::ImagePrior<T> prior_of(const ImageInputs& in, double tv_weight, double l2_weight,
+                            bool absolute) {
+  return {in.planes(),
+          in.height,
+          in.row(),
+          in.lag(),
+          static_cast<T>(tv_weight * in.share_down()),
+          static_cast<T>(tv_weight * in.share_right()),
+          static_cast<T>(in.pixels() > 0 ? l2_weight / in.pixels() : 0),
+          absolute};
+}
+
+// The value of a prior and its gradient, in the order of the images' memory; an empty tensor
+// without one.
+std::tuple<Tensor, Tensor> prior(const char* op, const ImageInputs& in, double tv_weight,
+                                 double l2_weight, bool absolute, bool with_gradient) {
+  Tensor gradient = with_gradient ? torch::stable::new_empty(in.images,
+                                                             {in.images.size(0), in.images.size(1),
+                                                              in.images.size(2), in.images.size(3)},
+                                                             in.dtype)
+                                  : torch::stable::new_empty(in.images, {0}, in.dtype);
+  Tensor value;
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const cpu::ImagePrior<T> p = prior_of<T>(in, tv_weight, l2_weight, absolute);
+    const std::vector<T> weights = row_weights<T>(op, in.multiplicity, in.count);
+    std::vector<T> values(in.count);
+    const T* images = in.images.const_data_ptr<T>();
+    T* out = with_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
+    for_ranges(p.size() > 0 ? in.count : 0, p.size(), [&](int64_t begin, int64_t end) {
+      std::vector<T> scratch(cpu::image_prior_scratch(p));
+      cpu::image_prior(p, images, weights.data(), begin, end, scratch.data(), values.data(), out);
+    });
+    const double sum = weighted_sum<T>(weights, values.data());
+    raise_on_nan_loss<T>(op, std::isnan(sum), {{"images", &in.images}});
+    value = scalar<T>(in.images, in.dtype, sum);
+  });
+  return {value, with_gradient && in.channels_last ? channels_in_front(gradient) : gradient};
+}
+
+std::tuple<Tensor, Tensor> image_prior(const Tensor& images, double tv_weight, double l2_weight,
+                                       const std::optional<Tensor>& multiplicity,
+                                       bool with_gradient) {
+  const char* op = "image_prior";
+  const ImageInputs in = check_images(op, images, multiplicity);
+  check_weight(op, "tv_weight", tv_weight, in.dtype);
+  check_weight(op, "l2_weight", l2_weight, in.dtype);
+  return prior(op, in, tv_weight, l2_weight, false, with_gradient);
+}
+
+std::tuple<Tensor, Tensor> total_variation(const Tensor& images, std::string norm,
+                                           bool with_gradient) {
+  const char* op = "total_variation";
+  const ImageInputs in = check_images(op, images, std::nullopt);
+  return prior(op, in, 1, 0, check_norm(op, norm), with_gradient);
+}
+
+void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight, double l2_weight,
+                  const std::optional<Tensor>& multiplicity, bool per_copy) {
+  const char* op = "recall_step_";
+  const StepInputs step = check_step(op, images, grad, lr, tv_weight, l2_weight, multiplicity);
+  const ImageInputs& in = step.in;
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const cpu::ImagePrior<T> p = prior_of<T>(in, tv_weight, l2_weight, false);
+    const std::vector<T> weights = row_weights<T>(op, in.multiplicity, in.count);
+    std::vector<T> rates(in.count, static_cast<T>(lr));
+    for (int64_t i = 0; per_copy && in.multiplicity.has_value() && i < in.count; ++i) {
+      rates[i] /= static_cast<T>(in.multiplicity->const_data_ptr<int64_t>()[i]);
+    }
+    const T* given = step.grad.const_data_ptr<T>();
+    T* out = in.images.mutable_data_ptr<T>();
+    for_ranges(p.size() > 0 ? in.count : 0, p.size(), [&](int64_t begin, int64_t end) {
+      std::vector<T> scratch(cpu::image_prior_scratch(p));
+      cpu::recall_step(p, given, weights.data(), rates.data(), begin, end, scratch.data(), out);
+    });
+  });
+  // Images in neither order of memory were copied.
+  if (!images.is_contiguous() && !in.channels_last) torch::stable::copy_(images, in.images);
+}
+
+}  // namespace
+}  // namespace clfast::ops
+
+STABLE_TORCH_LIBRARY_IMPL(clfast, CPU, m) {
+  m.impl("recall_loss", TORCH_BOX(&clfast::ops::recall_loss));
+  m.impl("recall_gradients", TORCH_BOX(&clfast::ops::recall_gradients));
+  m.impl("divergence", TORCH_BOX(&clfast::ops::divergence));
+  m.impl("soft_cross_entropy", TORCH_BOX(&clfast::ops::soft_cross_entropy));
+  m.impl("image_prior", TORCH_BOX(&clfast::ops::image_prior));
+  m.impl("total_variation", TORCH_BOX(&clfast::ops::total_variation));
+  m.impl("recall_step_", TORCH_BOX(&clfast::ops::recall_step_));
+}
