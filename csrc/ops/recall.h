@@ -1,7 +1,9 @@
 // What every device checks and prepares for the recall ops.
 #pragma once
 #include <cmath>
+#include <tuple>
 
+#include "../kernels/common/image_prior.h"
 #include "../kernels/common/recall.h"
 #include "check.h"
 
@@ -107,7 +109,6 @@ struct ImageInputs {
   int64_t planes() const { return channels_last ? 1 : channels; }
   int64_t row() const { return channels_last ? width * channels : width; }
   int64_t lag() const { return channels_last ? channels : 1; }
-  double pixels() const { return static_cast<double>(channels) * height * width; }
   // 2 / the number of neighbours along either side: 0 where there is none.
   double share_down() const { return share((height - 1) * width); }
   double share_right() const { return share(height * (width - 1)); }
@@ -143,6 +144,28 @@ inline ImageInputs check_images(const char* op, const Tensor& images,
           images.size(3), check_multiplicity(op, multiplicity, "images", images)};
 }
 
+template <class T>
+inline ImagePrior<T> prior_of(const ImageInputs& in, double tv_weight, double l2_weight,
+                              bool absolute) {
+  const double pixels = static_cast<double>(in.channels) * static_cast<double>(in.height) *
+                        static_cast<double>(in.width);
+  return {in.planes(),
+          in.height,
+          in.row(),
+          in.lag(),
+          static_cast<T>(tv_weight * in.share_down()),
+          static_cast<T>(tv_weight * in.share_right()),
+          static_cast<T>(pixels > 0 ? l2_weight / pixels : 0),
+          absolute};
+}
+
+// What the gradient of a prior is written to, in the order of the images' memory; empty without.
+inline Tensor gradient_like(const ImageInputs& in, bool with_gradient) {
+  const Tensor& x = in.images;
+  if (!with_gradient) return torch::stable::new_empty(x, {0}, in.dtype);
+  return torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, in.dtype);
+}
+
 inline bool check_norm(const char* op, const std::string& norm) {
   CLFAST_CHECK(norm == "squared" || norm == "abs", op, ": norm must be squared or abs, got ", norm);
   return norm == "abs";
@@ -172,6 +195,55 @@ inline StepInputs check_step(const char* op, const Tensor& images, const Tensor&
   check_weight(op, "tv_weight", tv_weight, in.dtype);
   check_weight(op, "l2_weight", l2_weight, in.dtype);
   return {in, in_order(grad, in.channels_last, in.dtype)};
+}
+
+// Ops that are one function under two names, which their messages tell apart. `recall` and `prior`
+// are a device's own.
+using Recall = std::tuple<Tensor, Tensor, Tensor>(const char*, const Tensor&, const Tensor&,
+                                                  const Tensor&, const RecallWeights&,
+                                                  const std::string&, const std::optional<Tensor>&);
+using Prior = std::tuple<Tensor, Tensor>(const char*, const ImageInputs&, double, double, bool,
+                                         bool);
+
+template <Recall* recall>
+std::tuple<Tensor, Tensor, Tensor> recall_loss(const Tensor& old_logits, const Tensor& new_logits,
+                                               const Tensor& present_classes,
+                                               double divergence_weight, double not_local_old,
+                                               double not_local_new, double diversity,
+                                               double sharpness, std::string divergence,
+                                               const std::optional<Tensor>& multiplicity) {
+  return recall("recall_loss", old_logits, new_logits, present_classes,
+                {divergence_weight, not_local_old, not_local_new, diversity, sharpness}, divergence,
+                multiplicity);
+}
+
+template <Recall* recall>
+std::tuple<Tensor, Tensor, Tensor> recall_gradients(
+    const Tensor& old_logits, const Tensor& new_logits, const Tensor& present_classes,
+    double divergence_weight, double not_local_old, double not_local_new, double diversity,
+    double sharpness, std::string divergence, const std::optional<Tensor>& multiplicity) {
+  return recall("recall_gradients", old_logits, new_logits, present_classes,
+                {divergence_weight, not_local_old, not_local_new, diversity, sharpness}, divergence,
+                multiplicity);
+}
+
+template <Prior* prior>
+std::tuple<Tensor, Tensor> image_prior(const Tensor& images, double tv_weight, double l2_weight,
+                                       const std::optional<Tensor>& multiplicity,
+                                       bool with_gradient) {
+  const char* op = "image_prior";
+  const ImageInputs in = check_images(op, images, multiplicity);
+  check_weight(op, "tv_weight", tv_weight, in.dtype);
+  check_weight(op, "l2_weight", l2_weight, in.dtype);
+  return prior(op, in, tv_weight, l2_weight, false, with_gradient);
+}
+
+template <Prior* prior>
+std::tuple<Tensor, Tensor> total_variation(const Tensor& images, std::string norm,
+                                           bool with_gradient) {
+  const char* op = "total_variation";
+  const ImageInputs in = check_images(op, images, std::nullopt);
+  return prior(op, in, 1, 0, check_norm(op, norm), with_gradient);
 }
 
 }  // namespace clfast::ops

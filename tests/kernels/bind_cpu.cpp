@@ -220,4 +220,5 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("unit_rows", &unit_rows);
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cpu_adaptation(m);
+  bind_cpu_recall(m);
 }

@@ -8,5 +8,6 @@ namespace clfast::bind {
 void use_level(int level);
 
 void bind_cpu_adaptation(py::module_& m);
+void bind_cpu_recall(py::module_& m);
 
 }  // namespace clfast::bind

@@ -77,4 +77,5 @@ PYBIND11_MODULE(_cuda_kernels, m) {
   m.def("class_means", &class_means);
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cuda_adaptation(m);
+  bind_cuda_recall(m);
 }

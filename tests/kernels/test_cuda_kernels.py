@@ -6,7 +6,6 @@ cannot show is listed in ``simt_emulator.h``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal, localcontext
 from types import ModuleType
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from guarded_arrays import Array, Shapes, call_guarded
+from cuda_orders import in_every_order
+from guarded_arrays import Array
 from kernel_problems import (
     ADAPTATION,
     PAIRS,
@@ -42,22 +42,6 @@ DISTANCE_UNITS = 20
 
 every_kernel = pytest.mark.parametrize("kernel", ADAPTATION)
 every_pair = pytest.mark.parametrize(("dtype", "kind"), PAIRS)
-
-
-def in_every_order(cuda: ModuleType, outputs: Shapes, call: Callable[..., None]) -> list[Array]:
-    """The outputs of a launch, which are the same bits in whatever order threads and blocks run."""
-    try:
-        results = []
-        for order in ("forward", "reverse", "random"):
-            cuda.set_order(order, 1)
-            results.append(call_guarded(outputs, call))
-    finally:
-        cuda.set_order("forward", 0)
-    first, *others = results
-    for other in others:
-        for ours, theirs in zip(other, first, strict=True):
-            assert ours.tobytes() == theirs.tobytes()
-    return first
 
 
 def run(cuda: ModuleType, problem: Neighbourhood, chunk: int | None = None) -> list[Array]:

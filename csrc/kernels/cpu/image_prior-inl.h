@@ -73,8 +73,8 @@ inline void priors(const ImagePrior<T>& p, const T* images, const T* weights, in
   const T along_height = p.down, along_width = p.right;
   const int64_t lag = p.lag, width = p.row;
   for (int64_t i = begin; i < end; ++i) {
-    const T* image = images + i * p.size();
-    T* out = gradient == nullptr ? nullptr : gradient + i * p.size();
+    const T* image = images + i * size_of(p);
+    T* out = gradient == nullptr ? nullptr : gradient + i * size_of(p);
     const T norm = norm_of(p, image), toward_zero = slope_of_norm(p, norm), weight = weights[i];
     double sum = static_cast<double>(p.norm * norm);
     for_rows(p, image, scratch, [&](int64_t at, const T* up, const T* here, const T* down) {
@@ -105,8 +105,8 @@ inline void steps(const ImagePrior<T>& p, const T* grad, const T* weights, const
   const T along_height = p.down, along_width = p.right;
   const int64_t lag = p.lag, width = p.row;
   for (int64_t i = begin; i < end; ++i) {
-    T* image = images + i * p.size();
-    const T* given = grad + i * p.size();
+    T* image = images + i * size_of(p);
+    const T* given = grad + i * size_of(p);
     const T toward_zero = slope_of_norm(p, p.norm == T(0) ? T(0) : norm_of(p, image));
     const T weight = weights[i], rate = rates[i];
     for_rows(p, image, scratch, [&](int64_t at, const T* up, const T* here, const T* down) {

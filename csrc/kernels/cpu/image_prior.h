@@ -2,22 +2,10 @@
 #pragma once
 #include <cstdint>
 
+#include "../common/image_prior.h"
 #include "simd.h"
 
 namespace clfast::cpu {
-
-// An image is `planes` planes of `height` rows of `row` elements in one piece, in which neighbours
-// along the width are `lag` apart: with channels first a plane is a channel and lag is 1, with
-// channels last there is one plane, and lag is the number of channels.
-template <class T>
-struct ImagePrior {
-  int64_t planes, height, row, lag;
-  T down, right;  // what a squared or absolute difference of neighbours counts, along either side
-  T norm;         // what an image's Euclidean norm counts
-  bool absolute;  // differences count as they are, not squared
-
-  inline int64_t size() const { return planes * height * row; }
-};
 
 // Images [begin, end). image_prior: values [M]; gradient [M, size], of weights[i] times the value,
 // or null. recall_step: images -= rates[i] (grad + weights[i] gradient of the value). scratch:

@@ -133,26 +133,6 @@ std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logi
   return {loss, d_old, d_new};
 }
 
-std::tuple<Tensor, Tensor, Tensor> recall_loss(const Tensor& old_logits, const Tensor& new_logits,
-                                               const Tensor& present_classes,
-                                               double divergence_weight, double not_local_old,
-                                               double not_local_new, double diversity,
-                                               double sharpness, std::string divergence,
-                                               const std::optional<Tensor>& multiplicity) {
-  return recall("recall_loss", old_logits, new_logits, present_classes,
-                {divergence_weight, not_local_old, not_local_new, diversity, sharpness}, divergence,
-                multiplicity);
-}
-
-std::tuple<Tensor, Tensor, Tensor> recall_gradients(
-    const Tensor& old_logits, const Tensor& new_logits, const Tensor& present_classes,
-    double divergence_weight, double not_local_old, double not_local_new, double diversity,
-    double sharpness, std::string divergence, const std::optional<Tensor>& multiplicity) {
-  return recall("recall_gradients", old_logits, new_logits, present_classes,
-                {divergence_weight, not_local_old, not_local_new, diversity, sharpness}, divergence,
-                multiplicity);
-}
-
 std::tuple<Tensor, Tensor, Tensor> divergence(const Tensor& p_logits, const Tensor& q_logits,
                                               std::string kind) {
   const char* op = "divergence";
@@ -202,37 +182,18 @@ std::tuple<Tensor, Tensor> soft_cross_entropy(const Tensor& logits, const Tensor
   return {loss, gradient};
 }
 
-template <class T>
-cpu::ImagePrior<T> prior_of(const ImageInputs& in, double tv_weight, double l2_weight,
-                            bool absolute) {
-  return {in.planes(),
-          in.height,
-          in.row(),
-          in.lag(),
-          static_cast<T>(tv_weight * in.share_down()),
-          static_cast<T>(tv_weight * in.share_right()),
-          static_cast<T>(in.pixels() > 0 ? l2_weight / in.pixels() : 0),
-          absolute};
-}
-
-// The value of a prior and its gradient, in the order of the images' memory; an empty tensor
-// without one.
 std::tuple<Tensor, Tensor> prior(const char* op, const ImageInputs& in, double tv_weight,
                                  double l2_weight, bool absolute, bool with_gradient) {
-  Tensor gradient = with_gradient ? torch::stable::new_empty(in.images,
-                                                             {in.images.size(0), in.images.size(1),
-                                                              in.images.size(2), in.images.size(3)},
-                                                             in.dtype)
-                                  : torch::stable::new_empty(in.images, {0}, in.dtype);
+  Tensor gradient = gradient_like(in, with_gradient);
   Tensor value;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const cpu::ImagePrior<T> p = prior_of<T>(in, tv_weight, l2_weight, absolute);
+    const ImagePrior<T> p = prior_of<T>(in, tv_weight, l2_weight, absolute);
     const std::vector<T> weights = row_weights<T>(op, in.multiplicity, in.count);
     std::vector<T> values(in.count);
     const T* images = in.images.const_data_ptr<T>();
     T* out = with_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
-    for_ranges(p.size() > 0 ? in.count : 0, p.size(), [&](int64_t begin, int64_t end) {
+    for_ranges(size_of(p) > 0 ? in.count : 0, size_of(p), [&](int64_t begin, int64_t end) {
       std::vector<T> scratch(cpu::image_prior_scratch(p));
       cpu::image_prior(p, images, weights.data(), begin, end, scratch.data(), values.data(), out);
     });
@@ -243,23 +204,6 @@ std::tuple<Tensor, Tensor> prior(const char* op, const ImageInputs& in, double t
   return {value, with_gradient && in.channels_last ? channels_in_front(gradient) : gradient};
 }
 
-std::tuple<Tensor, Tensor> image_prior(const Tensor& images, double tv_weight, double l2_weight,
-                                       const std::optional<Tensor>& multiplicity,
-                                       bool with_gradient) {
-  const char* op = "image_prior";
-  const ImageInputs in = check_images(op, images, multiplicity);
-  check_weight(op, "tv_weight", tv_weight, in.dtype);
-  check_weight(op, "l2_weight", l2_weight, in.dtype);
-  return prior(op, in, tv_weight, l2_weight, false, with_gradient);
-}
-
-std::tuple<Tensor, Tensor> total_variation(const Tensor& images, std::string norm,
-                                           bool with_gradient) {
-  const char* op = "total_variation";
-  const ImageInputs in = check_images(op, images, std::nullopt);
-  return prior(op, in, 1, 0, check_norm(op, norm), with_gradient);
-}
-
 void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight, double l2_weight,
                   const std::optional<Tensor>& multiplicity, bool per_copy) {
   const char* op = "recall_step_";
@@ -267,7 +211,7 @@ void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight
   const ImageInputs& in = step.in;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const cpu::ImagePrior<T> p = prior_of<T>(in, tv_weight, l2_weight, false);
+    const ImagePrior<T> p = prior_of<T>(in, tv_weight, l2_weight, false);
     const std::vector<T> weights = row_weights<T>(op, in.multiplicity, in.count);
     std::vector<T> rates(in.count, static_cast<T>(lr));
     for (int64_t i = 0; per_copy && in.multiplicity.has_value() && i < in.count; ++i) {
@@ -275,7 +219,7 @@ void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight
     }
     const T* given = step.grad.const_data_ptr<T>();
     T* out = in.images.mutable_data_ptr<T>();
-    for_ranges(p.size() > 0 ? in.count : 0, p.size(), [&](int64_t begin, int64_t end) {
+    for_ranges(size_of(p) > 0 ? in.count : 0, size_of(p), [&](int64_t begin, int64_t end) {
       std::vector<T> scratch(cpu::image_prior_scratch(p));
       cpu::recall_step(p, given, weights.data(), rates.data(), begin, end, scratch.data(), out);
     });
@@ -288,11 +232,11 @@ void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight
 }  // namespace clfast::ops
 
 STABLE_TORCH_LIBRARY_IMPL(clfast, CPU, m) {
-  m.impl("recall_loss", TORCH_BOX(&clfast::ops::recall_loss));
-  m.impl("recall_gradients", TORCH_BOX(&clfast::ops::recall_gradients));
+  m.impl("recall_loss", TORCH_BOX(&clfast::ops::recall_loss<clfast::ops::recall>));
+  m.impl("recall_gradients", TORCH_BOX(&clfast::ops::recall_gradients<clfast::ops::recall>));
   m.impl("divergence", TORCH_BOX(&clfast::ops::divergence));
   m.impl("soft_cross_entropy", TORCH_BOX(&clfast::ops::soft_cross_entropy));
-  m.impl("image_prior", TORCH_BOX(&clfast::ops::image_prior));
-  m.impl("total_variation", TORCH_BOX(&clfast::ops::total_variation));
+  m.impl("image_prior", TORCH_BOX(&clfast::ops::image_prior<clfast::ops::prior>));
+  m.impl("total_variation", TORCH_BOX(&clfast::ops::total_variation<clfast::ops::prior>));
   m.impl("recall_step_", TORCH_BOX(&clfast::ops::recall_step_));
 }
