@@ -197,7 +197,7 @@ def permuted_mnist(
 @click.option(
     "--old-stored",
     type=click.IntRange(1),
-    help="Samples of each old class in the memory when the online stream begins; default: all.",
+    help="The online stream alone, with so many samples of each old class in the memory at first.",
 )
 @_out("cifar")
 def cifar(
@@ -214,6 +214,8 @@ def cifar(
     from .experiments.cifar import load_cifar100
 
     config = experiment.CifarAdaptation(seeds=seeds, threads=threads, old_stored=old_stored)
+    if old_stored is not None:
+        config = dataclasses.replace(config, ratios=())
     try:
         train, test = load_cifar100(root)
         if tune:
