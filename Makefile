@@ -11,7 +11,7 @@ CLFAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
 export CLFAST_CUDA
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-FAMILY ?= retrieval,adaptation
+FAMILY ?= retrieval,adaptation,recall
 OUT ?= gpu-check
 PROCESSES ?= 5
 

@@ -33,8 +33,8 @@ from .tables import MeanStd, Table
 
 Record = dict[str, Any]
 
-# What `tune` found at a3660c0, with another seed than those that are reported and on training images
-# that its memory did not hold.
+# What `tune` found at a3660c0, with another seed than those that are reported and on training
+# images that its memory did not hold.
 ONLINE = MethodOptions(base_lr=5e-3, theta=0.03, gamma=0.3, lr=3e-3, steps=20, beta=0.7, eta=1.5)
 INCREMENTAL = MethodOptions(
     base_lr=2e-3, theta=0.3, gamma=0.1, lr=3e-3, steps=20, beta=0.97, eta=1.0

@@ -45,7 +45,8 @@ void recall_gradients(int level, const py::object& problem, int64_t pieces, cons
     const std::vector<T> weights = row_weights<T>(problem, rows);
     const int64_t count = extent(problem.attr("present"), 0);
     const int64_t* listed = field<int64_t>(problem, "present", {count});
-    Scratch<T> present(classes, 0);
+    const int64_t width = cpu::padded_classes(classes);
+    Scratch<T> present(width, 0), slopes(width, 0);
     for (int64_t i = 0; i < count; ++i) present.data()[listed[i]] += T(1) / static_cast<T>(count);
     const cpu::RecallProblem<T> p{field<T>(problem, "old_logits", {rows, classes}),
                                   field<T>(problem, "new_logits", {rows, classes}),
@@ -59,19 +60,20 @@ void recall_gradients(int level, const py::object& problem, int64_t pieces, cons
                                   number<T>(problem, "diversity"),
                                   number<T>(problem, "sharpness"),
                                   divergence_of(problem)};
-    Scratch<T> tops(2 * rows), log_sums(2 * rows), slopes(classes), terms(classes), values(rows);
+    Scratch<T> tops(2 * rows), log_sums(2 * rows), terms(classes), values(rows);
     const cpu::RecallState<T> state{tops.data(), log_sums.data(), slopes.data()};
     T* old_out = data_of<T>(d_old, "d_old", {rows, classes});
     T* new_out = data_of<T>(d_new, "d_new", {rows, classes});
     for_pieces(rows, pieces, [&](int64_t begin, int64_t end) {
-      cpu::recall_predictions(p, begin, end, state, old_out, new_out);
+      cpu::recall_predictions(p, begin, end, Scratch<T>(cpu::recall_scratch(classes)).data(), state,
+                              old_out, new_out);
     });
     for_pieces(classes, pieces, [&](int64_t begin, int64_t end) {
       cpu::recall_diversity(p, begin, end, old_out, state, terms.data());
     });
     for_pieces(rows, pieces, [&](int64_t begin, int64_t end) {
-      cpu::recall_gradients(p, begin, end, Scratch<T>(2 * classes).data(), state, old_out, new_out,
-                            values.data());
+      cpu::recall_gradients(p, begin, end, Scratch<T>(cpu::recall_scratch(classes)).data(), state,
+                            old_out, new_out, values.data());
     });
     double constant = p.divergence_weight;
     for (int64_t i = 0; i < classes; ++i) constant += double(p.diversity) * terms.data()[i];
@@ -88,7 +90,8 @@ void divergence(int level, const py::object& problem, int64_t pieces, const py::
     for_pieces(rows, pieces, [&](int64_t begin, int64_t end) {
       cpu::divergence(field<T>(problem, "p_logits", {rows, classes}),
                       field<T>(problem, "q_logits", {rows, classes}), classes,
-                      divergence_of(problem), begin, end, Scratch<T>(2 * classes).data(),
+                      divergence_of(problem), begin, end,
+                      Scratch<T>(cpu::divergence_scratch(classes)).data(),
                       data_of<T>(values, "values", {rows}), data_of<T>(d_p, "d_p", {rows, classes}),
                       data_of<T>(d_q, "d_q", {rows, classes}));
     });
@@ -108,8 +111,9 @@ void soft_cross_entropy(int level, const py::object& problem, int64_t pieces,
                                             classes, weights.data(),
                                             T(1) / number<T>(problem, "temperature")};
     for_pieces(rows, pieces, [&](int64_t begin, int64_t end) {
-      cpu::soft_cross_entropy(p, begin, end, Scratch<T>(classes).data(), values.data(),
-                              data_of<T>(gradient, "gradient", {rows, classes}));
+      cpu::soft_cross_entropy(p, begin, end,
+                              Scratch<T>(cpu::soft_cross_entropy_scratch(classes)).data(),
+                              values.data(), data_of<T>(gradient, "gradient", {rows, classes}));
     });
     write_total(0.0, weights, values, loss);
   });

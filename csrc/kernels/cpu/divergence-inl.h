@@ -9,20 +9,24 @@ inline void divergence_of_rows(const T* p_logits, const T* q_logits, int64_t cla
                                Divergence kind, int64_t begin, int64_t end, T* scratch, T* values,
                                T* d_p, T* d_q) {
   const DivergenceForm<T> form = form_of<T>(kind);
+  const int64_t width = padded_classes(classes);
+  T *p_row = scratch, *q_row = p_row + width, *p = q_row + width, *q = p + width, *x = q + width,
+    *y = x + width;
   for (int64_t row = begin; row < end; ++row) {
-    const T *p_row = p_logits + row * classes, *q_row = q_logits + row * classes;
-    T *p = d_p + row * classes, *q = d_q + row * classes;
-    const Softmax<T> of_p = softmax(p_row, classes, T(1), p);
-    const Softmax<T> of_q = softmax(q_row, classes, T(1), q);
-    const DivergenceRow<T> d =
-        divergence_row(form, classes, p_row, q_row, of_p, of_q, p, q, scratch, scratch + classes);
+    const int64_t at = row * classes;
+    take_logits(p_logits + at, classes, width, p_row);
+    take_logits(q_logits + at, classes, width, q_row);
+    const Softmax<T> of_p = softmax(p_row, width, T(1), p);
+    const Softmax<T> of_q = softmax(q_row, width, T(1), q);
+    const DivergenceRow<T> d = divergence_row(form, width, p_row, q_row, of_p, of_q, p, q, x, y);
     values[row] = d.value();
 #pragma omp simd
-    for (int64_t i = 0; i < classes; ++i) {
-      const T p_slope = d.old_slope(i), q_slope = d.new_slope(i);
-      p[i] = p_slope;
-      q[i] = q_slope;
+    for (int64_t i = 0; i < width; ++i) {
+      p_row[i] = d.old_slope(i);
+      q_row[i] = d.new_slope(i);
     }
+    for (int64_t i = 0; i < classes; ++i) d_p[at + i] = p_row[i];
+    for (int64_t i = 0; i < classes; ++i) d_q[at + i] = q_row[i];
   }
 }
 

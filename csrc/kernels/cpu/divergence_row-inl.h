@@ -6,11 +6,12 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
+// Arrays are [width], as take_logits() pads them.
 template <class T>
 struct DivergenceRow {
   DivergenceForm<T> form;
-  const T *p, *q;    // [C]
-  const T *x, *y;    // [C]
+  const T *p, *q;
+  const T *x, *y;
   T mean_x, mean_y;  // under p and q
 
   inline T value() const { return T(0.5) * (mean_x + mean_y); }
@@ -22,9 +23,9 @@ struct DivergenceRow {
   }
 };
 
-// Of softmax() of both logits, with p and q as it left them. x, y: [C] of scratch.
+// Of softmax() of both logits, with p and q as it left them. x, y: scratch.
 template <class T>
-inline DivergenceRow<T> divergence_row(const DivergenceForm<T>& given, int64_t classes,
+inline DivergenceRow<T> divergence_row(const DivergenceForm<T>& given, int64_t width,
                                        const T* old_logits, const T* new_logits,
                                        const Softmax<T>& old_softmax, const Softmax<T>& new_softmax,
                                        const T* p, const T* q, T* x, T* y) {
@@ -32,7 +33,7 @@ inline DivergenceRow<T> divergence_row(const DivergenceForm<T>& given, int64_t c
   const Softmax<T> of_old = old_softmax, of_new = new_softmax;
   T mean_x = 0, mean_y = 0;
 #pragma omp simd reduction(+ : mean_x, mean_y)
-  for (int64_t i = 0; i < classes; ++i) {
+  for (int64_t i = 0; i < width; ++i) {
     const T log_p = of_old.log_of_share(old_logits[i]), log_q = of_new.log_of_share(new_logits[i]);
     const T mean = T(0.5) * (p[i] + q[i]);
     const T log_mean = log_of(mean < smallest_mean<T>() ? smallest_mean<T>() : mean);

@@ -10,9 +10,11 @@ namespace clfast::cpu::CLFAST_LEVEL {
 // the border is then 0, as it should be, and all elements are treated alike.
 template <class T>
 inline void take_row(const ImagePrior<T>& p, const T* row, T* out) {
-  memcpy(out + p.lag, row, static_cast<size_t>(p.row) * sizeof(T));
-  memcpy(out, row, static_cast<size_t>(p.lag) * sizeof(T));
-  memcpy(out + p.lag + p.row, row + p.row - p.lag, static_cast<size_t>(p.lag) * sizeof(T));
+  const int64_t lag = p.lag, width = p.row;  // rows are short: calls of memcpy would cost more
+#pragma omp simd
+  for (int64_t j = 0; j < width; ++j) out[lag + j] = row[j];
+  for (int64_t j = 0; j < lag; ++j) out[j] = row[j];
+  for (int64_t j = 0; j < lag; ++j) out[lag + width + j] = row[width - lag + j];
 }
 
 // f(at, up, here, down) for all rows of an image: where it starts, and the rows as take_row() left

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "padded_classes.h"
 #include "simd.h"
 
 namespace clfast::cpu {
@@ -14,13 +15,17 @@ struct SoftCrossEntropyProblem {
   T sharpening;          // 1 / temperature
 };
 
-// Rows [begin, end): values [M], to be summed under row_weights, and gradient [M, C]. scratch: C
-// elements.
+// Rows [begin, end): values [M], to be summed under row_weights, and gradient [M, C]. scratch:
+// soft_cross_entropy_scratch() elements.
 #define CLFAST_SOFT_CROSS_ENTROPY(T)                                                             \
   void soft_cross_entropy(const SoftCrossEntropyProblem<T>& problem, int64_t begin, int64_t end, \
                           T* scratch, T* values, T* gradient);
 CLFAST_SOFT_CROSS_ENTROPY(float)
 CLFAST_SOFT_CROSS_ENTROPY(double)
 CLFAST_DECLARE_PER_LEVEL(CLFAST_SOFT_CROSS_ENTROPY(float) CLFAST_SOFT_CROSS_ENTROPY(double))
+
+static inline int64_t soft_cross_entropy_scratch(int64_t classes) {
+  return 3 * padded_classes(classes);
+}
 
 }  // namespace clfast::cpu

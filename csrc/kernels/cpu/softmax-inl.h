@@ -15,6 +15,14 @@ inline T largest(const T* x, int64_t count) {
   return maximum;
 }
 
+// A row of logits in `width` >= count elements, a whole number of vectors: classes behind the last
+// have probability 0, and a logarithm of it that is finite.
+template <class T>
+inline void take_logits(const T* row, int64_t count, int64_t width, T* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = row[i];
+  for (int64_t i = count; i < width; ++i) out[i] = T(-1e30);
+}
+
 // log p_i = (z_i - top) scale - log_sum.
 template <class T>
 struct Softmax {

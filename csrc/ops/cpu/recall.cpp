@@ -74,7 +74,7 @@ template <class T>
 std::vector<T> shares_of_present(const char* op, const Tensor& present, int64_t classes) {
   const int64_t* listed = present.const_data_ptr<int64_t>();
   const int64_t count = present.size(0);
-  std::vector<T> shares(classes, T(0));
+  std::vector<T> shares(cpu::padded_classes(classes), T(0));
   for (int64_t i = 0; i < count; ++i) {
     CLFAST_CHECK(listed[i] >= 0 && listed[i] < classes, op, ": present_classes[", i, "] is ",
                  listed[i], ", outside [0, ", classes, "), the classes");
@@ -109,18 +109,20 @@ std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logi
                                         static_cast<T>(w.diversity),
                                         static_cast<T>(w.sharpness),
                                         in.divergence};
-    std::vector<T> state(5 * z.rows + 2 * z.classes);
+    const int64_t width = cpu::padded_classes(z.classes);
+    std::vector<T> state(5 * z.rows + 2 * width);
     const cpu::RecallState<T> s{state.data(), state.data() + 2 * z.rows, state.data() + 4 * z.rows};
-    T *terms = s.slopes + z.classes, *values = terms + z.classes;
+    T *terms = s.slopes + width, *values = terms + width;
     T *old_out = d_old.mutable_data_ptr<T>(), *new_out = d_new.mutable_data_ptr<T>();
     for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
-      cpu::recall_predictions(problem, begin, end, s, old_out, new_out);
+      std::vector<T> scratch(cpu::recall_scratch(z.classes));
+      cpu::recall_predictions(problem, begin, end, scratch.data(), s, old_out, new_out);
     });
     for_ranges(z.classes, z.rows, [&](int64_t begin, int64_t end) {
       cpu::recall_diversity(problem, begin, end, old_out, s, terms);
     });
     for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
-      std::vector<T> scratch(2 * z.classes);
+      std::vector<T> scratch(cpu::recall_scratch(z.classes));
       cpu::recall_gradients(problem, begin, end, scratch.data(), s, old_out, new_out, values);
     });
     double diversity = 0;
@@ -147,7 +149,7 @@ std::tuple<Tensor, Tensor, Tensor> divergence(const Tensor& p_logits, const Tens
     T *values = out.mutable_data_ptr<T>(), *p_out = d_p.mutable_data_ptr<T>(),
       *q_out = d_q.mutable_data_ptr<T>();
     for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
-      std::vector<T> scratch(2 * z.classes);
+      std::vector<T> scratch(cpu::divergence_scratch(z.classes));
       cpu::divergence(p, q, z.classes, form, begin, end, scratch.data(), values, p_out, q_out);
     });
     raise_on_nan_loss<T>(op, holds_nan<T>(out), {{"p_logits", &z.first}, {"q_logits", &z.second}});
@@ -172,7 +174,7 @@ std::tuple<Tensor, Tensor> soft_cross_entropy(const Tensor& logits, const Tensor
     std::vector<T> values(z.rows);
     T* out = gradient.mutable_data_ptr<T>();
     for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
-      std::vector<T> scratch(z.classes);
+      std::vector<T> scratch(cpu::soft_cross_entropy_scratch(z.classes));
       cpu::soft_cross_entropy(problem, begin, end, scratch.data(), values.data(), out);
     });
     const double sum = weighted_sum<T>(weights, values.data());

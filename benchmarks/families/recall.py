@@ -1,0 +1,259 @@
+"""Cases of `clfast.ops.recall`: losses together with their gradients, as an optimisation of images
+asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from clfast import ops, reference
+
+from ..case import Case, Variant, Work, forms, in_float64, relative_error
+from ..opponents import recall as opponents
+from ..opponents.recall import Logits
+
+FLOAT = 4  # bytes
+LR = 0.01
+
+
+class Images(NamedTuple):
+    images: Tensor  # [M, Ch, H, W]
+    grad: Tensor  # [M, Ch, H, W]
+
+
+def _logits(M: int, C: int) -> Callable[[Generator], Logits]:
+    def make(generator: Generator) -> Logits:
+        old, new = (2 * torch.randn(M, C, generator=generator) for _ in range(2))
+        return Logits(old, new, torch.arange(0, C, max(2, C // 10)))
+
+    return make
+
+
+def _of_logits(
+    op: str,
+    M: int,
+    C: int,
+    variants: list[Variant],
+    oracle: Callable[[Any], Any],
+    *,
+    written: int,
+    flops: int,
+    how: str = "",
+) -> Case:
+    return Case(
+        op=op,
+        size={"M": M, "C": C, **({"how": how} if how else {})},
+        inputs=_logits(M, C),
+        oracle=lambda x: oracle(in_float64(x)),
+        error=lambda output, expected, _: relative_error(output, expected),
+        tolerance=1e-4,
+        work=lambda _: Work(2 * FLOAT * M * C, written * FLOAT * M * C, flops * M * C),
+        variants=tuple(variants),
+        small=M * C <= 100,
+    )
+
+
+def _gradients_of(x: Logits) -> tuple[Tensor, ...]:
+    return reference.recall.recall_gradients(*x)
+
+
+def _recall_opponents() -> list[Variant]:
+    return [
+        Variant("loops over classes", "loop", opponents.recall_as_published, tuple),
+        Variant("autograd", "torch", opponents.recall_by_autograd, tuple),
+        Variant("grad_and_value, compiled", "compiled", opponents.recall_by_func, tuple),
+        *forms("closed form", opponents.recall_by_hand, tuple),
+    ]
+
+
+def recall_gradients(M: int, C: int) -> Case:
+    """Loss and both gradients in one call, without autograd."""
+    clfast = Variant("clfast", "clfast", ops.recall_gradients, tuple)
+    variants = [clfast, *_recall_opponents()]
+    return _of_logits("recall_gradients", M, C, variants, _gradients_of, written=2, flops=60)
+
+
+def recall_loss(M: int, C: int) -> Case:
+    """The differentiable loss and its backward pass."""
+
+    @torch.enable_grad()
+    def differentiated(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
+        old, new = old.detach().requires_grad_(), new.detach().requires_grad_()
+        loss = ops.recall_loss(old, new, present)
+        return (loss.detach(), *torch.autograd.grad(loss, (old, new)))
+
+    clfast = Variant("clfast", "clfast", differentiated, tuple)
+    return _of_logits(
+        "recall_loss",
+        *(M, C, [clfast, *_recall_opponents()], _gradients_of),
+        written=2,
+        flops=60,
+        how="forward and backward",
+    )
+
+
+def soft_cross_entropy(M: int, C: int) -> Case:
+    """The differentiable loss and its backward pass."""
+    pair = lambda x: (x.old, x.new)  # noqa: E731
+
+    @torch.enable_grad()
+    def differentiated(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits.detach().requires_grad_()
+        loss = ops.soft_cross_entropy(logits, target_logits)
+        return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+    @torch.enable_grad()
+    def oracle(x: Logits) -> tuple[Tensor, Tensor]:
+        logits = x.old.requires_grad_()
+        loss = reference.recall.soft_cross_entropy(logits, x.new)
+        return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+    variants = [
+        Variant("clfast", "clfast", differentiated, pair),
+        Variant("loop over classes", "loop", opponents.cross_entropy_as_published, pair),
+        Variant("F.cross_entropy", "torch", opponents.cross_entropy_by_autograd, pair),
+        *forms("closed form", opponents.cross_entropy_by_hand, pair),
+    ]
+    return _of_logits(
+        *("soft_cross_entropy", M, C, variants, oracle),
+        written=1,
+        flops=25,
+        how="forward and backward",
+    )
+
+
+def divergence(M: int, C: int) -> Case:
+    """The differentiable divergences of all rows and their backward pass."""
+    pair = lambda x: (x.old, x.new)  # noqa: E731
+
+    @torch.enable_grad()
+    def differentiated(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
+        p_logits, q_logits = p_logits.detach().requires_grad_(), q_logits.detach().requires_grad_()
+        values = ops.divergence(p_logits, q_logits)
+        return (values.detach(), *torch.autograd.grad(values.sum(), (p_logits, q_logits)))
+
+    @torch.enable_grad()
+    def oracle(x: Logits) -> tuple[Tensor, ...]:
+        p, q = x.old.requires_grad_(), x.new.requires_grad_()
+        values = reference.recall.divergence(p, q)
+        return (values.detach(), *torch.autograd.grad(values.sum(), (p, q)))
+
+    variants = [
+        Variant("clfast", "clfast", differentiated, pair),
+        Variant("autograd", "torch", opponents.divergence_by_autograd, pair),
+        *forms("closed form", opponents.divergence_by_hand, pair),
+    ]
+    return _of_logits(
+        *("divergence", M, C, variants, oracle), written=2, flops=45, how="forward and backward"
+    )
+
+
+def _images(M: int, shape: tuple[int, int, int]) -> Callable[[Generator], Images]:
+    def make(generator: Generator) -> Images:
+        return Images(
+            torch.rand(M, *shape, generator=generator),
+            1e-3 * torch.randn(M, *shape, generator=generator),
+        )
+
+    return make
+
+
+def _of_images(
+    op: str,
+    M: int,
+    shape: tuple[int, int, int],
+    variants: list[Variant],
+    oracle: Callable[[Images], Any],
+    accesses: tuple[int, int],
+) -> Case:
+    elements = M * shape[0] * shape[1] * shape[2]
+    return Case(
+        op=op,
+        size={"M": M, "image": "x".join(map(str, shape))},
+        inputs=_images(M, shape),
+        oracle=lambda x: oracle(in_float64(x)),
+        error=lambda output, expected, _: relative_error(output, expected),
+        tolerance=1e-4,
+        work=lambda _: Work(
+            accesses[0] * FLOAT * elements, accesses[1] * FLOAT * elements, 15 * elements
+        ),
+        variants=tuple(variants),
+        small=elements < 10_000,
+    )
+
+
+def image_prior(M: int, *shape: int) -> Case:
+    """The differentiable prior and its backward pass."""
+    of_image = lambda x: (x.images,)  # noqa: E731
+
+    @torch.enable_grad()
+    def differentiated(images: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.detach().requires_grad_()
+        value = ops.image_prior(images)
+        return value.detach(), torch.autograd.grad(value, images)[0]
+
+    @torch.enable_grad()
+    def oracle(x: Images) -> tuple[Tensor, Tensor]:
+        images = x.images.requires_grad_()
+        value = reference.recall.image_prior(images)
+        return value.detach(), torch.autograd.grad(value, images)[0]
+
+    variants = [
+        Variant("clfast", "clfast", differentiated, of_image),
+        Variant("autograd", "torch", opponents.prior_by_autograd, of_image),
+        Variant("grad_and_value, compiled", "compiled", opponents.prior_by_func, of_image),
+        *forms("hand gradient", opponents.prior_by_hand, of_image),
+        *forms("hand gradient, padded", opponents.prior_by_padding, of_image),
+    ]
+    height_width_channels = (shape[0], shape[1], shape[2])
+    return _of_images("image_prior", M, height_width_channels, variants, oracle, (1, 1))
+
+
+def recall_step(M: int, *shape: int) -> Case:
+    """The prior's gradient and the step; clfast's goes on from its own images, call after call."""
+    given = lambda x: (*x, LR)  # noqa: E731
+
+    def step(images: Tensor, grad: Tensor, lr: float) -> Tensor:
+        ops.recall_step_(images, grad, lr=lr, tv_weight=1.0, l2_weight=1.0)
+        return images
+
+    def oracle(x: Images) -> Tensor:
+        images = x.images.clone()
+        reference.recall.recall_step_(images, x.grad, lr=LR, tv_weight=1.0, l2_weight=1.0)
+        return images
+
+    variants = [
+        Variant("clfast", "clfast", step, lambda x: (x.images.clone(), x.grad, LR)),
+        Variant("autograd", "torch", opponents.step_by_autograd, given),
+        Variant("grad, compiled", "compiled", opponents.step_by_func, given),
+        *forms("hand gradient", opponents.step_by_hand, given),
+        *forms("hand gradient, padded", opponents.step_by_padding, given),
+    ]
+    return _of_images("recall_step_", M, (shape[0], shape[1], shape[2]), variants, oracle, (2, 1))
+
+
+CASES = [
+    recall_gradients(10, 10),
+    recall_gradients(100, 10),
+    recall_gradients(100, 100),
+    recall_gradients(100, 1000),
+    recall_loss(10, 10),
+    recall_loss(100, 10),
+    recall_loss(100, 1000),
+    soft_cross_entropy(10, 10),
+    soft_cross_entropy(100, 100),
+    soft_cross_entropy(100, 1000),
+    divergence(100, 10),
+    divergence(100, 1000),
+    image_prior(10, 1, 28, 28),
+    image_prior(100, 3, 32, 32),
+    image_prior(100, 3, 84, 84),
+    image_prior(128, 3, 224, 224),
+    recall_step(10, 1, 28, 28),
+    recall_step(100, 3, 32, 32),
+    recall_step(100, 3, 84, 84),
+    recall_step(128, 3, 224, 224),
+]
