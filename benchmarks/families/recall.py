@@ -143,6 +143,7 @@ def divergence(M: int, C: int) -> Case:
 
     variants = [
         Variant("clfast", "clfast", differentiated, pair),
+        Variant("loop over rows", "loop", opponents.divergence_as_published, pair),
         Variant("autograd", "torch", opponents.divergence_by_autograd, pair),
         *forms("closed form", opponents.divergence_by_hand, pair),
     ]
@@ -203,13 +204,39 @@ def image_prior(M: int, *shape: int) -> Case:
 
     variants = [
         Variant("clfast", "clfast", differentiated, of_image),
-        Variant("autograd", "torch", opponents.prior_by_autograd, of_image),
+        Variant("autograd", "loop", opponents.prior_by_autograd, of_image),
         Variant("grad_and_value, compiled", "compiled", opponents.prior_by_func, of_image),
         *forms("hand gradient", opponents.prior_by_hand, of_image),
         *forms("hand gradient, padded", opponents.prior_by_padding, of_image),
     ]
-    height_width_channels = (shape[0], shape[1], shape[2])
-    return _of_images("image_prior", M, height_width_channels, variants, oracle, (1, 1))
+    return _of_images("image_prior", M, (shape[0], shape[1], shape[2]), variants, oracle, (1, 1))
+
+
+def total_variation(M: int, *shape: int) -> Case:
+    """Absolute differences, the differentiable value and its backward pass."""
+    of_image = lambda x: (x.images,)  # noqa: E731
+
+    @torch.enable_grad()
+    def differentiated(images: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.detach().requires_grad_()
+        value = ops.total_variation(images, norm="abs")
+        return value.detach(), torch.autograd.grad(value, images)[0]
+
+    @torch.enable_grad()
+    def oracle(x: Images) -> tuple[Tensor, Tensor]:
+        images = x.images.requires_grad_()
+        value = reference.recall.total_variation(images, norm="abs")
+        return value.detach(), torch.autograd.grad(value, images)[0]
+
+    variants = [
+        Variant("clfast", "clfast", differentiated, of_image),
+        Variant("autograd", "loop", opponents.variation_by_autograd, of_image),
+        Variant("grad_and_value, compiled", "compiled", opponents.variation_by_func, of_image),
+        *forms("hand gradient", opponents.variation_by_hand, of_image),
+    ]
+    return _of_images(
+        "total_variation", M, (shape[0], shape[1], shape[2]), variants, oracle, (1, 1)
+    )
 
 
 def recall_step(M: int, *shape: int) -> Case:
@@ -227,7 +254,7 @@ def recall_step(M: int, *shape: int) -> Case:
 
     variants = [
         Variant("clfast", "clfast", step, lambda x: (x.images.clone(), x.grad, LR)),
-        Variant("autograd", "torch", opponents.step_by_autograd, given),
+        Variant("autograd", "loop", opponents.step_by_autograd, given),
         Variant("grad, compiled", "compiled", opponents.step_by_func, given),
         *forms("hand gradient", opponents.step_by_hand, given),
         *forms("hand gradient, padded", opponents.step_by_padding, given),
@@ -246,12 +273,15 @@ CASES = [
     soft_cross_entropy(10, 10),
     soft_cross_entropy(100, 100),
     soft_cross_entropy(100, 1000),
+    divergence(10, 10),
     divergence(100, 10),
     divergence(100, 1000),
     image_prior(10, 1, 28, 28),
     image_prior(100, 3, 32, 32),
     image_prior(100, 3, 84, 84),
     image_prior(128, 3, 224, 224),
+    total_variation(10, 1, 28, 28),
+    total_variation(100, 3, 32, 32),
     recall_step(10, 1, 28, 28),
     recall_step(100, 3, 32, 32),
     recall_step(100, 3, 84, 84),

@@ -147,7 +147,25 @@ def divergence_by_autograd(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, 
     return (values.detach(), *torch.autograd.grad(values.sum(), (p_logits, q_logits)))
 
 
-# --- image_prior: (value, gradient); recall_step: images ------------------------------------------
+@torch.enable_grad()
+def divergence_as_published(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
+    """By F.kl_div, one row after another: it averages over the batch that it is given."""
+    p_logits, q_logits = p_logits.detach().requires_grad_(), q_logits.detach().requires_grad_()
+    p, q = p_logits.softmax(1), q_logits.softmax(1)
+    mean = (p + q) / 2
+    rows = [
+        (
+            F.kl_div(p[i].log(), mean[i], reduction="sum")
+            + F.kl_div(q[i].log(), mean[i], reduction="sum")
+        )
+        / 2
+        for i in range(len(p))
+    ]
+    values = torch.stack(rows)
+    return (values.detach(), *torch.autograd.grad(values.sum(), (p_logits, q_logits)))
+
+
+# --- image_prior: (value, gradient); total_variation: the same; recall_step: images ---------------
 
 
 def prior_value(images: Tensor) -> Tensor:
@@ -206,6 +224,37 @@ def prior_by_padding(images: Tensor) -> tuple[Tensor, Tensor]:
         + images * (of_norm / norms)[:, None, None, None]
     )
     return value, slope
+
+
+def absolute_variation(images: Tensor) -> Tensor:
+    m, channels, height, width = images.shape
+    down = (images[:, :, 1:] - images[:, :, :-1]).abs().sum() / ((height - 1) * width)
+    right = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().sum() / (height * (width - 1))
+    return 2 * (down + right) / (m * channels)
+
+
+@torch.enable_grad()
+def variation_by_autograd(images: Tensor) -> tuple[Tensor, Tensor]:
+    images = images.detach().requires_grad_()
+    value = absolute_variation(images)
+    return value.detach(), torch.autograd.grad(value, images)[0]
+
+
+def variation_by_func(images: Tensor) -> tuple[Tensor, Tensor]:
+    slope, value = torch.func.grad_and_value(absolute_variation)(images)
+    return value, slope
+
+
+def variation_by_hand(images: Tensor) -> tuple[Tensor, Tensor]:
+    m, channels, height, width = images.shape
+    down = images[:, :, 1:] - images[:, :, :-1]
+    right = images[:, :, :, 1:] - images[:, :, :, :-1]
+    of_down = 2 / (m * channels * (height - 1) * width)
+    of_right = 2 / (m * channels * height * (width - 1))
+    value = of_down * down.abs().sum() + of_right * right.abs().sum()
+    down, right = of_down * down.sign(), of_right * right.sign()
+    slope = F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1))
+    return value, slope + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
 
 
 def step_by_autograd(images: Tensor, grad: Tensor, lr: float) -> Tensor:
