@@ -1,5 +1,6 @@
 """Cases of `clfast.ops.recall`: losses together with their gradients, as an optimisation of images
-asks for them."""
+asks for them. Where the op takes part in autograd, so do the opponents, but for torch.func's
+compiled gradients, which are spared it; closed forms stand beside the ops that are closed forms."""
 
 from __future__ import annotations
 
@@ -65,7 +66,6 @@ def _recall_opponents() -> list[Variant]:
         Variant("loops over classes", "loop", opponents.recall_as_published, tuple),
         Variant("autograd", "torch", opponents.recall_by_autograd, tuple),
         Variant("grad_and_value, compiled", "compiled", opponents.recall_by_func, tuple),
-        *forms("closed form", opponents.recall_by_hand, tuple),
     ]
 
 
@@ -115,7 +115,7 @@ def soft_cross_entropy(M: int, C: int) -> Case:
         Variant("clfast", "clfast", differentiated, pair),
         Variant("loop over classes", "loop", opponents.cross_entropy_as_published, pair),
         Variant("F.cross_entropy", "torch", opponents.cross_entropy_by_autograd, pair),
-        *forms("closed form", opponents.cross_entropy_by_hand, pair),
+        Variant("grad_and_value, compiled", "compiled", opponents.cross_entropy_by_func, pair),
     ]
     return _of_logits(
         *("soft_cross_entropy", M, C, variants, oracle),
@@ -145,7 +145,7 @@ def divergence(M: int, C: int) -> Case:
         Variant("clfast", "clfast", differentiated, pair),
         Variant("loop over rows", "loop", opponents.divergence_as_published, pair),
         Variant("autograd", "torch", opponents.divergence_by_autograd, pair),
-        *forms("closed form", opponents.divergence_by_hand, pair),
+        Variant("grad, compiled", "compiled", opponents.divergence_by_func, pair),
     ]
     return _of_logits(
         *("divergence", M, C, variants, oracle), written=2, flops=45, how="forward and backward"
@@ -205,9 +205,8 @@ def image_prior(M: int, *shape: int) -> Case:
     variants = [
         Variant("clfast", "clfast", differentiated, of_image),
         Variant("autograd", "loop", opponents.prior_by_autograd, of_image),
+        Variant("grad_and_value", "torch", opponents.prior_by_func, of_image),
         Variant("grad_and_value, compiled", "compiled", opponents.prior_by_func, of_image),
-        *forms("hand gradient", opponents.prior_by_hand, of_image),
-        *forms("hand gradient, padded", opponents.prior_by_padding, of_image),
     ]
     return _of_images("image_prior", M, (shape[0], shape[1], shape[2]), variants, oracle, (1, 1))
 
@@ -231,8 +230,8 @@ def total_variation(M: int, *shape: int) -> Case:
     variants = [
         Variant("clfast", "clfast", differentiated, of_image),
         Variant("autograd", "loop", opponents.variation_by_autograd, of_image),
+        Variant("grad_and_value", "torch", opponents.variation_by_func, of_image),
         Variant("grad_and_value, compiled", "compiled", opponents.variation_by_func, of_image),
-        *forms("hand gradient", opponents.variation_by_hand, of_image),
     ]
     return _of_images(
         "total_variation", M, (shape[0], shape[1], shape[2]), variants, oracle, (1, 1)

@@ -116,34 +116,37 @@ def cross_entropy_by_autograd(logits: Tensor, target_logits: Tensor) -> tuple[Te
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
 
 
-def cross_entropy_by_hand(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
-    log_q, target = logits.log_softmax(1), target_logits.softmax(1)
-    loss = -(target * log_q).sum() / len(logits)
-    return loss, (log_q.exp() - target) / len(logits)
+def cross_entropy_value(logits: Tensor, target_logits: Tensor) -> Tensor:
+    return -(target_logits.softmax(1) * logits.log_softmax(1)).sum() / len(logits)
+
+
+def cross_entropy_by_func(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
+    slope, loss = torch.func.grad_and_value(cross_entropy_value)(logits, target_logits)
+    return loss, slope
 
 
 # --- divergence: ([M], d_p, d_q) ------------------------------------------------------------------
 
 
-def divergence_by_hand(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
+def divergence_values(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     log_p, log_q = p_logits.log_softmax(1), q_logits.log_softmax(1)
-    p, q = log_p.exp(), log_q.exp()
-    mean = (p + q) / 2
-    ratio = mean.log() - (log_p + log_q) / 2
-    mean_p, mean_q = (p * ratio).sum(1, keepdim=True), (q * ratio).sum(1, keepdim=True)
-    return (
-        (mean_p + mean_q)[:, 0] / 2,
-        (p * (ratio + 1 - mean_p) - mean) / 2,
-        (q * (ratio + 1 - mean_q) - mean) / 2,
-    )
+    mean = (log_p.exp() + log_q.exp()) / 2
+    return (mean * (mean.log() - (log_p + log_q) / 2)).sum(1)
+
+
+def divergence_by_func(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
+    def total(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, Tensor]:
+        values = divergence_values(p_logits, q_logits)
+        return values.sum(), values
+
+    slopes, values = torch.func.grad(total, (0, 1), has_aux=True)(p_logits, q_logits)
+    return values, *slopes
 
 
 @torch.enable_grad()
 def divergence_by_autograd(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
     p_logits, q_logits = p_logits.detach().requires_grad_(), q_logits.detach().requires_grad_()
-    log_p, log_q = p_logits.log_softmax(1), q_logits.log_softmax(1)
-    mean = (log_p.exp() + log_q.exp()) / 2
-    values = (mean * (mean.log() - (log_p + log_q) / 2)).sum(1)
+    values = divergence_values(p_logits, q_logits)
     return (values.detach(), *torch.autograd.grad(values.sum(), (p_logits, q_logits)))
 
 
@@ -243,18 +246,6 @@ def variation_by_autograd(images: Tensor) -> tuple[Tensor, Tensor]:
 def variation_by_func(images: Tensor) -> tuple[Tensor, Tensor]:
     slope, value = torch.func.grad_and_value(absolute_variation)(images)
     return value, slope
-
-
-def variation_by_hand(images: Tensor) -> tuple[Tensor, Tensor]:
-    m, channels, height, width = images.shape
-    down = images[:, :, 1:] - images[:, :, :-1]
-    right = images[:, :, :, 1:] - images[:, :, :, :-1]
-    of_down = 2 / (m * channels * (height - 1) * width)
-    of_right = 2 / (m * channels * height * (width - 1))
-    value = of_down * down.abs().sum() + of_right * right.abs().sum()
-    down, right = of_down * down.sign(), of_right * right.sign()
-    slope = F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1))
-    return value, slope + F.pad(right, (1, 0)) - F.pad(right, (0, 1))
 
 
 def step_by_autograd(images: Tensor, grad: Tensor, lr: float) -> Tensor:

@@ -6,7 +6,7 @@ the value by its first tensors. Its backward pass is one product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,11 @@ def value(op: str, inputs: int, *arguments: Any, slope: Slope | None = None) -> 
     otherwise raise.
     """
     if wanted(*arguments[:inputs]):
-        result: Tensor = _Value.apply(op, slope, inputs, *arguments)[0]
+        transformed = (
+            not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        )
+        function = _TransformedValue.value if transformed else _Value.apply
+        result: Tensor = function(op, slope, inputs, *arguments)
         return result
     result = _call.compiled(op, *arguments)[0]
     return result
@@ -41,34 +45,68 @@ def _times(grad: Tensor, slope: Tensor) -> Tensor:
     return grad.reshape(grad.shape + (1,) * (slope.dim() - grad.dim())) * slope
 
 
+def _is_one(grad: Tensor) -> bool:
+    """Whether this is where a backward pass begins, as far as can be told without waiting."""
+    known = not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.dim() == 0
+    return known and float(grad) == 1
+
+
+def _keep(ctx: Any, slopes: tuple[Tensor, ...], op: str, slope: Slope | None, *given: Any) -> None:
+    ctx.op, ctx.slope, ctx.count = op, slope, len(slopes)
+    ctx.save_for_backward(*slopes, *(a for a in given if isinstance(a, Tensor)))
+    ctx.others = [None if isinstance(a, Tensor) else (a,) for a in given]
+
+
 class _Value(torch.autograd.Function):
     @staticmethod
-    def forward(op: str, _slope: Slope | None, _inputs: int, *arguments: Any) -> Any:
-        return tuple(_call.compiled(op, *arguments))
+    def forward(ctx: Any, op: str, slope: Slope | None, inputs: int, *given: Any) -> Any:
+        result, *slopes = _call.compiled(op, *given)
+        _keep(ctx, tuple(slopes), op, slope, *given)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        slopes = ctx.saved_tensors[: ctx.count]
+        if not torch.is_grad_enabled():
+            found = slopes if _is_one(grad) else [_times(grad, slope) for slope in slopes]
+        else:
+            tensors = iter(ctx.saved_tensors[ctx.count :])
+            given = [next(tensors) if other is None else other[0] for other in ctx.others]
+            found = _differentiable(ctx, grad, slopes, given)
+        return None, None, None, *found, *(None for _ in ctx.others[ctx.count :])
+
+
+def _differentiable(
+    ctx: Any, grad: Tensor, slopes: Sequence[Tensor], given: list[Any]
+) -> list[Tensor]:
+    """The gradients where they will be differentiated again, or might be."""
+    if ctx.slope is not None:
+        return [_times(grad, ctx.slope(*given))]
+    pairs = zip(slopes, given, strict=False)
+    return [_FirstDerivative.apply(ctx.op, grad, slope, argument) for slope, argument in pairs]
+
+
+class _TransformedValue(torch.autograd.Function):
+    """The same for torch.func, which wants what is kept to be a result; it takes 50 us longer."""
+
+    @staticmethod
+    def forward(op: str, slope: Slope | None, inputs: int, *given: Any) -> Any:
+        return tuple(_call.compiled(op, *given))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.op, ctx.slope, ctx.count, *arguments = inputs
+        op, slope, _, *given = inputs
         ctx.mark_non_differentiable(*output[1:])
-        tensors = [a for a in arguments if isinstance(a, Tensor)]
-        ctx.save_for_backward(*output[1:], *tensors)
-        ctx.others = [None if isinstance(a, Tensor) else (a,) for a in arguments]
+        _keep(ctx, output[1:], op, slope, *given)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
-        slopes = ctx.saved_tensors[: ctx.count]
-        tensors = iter(ctx.saved_tensors[ctx.count :])
-        arguments = [next(tensors) if other is None else other[0] for other in ctx.others]
-        if not torch.is_grad_enabled():
-            given = [_times(grad, slope) for slope in slopes]
-        elif ctx.slope is not None:
-            given = [_times(grad, ctx.slope(*arguments))]
-        else:
-            given = [
-                _FirstDerivative.apply(ctx.op, grad, slope, argument)
-                for slope, argument in zip(slopes, arguments, strict=False)
-            ]
-        return None, None, None, *given, *(None for _ in ctx.others[ctx.count :])
+        return _Value.backward(ctx, grad)
+
+    @classmethod
+    def value(cls, *given: Any) -> Tensor:
+        result: Tensor = cls.apply(*given)[0]
+        return result
 
 
 class _FirstDerivative(torch.autograd.Function):
