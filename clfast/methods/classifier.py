@@ -1,0 +1,241 @@
+"""`Classifier`: a learner that is one model and its optimizer, and what goes back when it fails."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import checks
+from .modes import evaluating
+from .protocol import Learner
+
+
+class Classifier(Learner):
+    """A model from x [B, ...] to logits [B, C], trained by an optimizer of its parameters.
+
+    Subclasses say how to learn from a batch in ``_learn``; ``model`` and ``optimizer`` are
+    attributes that may be replaced between calls.
+
+    Raises:
+        TypeError, ValueError: no module, no optimizer, a model without parameters, an optimizer of
+            another model.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self._check(type(self).__name__)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable class of every sample: [B, ...] -> [B] int64, in eval mode.
+
+        Raises:
+            TypeError, ValueError: x that the model cannot take; outputs that hold NaN.
+        """
+        return self._scores(x, f"{type(self).__name__}.predict").argmax(1)
+
+    def predict_log_proba(self, x: Tensor) -> Tensor:
+        """Log-probabilities [B, C], float64 for a float64 model, else float32.
+
+        Raises as `predict`.
+        """
+        return self._scores(x, f"{type(self).__name__}.predict_log_proba").log_softmax(1)
+
+    def observe(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """Learn from a batch, in train mode; afterwards every module has the mode it had.
+
+        Args:
+            x: [B, ...]; B may be 0, then nothing is learnt.
+            y: [B] int64 in [0, C).
+
+        Returns:
+            The losses by name.
+
+        Raises:
+            TypeError, ValueError: as `predict`; y of another dtype, shape, range or device; a loss
+                that is not finite. Model, optimizer and the rest of the learner are as before, less
+                the gradients.
+        """
+        where = f"{type(self).__name__}.observe"
+        self._check(where)
+        checks.check_samples(x, where)
+        if not len(x):
+            return {}
+        undo = self._undo()
+        try:
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                training(self.model),
+                undone_if_it_fails(self._modules(), self.optimizer),
+            ):
+                losses = self._learn(x, y, where)
+                found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+                for name, loss in found.items():
+                    _check_finite(name, loss, where)
+        except BaseException:
+            undo()
+            raise
+        return found
+
+    @abstractmethod
+    def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        """Take the steps; scalars by name."""
+
+    def _undo(self) -> Callable[[], None]:
+        """A call that puts back what is kept beside modules and optimizer, after a failure."""
+        return lambda: None
+
+    def _cross_entropy(self, x: Tensor, y: Tensor, where: str) -> Tensor:
+        """The loss of the model on a batch that is looked at first."""
+        logits = self._logits(x, where)
+        checks.check_labels(y, len(x), logits.shape[1], logits.device, where)
+        loss = F.cross_entropy(logits, y)
+        _check_finite("loss", loss.item(), where)
+        return loss
+
+    def _step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def _modules(self) -> list[nn.Module]:
+        """What is put back when learning fails."""
+        return [self.model]
+
+    def _logits(self, x: Tensor, where: str) -> Tensor:
+        try:
+            logits = self.model(x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            # Subclasses of RuntimeError tell of the machine: out of memory, a device's fault.
+            if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+                raise
+            raise ValueError(
+                f"{where}: model cannot take x, {x.dtype} {list(x.shape)}: {error}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
+            came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"{where}: model must give logits [{len(x)}, C], got {came}")
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    @torch.no_grad()
+    def _scores(self, x: Tensor, where: str) -> Tensor:
+        checks.check_samples(x, where)
+        with evaluating(self.model):
+            logits = self._logits(x, where)
+        checks.check_outputs(logits, where)
+        return logits
+
+    def _check(self, where: str) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"{where}: model must be an nn.Module, got {type(self.model).__name__}")
+        own = {id(p) for p in self.model.parameters()}
+        if not own:
+            raise ValueError(f"{where}: model has no parameters")
+        if self.optimizer is None:
+            raise TypeError(f"{where}: optimizer must be a torch optimizer, got NoneType")
+        checks.check_optimizer(self.optimizer, where)
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if any(id(p) not in own for p in held):
+            raise ValueError(f"{where}: optimizer holds parameters of another model than model")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the states of model and optimizer, and of what the method keeps beside them."""
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                **self._own_state(),
+            }
+        )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` of a learner made alike returned, bit for bit.
+
+        Raises:
+            TypeError: not a mapping.
+            ValueError: a part is missing, unknown or does not fit; nothing was loaded.
+        """
+        where = f"{type(self).__name__}.load_state_dict"
+        checks.check_mapping(state_dict, where)
+        before = self.state_dict()
+        if state_dict.keys() != before.keys():
+            raise ValueError(
+                f"{where}: state must have the parts {', '.join(before)}, "
+                f"got {', '.join(map(str, state_dict))}; nothing was loaded"
+            )
+        try:
+            self._load(state_dict)
+        except Exception as error:
+            self._load(before)
+            raise ValueError(f"{where}: {error}; nothing was loaded") from error
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        # An optimizer would keep the tensors it is given, and write to them.
+        parts = copy.deepcopy(dict(state))
+        self.model.load_state_dict(parts.pop("model"))
+        self.optimizer.load_state_dict(parts.pop("optimizer"))
+        self._load_own_state(parts)
+
+    def _own_state(self) -> dict[str, Any]:
+        return {}
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        del state
+
+
+def _check_finite(name: str, loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"{where}: the {name} on x is {loss}; look at x, the parameters of model and the "
+            "learning rates"
+        )
+
+
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Train mode inside; afterwards every submodule has the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def undone_if_it_fails(
+    modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer
+) -> Iterator[None]:
+    """Puts parameters, buffers and the optimizer's state back when the block raises, and drops the
+    gradients."""
+    live = [tensor for m in modules for tensor in (*m.parameters(), *m.buffers())]
+    with torch.no_grad():
+        saved = [tensor.detach().clone() for tensor in live]
+        state = {
+            parameter: {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}
+            for parameter, values in optimizer.state.items()
+        }
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, before in zip(live, saved, strict=True):
+                tensor.copy_(before)
+        optimizer.state.clear()
+        optimizer.state.update(state)
+        for module in modules:
+            module.zero_grad(set_to_none=True)
+        raise

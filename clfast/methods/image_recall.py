@@ -1,0 +1,154 @@
+"""Images on which two networks disagree: the inner loop of ARM (Ji et al., Algorithm 1)."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
+from ..ops import recall_gradients, recall_step_
+from ..ops.recall import Divergence
+
+
+@dataclass(frozen=True)
+class RecallOptions:
+    """How images are recalled. Weights as in :func:`clfast.ops.recall_loss` and
+    :func:`clfast.ops.image_prior`; the defaults are the authors' for CIFAR-10."""
+
+    images: int = 100
+    """M, recalled in each step."""
+    steps: int = 10
+    """S, of gradient descent on them."""
+    lr: float = 10.0
+    """eta_1, of these."""
+    divergence: Divergence = "ag"
+    divergence_weight: float = 1.0
+    not_local_old: float = 1.0
+    not_local_new: float = 0.1
+    diversity: float = 16.0
+    sharpness: float = 0.1
+    tv_weight: float = 1.0
+    l2_weight: float = 1.0
+    start: Literal["batch", "noise"] = "batch"
+    """From images of the batch, drawn with replacement where M is larger; or from uniform noise."""
+    dedup: bool = True
+    """Run each image once, however often it was drawn; exact, see :mod:`clfast.nn.multiplicity`."""
+    bn_track_recall: bool = True
+    """Recalled images move the running statistics of batch normalisation: the authors' code."""
+    image_shape: tuple[int, int, int] | None = None
+    """[Ch, H, W] of a sample that the model takes as a vector; None: samples are images."""
+
+    def check(self, where: str) -> None:
+        """Raises ValueError for what cannot be."""
+        for name in ("images", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{where}: {name} must be >= 1, got {getattr(self, name)}")
+        for name, known in (("divergence", ("ag", "js", "ce")), ("start", ("batch", "noise"))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{where}: {name} must be {' or '.join(known)}, got {getattr(self, name)!r}"
+                )
+
+
+class Drawn(NamedTuple):
+    """Which rows of the batch are recalled from: M of them, or the distinct ones with how often."""
+
+    rows: Tensor  # [K] int64
+    multiplicity: Tensor | None  # [K] int64, on the images' device
+    copies: Tensor  # [M] int64, which of the K each of the M is
+
+
+class ImageRecall:
+    """Draws images from a batch and optimises them; `generator`, on the CPU, decides which."""
+
+    def __init__(self, options: RecallOptions, generator: torch.Generator | None) -> None:
+        self.options = options
+        self.generator = generator
+        self._tried: nn.Module | None = None
+        self._exact = False  # whether copies stay equal in the model that was tried
+
+    def draw(self, model: nn.Module, x: Tensor) -> Drawn:
+        """With the same draws whether copies are run once or not."""
+        m, n = self.options.images, len(x)
+        if m > n:
+            rows = torch.randint(n, (m,), generator=self.generator)
+        else:
+            rows = torch.randperm(n, generator=self.generator)[:m]
+        if m <= n or not self._copies_are_run_once(model, x):
+            return Drawn(rows, None, torch.arange(m))
+        distinct, copies, counts = rows.unique(return_inverse=True, return_counts=True)
+        return Drawn(distinct, counts.to(x.device), copies)
+
+    def begin(self, x: Tensor, drawn: Drawn) -> Tensor:
+        """What the images are before the first step."""
+        images = x.detach()[drawn.rows.to(x.device)]
+        if self.options.start == "noise":
+            noise = torch.rand(images.shape, generator=self.generator, dtype=images.dtype)
+            return noise.to(images.device)
+        return images
+
+    def refine(
+        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn, present: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """S steps; returns the images [K, ...] and the loss before the last step, less the prior.
+
+        No gradient of a parameter is computed, and on CUDA nothing waits for the device.
+        """
+        o = self.options
+        images = images.clone()
+        shape = (len(images), *(o.image_shape or images.shape[1:]))
+        loss = images.new_zeros(())
+        with self.counted(drawn, old, new):
+            for _ in range(o.steps):
+                images.requires_grad_()
+                logits = old(images), new(images)
+                loss, *slopes = recall_gradients(
+                    *(logits[0].detach(), logits[1].detach(), present),
+                    divergence_weight=o.divergence_weight,
+                    not_local_old=o.not_local_old,
+                    not_local_new=o.not_local_new,
+                    diversity=o.diversity,
+                    sharpness=o.sharpness,
+                    divergence=o.divergence,
+                    multiplicity=drawn.multiplicity,
+                )
+                slopes = [s.to(z.dtype) for s, z in zip(slopes, logits, strict=True)]
+                (grad,) = torch.autograd.grad(logits, images, slopes)
+                images = images.detach()
+                recall_step_(
+                    *(images.view(shape), grad.view(shape)),
+                    lr=o.lr,
+                    tv_weight=o.tv_weight,
+                    l2_weight=o.l2_weight,
+                    multiplicity=drawn.multiplicity,
+                    per_copy=True,
+                )
+        return images, loss
+
+    def counted(self, drawn: Drawn, *models: nn.Module) -> ExitStack:
+        """A context in which the models see recalled images as often as they were drawn."""
+        stack = ExitStack()
+        for model in models:
+            stack.enter_context(row_multiplicity(model, drawn.multiplicity))
+            if not self.options.bn_track_recall:
+                stack.enter_context(statistics_kept(model))
+        return stack
+
+    def _copies_are_run_once(self, model: nn.Module, x: Tensor) -> bool:
+        if not self.options.dedup or self.options.start == "noise" or len(x) < 2:
+            return False
+        if self._tried is not model:
+            self._tried, self._exact = model, copies_stay_equal(model, x)
+            if not self._exact:
+                warnings.warn(
+                    "ARM: model treats equal images of a batch differently, or looks at the batch "
+                    "in other layers than batch normalisation: every copy is run; dedup=False says "
+                    "so from the start",
+                    stacklevel=2,
+                )
+        return self._exact

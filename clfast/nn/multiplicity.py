@@ -1,0 +1,204 @@
+"""Batches whose rows stand for several equal copies, through any model with batch normalisation.
+
+A method that draws images with replacement sees the same image again and again, and a network in
+train mode treats equal images equally. It is enough to pass each once, if batch normalisation
+counts it as often as it stands there; losses and gradients of rows are the caller's to weigh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_WEIGHED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@contextmanager
+def row_multiplicity(model: nn.Module, multiplicity: Tensor | None) -> Iterator[None]:
+    """Inside, batch normalisation counts row i of a batch ``multiplicity[i]`` times.
+
+    In train mode its outputs, and its running statistics, are those of the batch in which row i
+    stands ``multiplicity[i]`` times; in eval mode nothing changes. Only ``nn.BatchNorm1d``, ``2d``
+    and ``3d`` themselves are treated: :func:`copies_stay_equal` tells whether that is enough for a
+    model. Blocks may stand in one another, and leave the model as it was.
+
+    Args:
+        model: any module; what is in it is looked up at the beginning of the block.
+        multiplicity: [M] int64 >= 1, for batches of M rows; None changes nothing.
+
+    Raises:
+        ValueError: in the forward pass, a batch of another size.
+    """
+    if multiplicity is None:
+        yield
+        return
+    with ExitStack() as undo:
+        for module in _batch_norms(model):
+            undo.enter_context(_forward(module, multiplicity))
+        yield
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation in train mode leaves its running statistics as they are."""
+    kept = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    tracking = [m for m in kept if m.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
+
+
+@torch.no_grad()
+def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float = 1e-3) -> bool:
+    """Whether a batch with repeated rows can be run as its distinct rows under `row_multiplicity`.
+
+    Tried out: the model runs once in train mode on rows of ``x`` of which one stands there three
+    times, and once on the distinct rows. Other layers that look at the batch, and layers that treat
+    equal rows differently, as dropout, come to light. Buffers, modes and random state are put back.
+
+    Args:
+        model: from [B, ...] to [B, C].
+        x: [B, ...], B >= 2.
+        tolerance: largest difference of outputs, in units of the largest output.
+    """
+    rows = torch.arange(min(len(x), 4), device=x.device)
+    copies = torch.ones_like(rows)
+    copies[0] = 3
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            model.train()
+            repeated = model(x[rows.repeat_interleave(copies)])
+            with row_multiplicity(model, copies):
+                once = model(x[rows])
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+    difference = (once.repeat_interleave(copies, 0) - repeated).abs().max()
+    return bool(difference <= tolerance * repeated.abs().max())
+
+
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if type(module) in _WEIGHED]
+
+
+@contextmanager
+def _forward(module: nn.Module, multiplicity: Tensor) -> Iterator[None]:
+    """The module's forward replaced by the weighed one, in the instance alone."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = lambda x: _weighed(module, x, multiplicity)
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def _weighed(norm: nn.Module, x: Tensor, multiplicity: Tensor) -> Tensor:
+    """As ``type(norm).forward`` of the batch in which row i stands ``multiplicity[i]`` times."""
+    assert isinstance(norm, _WEIGHED)
+    norm._check_input_dim(x)
+    from_batch = norm.training or norm.running_mean is None
+    if not from_batch:
+        result: Tensor = type(norm).forward(norm, x)
+        return result
+    if x.shape[0] != len(multiplicity):
+        raise ValueError(
+            f"clfast.nn.row_multiplicity: a batch of {x.shape[0]} rows came to "
+            f"{type(norm).__name__}, but multiplicity is of {len(multiplicity)}"
+        )
+    normalised, mean, variance = _WeighedBatchNorm.apply(
+        x, norm.weight, norm.bias, multiplicity, norm.eps
+    )
+    if norm.training and norm.track_running_stats and norm.running_mean is not None:
+        _track(norm, mean, variance, multiplicity.sum() * (x[0, 0].numel()))
+    output: Tensor = normalised
+    return output
+
+
+@torch.no_grad()
+def _track(norm: nn.Module, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    """The running statistics after this batch; ``count`` values went into each of them."""
+    assert isinstance(norm, _WEIGHED)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    share: Tensor | float = norm.momentum or 0.0
+    if norm.momentum is None:
+        share = 1 / norm.num_batches_tracked.to(mean.dtype)
+    values = count.to(variance.dtype)
+    unbiased = variance * (values / (values - 1).clamp_min(1))
+    for running, now in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        running.mul_(1 - share).add_(now.to(running.dtype) * share)
+
+
+class _WeighedBatchNorm(torch.autograd.Function):
+    """y = (x - mean) / sqrt(var + eps) weight + bias with mean and variance [C] under the weights
+    w_i = multiplicity_i / (M S) of the S positions of row i. With xhat the normalised values,
+
+    dL/dx_i = weight / sqrt(var + eps) (g_i - w_i sum g - w_i xhat_i sum g xhat).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        multiplicity: Tensor,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        by_row = wide.flatten(2) if wide.dim() > 2 else wide[:, :, None]  # [M, C, S]
+        counts = multiplicity.to(wide.dtype)
+        shares = counts / counts.sum()
+        mean = shares @ by_row.mean(2)
+        centred = by_row - mean[:, None]
+        variance = shares @ centred.square().mean(2)
+        inverse = (variance + eps).rsqrt()
+        normalised = centred * inverse[:, None]
+        result = normalised
+        if weight is not None:
+            result = result * weight.to(wide.dtype)[:, None]
+        if bias is not None:
+            result = result + bias.to(wide.dtype)[:, None]
+        saved = () if weight is None else (weight,)
+        ctx.save_for_backward(normalised, inverse, shares, *saved)
+        ctx.has_bias = bias is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return result.reshape(x.shape).to(x.dtype), mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> object:
+        normalised, inverse, shares, *saved = ctx.saved_tensors
+        weight = saved[0] if saved else None
+        given = grads[0].reshape(normalised.shape).to(normalised.dtype)
+        of_bias = given.sum((0, 2))
+        of_weight = (given * normalised).sum((0, 2))
+        scale = inverse if weight is None else inverse * weight.to(inverse.dtype)
+        each = shares[:, None, None] / normalised.shape[2]
+        slope = given - each * (of_bias[:, None] + normalised * of_weight[:, None])
+        needs = ctx.needs_input_grad
+        return (
+            (slope * scale[:, None]).reshape(grads[0].shape).to(grads[0].dtype),
+            of_weight.to(weight.dtype) if weight is not None and needs[1] else None,
+            of_bias.to(inverse.dtype) if needs[2] else None,
+            None,
+            None,
+        )

@@ -1,0 +1,294 @@
+"""ARM: as Algorithm 1 says, exactly cheaper, and unharmed by bad input."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import Residual, batches, mlp
+from torch import Tensor, nn
+
+from clfast import reference
+from clfast.methods import ARM
+
+OPTIONS: dict[str, Any] = {"snapshot": 2, "images": 20, "steps": 3, "lr": 0.5}
+
+
+def _arm(model: nn.Module, **options: Any) -> ARM:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(7)
+    return ARM(model, optimizer, **{**OPTIONS, "generator": generator, **options})
+
+
+def _residual() -> nn.Module:
+    torch.manual_seed(1)
+    return Residual().double()
+
+
+def _flat() -> nn.Module:
+    torch.manual_seed(1)
+    return mlp().double()
+
+
+def _published(
+    model: nn.Module, stream: list[tuple[Tensor, Tensor]], generator: torch.Generator
+) -> list[Tensor]:
+    """Algorithm 1 as the authors' code runs it, on every copy and by autograd; all parameters and
+    buffers at the end."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    old = copy.deepcopy(model)
+    for t, (x, y) in enumerate(stream):
+        if t % OPTIONS["snapshot"] == 0:
+            old = copy.deepcopy(model)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if t < OPTIONS["snapshot"]:
+            continue
+        images = x[torch.randint(len(x), (OPTIONS["images"],), generator=generator)]
+        for _ in range(OPTIONS["steps"]):
+            images = images.detach().requires_grad_()
+            loss = reference.recall.recall_loss(old(images), model(images), y.unique())
+            loss = loss + reference.recall.image_prior(images)
+            images = images - OPTIONS["lr"] * torch.autograd.grad(loss, images)[0]
+        images = images.detach()
+        with torch.no_grad():
+            target, target_here = old(images), old(x)
+        loss = F.cross_entropy(model(images), target.softmax(1))
+        loss = loss + F.cross_entropy(model(x), target_here.softmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return [*model.parameters(), *model.buffers()]
+
+
+@pytest.mark.parametrize("dedup", [True, False])
+def test_the_algorithm(dedup: bool) -> None:
+    stream = batches(6, 2, 4, 6)
+    wanted = _published(_residual(), stream, torch.Generator().manual_seed(7))
+    learner = _arm(_residual(), dedup=dedup)
+    for x, y in stream:
+        learner.observe(x, y)
+    got = [*learner.model.parameters(), *learner.model.buffers()]
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("joint", ["separate", "joint"])
+def test_distinct_images_alone_are_exact(flat: bool, joint: str) -> None:
+    """Images, running statistics and parameters, to 1e-12 in float64."""
+    shape = {"image_shape": (2, 4, 6)} if flat else {}
+    learners = [
+        _arm(_flat() if flat else _residual(), dedup=dedup, replay_mean=joint, **shape)
+        for dedup in (True, False)
+    ]
+    for x, y in batches(6, 2, 4, 6):
+        given = x.flatten(1) if flat else x
+        losses = [learner.observe(given, y) for learner in learners]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+    first, second = (learner.recall(given, y) for learner in learners)
+    torch.testing.assert_close(first.images, second.images, rtol=0, atol=1e-12)
+    torch.testing.assert_close(first.old_logits, second.old_logits, rtol=0, atol=1e-11)
+    for modules in (
+        [learner.model for learner in learners],
+        [learner.old for learner in learners],
+    ):
+        a, b = (module.state_dict() for module in modules if module is not None)
+        for name, ours in a.items():
+            torch.testing.assert_close(ours, b[name], rtol=0, atol=1e-12)
+
+
+def test_recalled_images_leave_the_batch_and_the_model_alone() -> None:
+    learner = _arm(_residual(), bn_track_recall=False)
+    stream = batches(4, 2, 4, 6)
+    for x, y in stream:
+        learner.observe(x, y)
+    x, y = stream[-1]
+    learner.model.zero_grad(set_to_none=True)
+    before = copy.deepcopy(learner.model.state_dict())
+    kept = x.clone()
+    found = learner.recall(x, y)
+    assert found.images.shape == (20, 2, 4, 6)
+    assert found.old_logits.shape == (20, 4)
+    assert torch.equal(x, kept)
+    assert len(found.images.flatten(1).unique(dim=0)) <= len(x)
+    assert not torch.equal(found.images[:5], x)
+    assert all(p.grad is None for p in learner.model.parameters())
+    for name, entry in learner.model.state_dict().items():
+        assert torch.equal(entry, before[name]), name
+
+
+def test_recall_disagrees_more_with_every_step() -> None:
+    """On the loss that the images minimise."""
+    losses = []
+    for steps in (1, 5, 20):
+        learner = _arm(_residual(), steps=steps, divergence_weight=8.0, bn_track_recall=False)
+        for x, y in batches(4, 2, 4, 6):
+            found = learner.observe(x, y)
+        losses.append(found["recall"])
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_when_recall_begins() -> None:
+    x, y = batches(1, 2, 4, 6)[0]
+    learner = _arm(_residual(), snapshot="task")
+    assert set(learner.observe(x, y)) == {"loss"}
+    with pytest.raises(RuntimeError, match=r"ARM\.recall: there is no network from before"):
+        learner.recall(x, y) if learner.old is None else None
+    learner.on_task_end()
+    assert set(learner.observe(x, y)) == {"loss", "recall", "replay", "distill"}
+    lagging = _arm(_residual(), snapshot=1, teach_from=3)
+    assert [len(lagging.observe(x, y)) for _ in range(5)] == [1, 1, 1, 4, 4]
+    by_steps = _arm(_residual(), snapshot=2)
+    assert [len(by_steps.observe(x, y)) for _ in range(4)] == [1, 1, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"start": "noise"},
+        {"divergence": "js"},
+        {"divergence": "ce"},
+        {"repeats": 2},
+        {"repeats": 2, "refine_from_scratch": True},
+        {"images": 3},
+        {"replay_weight": 0.0},
+        {"distill_weight": 2.0},
+        {"bn_track_recall": False},
+        {"tv_weight": 5.0},
+    ],
+)
+def test_options_change_what_is_learnt(changes: dict[str, Any]) -> None:
+    states = []
+    for given in ({}, changes, changes):
+        learner = _arm(_residual(), **given)
+        for x, y in batches(4, 2, 4, 6):
+            learner.observe(x, y)
+        states.append(learner.model.state_dict())
+    plain, changed, again = states
+    assert any(not torch.equal(plain[name], changed[name]) for name in plain)
+    assert all(torch.equal(again[name], changed[name]) for name in plain)
+
+
+def test_a_model_with_dropout_runs_every_copy_and_says_so_once() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 20), nn.Dropout(0.5), nn.Linear(20, 4))
+    learner = _arm(model.double())
+    stream = batches(6, 2, 4, 6)
+    for x, y in stream[:2]:
+        learner.observe(x, y)
+    with pytest.warns(UserWarning, match="ARM: model treats equal images"):
+        learner.observe(*stream[2])
+    for x, y in stream[3:]:
+        learner.observe(x, y)  # a second warning would be an error
+    assert len(learner.recall(x, y).images) == 20
+
+
+def test_states_are_restored_bit_for_bit() -> None:
+    stream = batches(8, 2, 4, 6)
+    learner = _arm(_residual())
+    for x, y in stream[:5]:
+        learner.observe(x, y)
+    state = learner.state_dict()
+    fresh, copied = _arm(_residual()), pickle.loads(pickle.dumps(learner))
+    fresh.load_state_dict(state)
+    for x, y in stream[5:]:
+        wanted = learner.observe(x, y)
+        assert fresh.observe(x, y) == wanted
+        assert copied.observe(x, y) == wanted
+    x = stream[0][0]
+    assert torch.equal(fresh.predict_log_proba(x), learner.predict_log_proba(x))
+    broken = {**state, "old": {"nothing": torch.ones(1)}}
+    before = learner.state_dict()
+    with pytest.raises(ValueError, match=r"(?s)ARM\.load_state_dict: .*nothing was loaded"):
+        learner.load_state_dict(broken)
+    with pytest.raises(ValueError, match="must have the parts"):
+        learner.load_state_dict({"model": state["model"]})
+    assert _same(before, learner.state_dict())
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[k], second[k]) for k in first)
+    return bool(first == second)
+
+
+def _nan(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[1] = float("nan")
+    return x
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x, y + 4), ValueError, "y holds label"),
+        (lambda x, y: (x, y[1:]), ValueError, "y must have shape"),
+        (lambda x, y: (x, y.int()), TypeError, "y must be int64"),
+        (lambda x, y: (x[:, :1], y), ValueError, "model cannot take x"),
+        (lambda x, y: (x.long(), y), ValueError, "model cannot take x"),
+        (lambda x, y: (x[0], y[:1]), ValueError, "model"),
+        (lambda x, y: (x.numpy(), y), TypeError, "x must be a torch.Tensor"),
+        (lambda x, y: (_nan(x), y), ValueError, "ARM.observe"),
+    ],
+)
+@pytest.mark.parametrize("calls", [0, 2, 3])
+def test_bad_batches_leave_everything_as_it_was(
+    change: Any, error: type[Exception], message: str, calls: int
+) -> None:
+    learner = _arm(_residual())
+    stream = batches(4, 2, 4, 6)
+    for x, y in stream[:calls]:
+        learner.observe(x, y)
+    learner.model.eval()
+    before = learner.state_dict()
+    with pytest.raises(error, match=message):
+        learner.observe(*change(*stream[-1]))
+    assert _same(before, learner.state_dict())
+    assert not any(module.training for module in learner.model.modules())
+    learner.observe(*stream[-1])
+
+
+def test_an_empty_batch_teaches_nothing() -> None:
+    learner = _arm(_residual())
+    before = learner.state_dict()
+    assert learner.observe(torch.zeros(0, 2, 4, 6).double(), torch.zeros(0).long()) == {}
+    assert _same(before, learner.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": 0}, "images must be >= 1"),
+        ({"steps": 0}, "steps must be >= 1"),
+        ({"snapshot": 0}, "snapshot must be"),
+        ({"snapshot": "epoch"}, "snapshot must be"),
+        ({"divergence": "kl"}, "divergence must be"),
+        ({"start": "zeros"}, "start must be"),
+        ({"replay_mean": "sum"}, "replay_mean must be"),
+        ({"repeats": 0}, "repeats must be"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"ARM: {message}"):
+        _arm(_residual(), **options)
+
+
+def test_bad_models_and_optimizers() -> None:
+    model, other = _residual(), _residual()
+    sgd = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="ARM: optimizer holds parameters of another model"):
+        ARM(model, sgd)
+    with pytest.raises(ValueError, match="ARM: model has no parameters"):
+        ARM(nn.Flatten(), sgd)
+    with pytest.raises(TypeError, match=r"ARM: model must be an nn\.Module"):
+        ARM(None, sgd)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="ARM: optimizer must be a torch optimizer"):
+        ARM(model, None)  # type: ignore[arg-type]
