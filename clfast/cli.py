@@ -249,7 +249,13 @@ def run() -> None:
 @click.option("--sharpness", type=float, help="lambda 4")
 @click.option("--l2-weight", type=float, help="lambda 5")
 @click.option("--tv-weight", type=float, help="lambda 6")
-@click.option("--repeats", type=click.IntRange(min=1), help="Recall and replay so often a batch.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Recall and replay so often a batch.",
+)
 @click.option("--start", type=click.Choice(["batch", "noise"]), help="Of recalled images.")
 @_out("arm")
 def arm(
@@ -258,6 +264,7 @@ def arm(
     seeds: int,
     threads: int,
     methods: tuple[str, ...],
+    repeats: int,
     out: Path,
     **recall: Any,
 ) -> None:
@@ -271,8 +278,9 @@ def arm(
     from .experiments.images import load_images
 
     given = {name: value for name, value in recall.items() if value is not None}
+    options = dataclasses.replace(experiment.RECALL, **given)
     config = experiment.SequentialMnist(
-        recall=experiment.Recall(**given), seeds=seeds, threads=threads
+        recall=options, repeats=repeats, seeds=seeds, threads=threads
     )
     config = dataclasses.replace(config, methods=methods or config.methods)
     try:

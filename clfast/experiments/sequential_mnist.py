@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._files import write_text
 from ..methods import ARM, Finetune, Learner, LwF
-from ..ops.recall import Divergence
+from ..methods.image_recall import RecallOptions
 from ..streams import AccuracyMatrix, SplitStream
 from .images import NUM_CLASSES, Images
 from .online_adaptation import threads
@@ -32,22 +32,8 @@ Record = dict[str, Any]
 TASKS = 5
 
 
-@dataclass(frozen=True)
-class Recall:
-    """ARM's options, those of the authors' command for MNIST."""
-
-    images: int = 10
-    steps: int = 10
-    lr: float = 25.0
-    divergence: Divergence = "ag"
-    not_local_old: float = 1.0
-    not_local_new: float = 0.1
-    diversity: float = 16.0
-    sharpness: float = 0.1
-    tv_weight: float = 1.0
-    l2_weight: float = 1.0
-    repeats: int = 1
-    start: Literal["batch", "noise"] = "batch"
+# Of the authors' command for MNIST.
+RECALL = RecallOptions(images=10, lr=25.0, image_shape=(1, 28, 28))
 
 
 @dataclass(frozen=True)
@@ -55,7 +41,9 @@ class SequentialMnist:
     """All that decides a run, but the folder of the data."""
 
     methods: tuple[str, ...] = ("ARM", "LwF", "SGD")
-    recall: Recall = field(default_factory=Recall)
+    recall: RecallOptions = RECALL
+    repeats: int = 1
+    """Recall and replay so often a batch."""
     samples: int = 500
     """Training images of each digit."""
     batch: int = 10
@@ -86,7 +74,7 @@ def learner(name: str, config: SequentialMnist, seed: int) -> Learner:
     if name == "ARM":
         generator = torch.Generator().manual_seed(seed)
         options = vars(config.recall)
-        return ARM(network, optimizer, image_shape=(1, 28, 28), generator=generator, **options)
+        return ARM(network, optimizer, repeats=config.repeats, generator=generator, **options)
     raise ValueError(f"SequentialMnist: methods must be ARM, LwF and SGD, got {name!r}")
 
 

@@ -13,7 +13,7 @@ as 1, and NaN travels on. Logits are finite; of -inf some terms make NaN.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -80,33 +80,22 @@ def recall_loss(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; a second derivative.
     """
-    arguments = _recall_arguments(
+    weights = _weights(
         "recall_loss",
-        (old_logits, new_logits, present_classes),
         divergence_weight=divergence_weight,
         not_local_old=not_local_old,
         not_local_new=not_local_new,
         diversity=diversity,
         sharpness=sharpness,
     )
+    logits = (old_logits, new_logits, present_classes)
+    arguments = (*logits, *weights.values(), divergence, multiplicity)
     if uses_reference():
-        _call.check_for_reference(
-            "recall_loss",
-            fakes.recall_loss,
-            *(*arguments, divergence, multiplicity),
-            differentiable=True,
-        )
+        _call.check_for_reference("recall_loss", fakes.recall_loss, *arguments, differentiable=True)
         return reference.recall.recall_loss(
-            *(old_logits, new_logits, present_classes),
-            divergence_weight=divergence_weight,
-            not_local_old=not_local_old,
-            not_local_new=not_local_new,
-            diversity=diversity,
-            sharpness=sharpness,
-            divergence=divergence,
-            multiplicity=multiplicity,
+            *logits, **weights, divergence=divergence, multiplicity=multiplicity
         )
-    return _derivative.value("recall_loss", 2, *arguments, divergence, multiplicity)
+    return _derivative.value("recall_loss", 2, *arguments)
 
 
 def recall_gradients(
@@ -133,37 +122,27 @@ def recall_gradients(
     Raises:
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode.
     """
-    arguments = _recall_arguments(
+    weights = _weights(
         "recall_gradients",
-        (old_logits, new_logits, present_classes),
         divergence_weight=divergence_weight,
         not_local_old=not_local_old,
         not_local_new=not_local_new,
         diversity=diversity,
         sharpness=sharpness,
     )
+    logits = (old_logits, new_logits, present_classes)
+    arguments = (*logits, *weights.values(), divergence, multiplicity)
     if uses_reference():
-        _call.check_for_reference(
-            "recall_gradients", fakes.recall_gradients, *arguments, divergence, multiplicity
-        )
+        _call.check_for_reference("recall_gradients", fakes.recall_gradients, *arguments)
         return reference.recall.recall_gradients(
-            *(old_logits, new_logits, present_classes),
-            divergence_weight=divergence_weight,
-            not_local_old=not_local_old,
-            not_local_new=not_local_new,
-            diversity=diversity,
-            sharpness=sharpness,
-            divergence=divergence,
-            multiplicity=multiplicity,
+            *logits, **weights, divergence=divergence, multiplicity=multiplicity
         )
-    loss, d_old, d_new = _call.compiled("recall_gradients", *arguments, divergence, multiplicity)
+    loss, d_old, d_new = _call.compiled("recall_gradients", *arguments)
     return loss, d_old, d_new
 
 
-def _recall_arguments(
-    op: str, tensors: tuple[Tensor, ...], **weights: float
-) -> tuple[Tensor | float, ...]:
-    return (*tensors, *(_check.number(op, name, value) for name, value in weights.items()))
+def _weights(op: str, **given: float) -> dict[str, Any]:
+    return {name: _check.number(op, name, value) for name, value in given.items()}
 
 
 def divergence(p_logits: Tensor, q_logits: Tensor, kind: _DivergenceKind = "ag") -> Tensor:

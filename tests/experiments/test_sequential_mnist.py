@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from clfast.experiments.images import Images
-from clfast.experiments.sequential_mnist import Recall, SequentialMnist, learner, run, stream_of
+from clfast.experiments.sequential_mnist import RECALL, SequentialMnist, learner, run, stream_of
 from clfast.methods import ARM
 
-TINY = SequentialMnist(recall=Recall(steps=2), samples=30, batch=10, hidden=20, seeds=2, threads=1)
+TINY = SequentialMnist(
+    recall=replace(RECALL, steps=2), samples=30, batch=10, hidden=20, seeds=2, threads=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_a_run(images: Images, tmp_path: Path) -> None:
 
 
 def test_options_reach_the_learner() -> None:
-    config = replace(TINY, recall=Recall(steps=7, diversity=0.0, start="noise"))
+    config = replace(TINY, recall=replace(RECALL, steps=7, diversity=0.0, start="noise"))
     method = learner("ARM", config, 0)
     assert isinstance(method, ARM)
     options = method._recall.options
