@@ -172,11 +172,11 @@ def test_demo_misused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["permuted-mnist", "cifar"])
-def test_experiments_name_what_is_missing(command: str, tmp_path: Path) -> None:
-    found = call(command, "--root", str(tmp_path), "--out", str(tmp_path / "run"))
+@pytest.mark.parametrize("command", [["permuted-mnist"], ["cifar"], ["run", "arm"]])
+def test_experiments_name_what_is_missing(command: list[str], tmp_path: Path) -> None:
+    found = call(*command, "--root", str(tmp_path), "--out", str(tmp_path / "run"))
     assert found.exit_code == 1
     assert "Error: load_" in found.stderr
     assert str(tmp_path) in found.stderr
     assert not (tmp_path / "run").exists()
-    assert call(command).exit_code == 2
+    assert call(*command).exit_code == 2

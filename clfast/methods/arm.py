@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._arguments import integer, real
 from ..ops import soft_cross_entropy
 from ..ops.recall import Divergence
 from . import checks
-from .classifier import training, undone_if_it_fails
 from .image_recall import ImageRecall, RecallOptions
+from .protocol import Batches
 from .snapshot import SnapshotClassifier
 
 
@@ -112,14 +113,15 @@ class ARM(SnapshotClassifier):
             image_shape=image_shape,
         )
         options.check("ARM")
-        if repeats < 1:
-            raise ValueError(f"ARM: repeats must be >= 1, got {repeats}")
         if replay_mean not in ("separate", "joint"):
             raise ValueError(f"ARM: replay_mean must be separate or joint, got {replay_mean!r}")
-        self.replay_weight = replay_weight
-        self.distill_weight = distill_weight
+        given: object = generator
+        if given is not None and not isinstance(given, torch.Generator):
+            raise TypeError(f"ARM: generator must be a torch.Generator, got {type(given).__name__}")
+        self.replay_weight = real(replay_weight, "replay_weight", "ARM")
+        self.distill_weight = real(distill_weight, "distill_weight", "ARM")
         self.replay_mean = replay_mean
-        self.repeats = repeats
+        self.repeats = integer(repeats, "repeats", "ARM", least=1)
         self.refine_from_scratch = refine_from_scratch
         self._recall = ImageRecall(options, generator)
 
@@ -139,19 +141,23 @@ class ARM(SnapshotClassifier):
                 f"{where}: there is no network from before yet; call on_task_end() after the first "
                 "task, or observe() with snapshot=<number of steps>"
             )
-        checks.check_samples(x, where)
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            training(self.model),
-            undone_if_it_fails(self._modules(), self.optimizer),
-        ):
+        self._recall.check(x, where)
+        with self._guarded():
+            with torch.no_grad():
+                classes = self.old(x).shape[1]
+            checks.check_labels(y, len(x), classes, x.device, where)
             drawn = self._recall.draw(self.model, x)
             images = self._recall.begin(x, drawn)
             images, _ = self._recall.refine(self.old, self.model, images, drawn, y.unique())
             with torch.no_grad(), self._recall.counted(drawn, self.old):
                 logits = self.old(images)
         return Recalled(images[drawn.copies], logits[drawn.copies])
+
+    def on_task_end(self, loader: Batches | None = None) -> None:
+        """The network now becomes the network before, if ``snapshot="task"``; whether the model
+        treats equal images equally is tried out again."""
+        super().on_task_end(loader)
+        self._recall.forget()
 
     def _undo(self) -> Callable[[], None]:
         undo, generator = super()._undo(), self._recall.generator
@@ -165,7 +171,11 @@ class ARM(SnapshotClassifier):
 
         return undo_all
 
-    def _taught(self, old: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        self._recall.check(x, where)
+        return super()._learn(x, y, where)
+
+    def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         present = y.unique()
         weights = self._replay_weights(len(x))
         images: Tensor | None = None
@@ -184,7 +194,7 @@ class ARM(SnapshotClassifier):
             here = self.model(x)
             replay = soft_cross_entropy(recalled, target, multiplicity=drawn.multiplicity)
             distill = soft_cross_entropy(here, target_here)
-            self._step(weights[0] * replay + weights[1] * distill)
+            self._step(weights[0] * replay + weights[1] * distill, where)
             losses = {
                 "recall": of_recall,
                 "replay": replay.detach(),

@@ -152,15 +152,15 @@ def check_outputs(logits: Tensor, where: str) -> None:
         )
 
 
-def check_optimizer(optimizer: object, where: str) -> None:
+def check_optimizer(optimizer: object, where: str, name: str = "base_optimizer") -> None:
     """`optimizer` is None or a torch optimizer whose steps need no closure."""
     if optimizer is None:
         return
     if not isinstance(optimizer, torch.optim.Optimizer):
         kind = type(optimizer).__name__
-        raise TypeError(f"{where}: base_optimizer must be a torch optimizer, got {kind}")
+        raise TypeError(f"{where}: {name} must be a torch optimizer, got {kind}")
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError(f"{where}: base_optimizer must step without a closure, LBFGS does not")
+        raise TypeError(f"{where}: {name} must step without a closure, LBFGS does not")
 
 
 def check_gradients(optimizer: torch.optim.Optimizer, where: str) -> None:

@@ -60,7 +60,7 @@ class Classifier(Learner):
             y: [B] int64 in [0, C).
 
         Returns:
-            The losses by name.
+            The losses by name; ``{"loss": 0.0}`` for an empty batch.
 
         Raises:
             TypeError, ValueError: as `predict`; y of another dtype, shape, range or device; a loss
@@ -71,23 +71,31 @@ class Classifier(Learner):
         self._check(where)
         checks.check_samples(x, where)
         if not len(x):
-            return {}
+            return {"loss": 0.0}
+        with self._guarded():
+            # Autograd may not keep inference tensors.
+            x, y = (t.clone() if isinstance(t, Tensor) and t.is_inference() else t for t in (x, y))
+            losses = self._learn(x, y, where)
+            found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+            for name, loss in found.items():
+                _check_finite(name, loss, where)
+        return found
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Train mode and gradients inside; when the block raises, all is as before."""
         undo = self._undo()
         try:
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
-                training(self.model),
-                undone_if_it_fails(self._modules(), self.optimizer),
+                _training(self.model),
+                _undone_if_it_fails(self._modules(), self.optimizer),
             ):
-                losses = self._learn(x, y, where)
-                found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-                for name, loss in found.items():
-                    _check_finite(name, loss, where)
+                yield
         except BaseException:
             undo()
             raise
-        return found
 
     @abstractmethod
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
@@ -105,9 +113,10 @@ class Classifier(Learner):
         _check_finite("loss", loss.item(), where)
         return loss
 
-    def _step(self, loss: Tensor) -> None:
+    def _step(self, loss: Tensor, where: str) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        checks.check_gradients(self.optimizer, where)
         self.optimizer.step()
 
     def _modules(self) -> list[nn.Module]:
@@ -143,9 +152,11 @@ class Classifier(Learner):
         own = {id(p) for p in self.model.parameters()}
         if not own:
             raise ValueError(f"{where}: model has no parameters")
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise ValueError(f"{where}: no parameter of model requires grad")
         if self.optimizer is None:
             raise TypeError(f"{where}: optimizer must be a torch optimizer, got NoneType")
-        checks.check_optimizer(self.optimizer, where)
+        checks.check_optimizer(self.optimizer, where, "optimizer")
         held = [p for group in self.optimizer.param_groups for p in group["params"]]
         if any(id(p) not in own for p in held):
             raise ValueError(f"{where}: optimizer holds parameters of another model than model")
@@ -204,7 +215,7 @@ def _check_finite(name: str, loss: float, where: str) -> None:
 
 
 @contextmanager
-def training(model: nn.Module) -> Iterator[None]:
+def _training(model: nn.Module) -> Iterator[None]:
     """Train mode inside; afterwards every submodule has the mode it had."""
     modes = [(module, module.training) for module in model.modules()]
     model.train()
@@ -216,7 +227,7 @@ def training(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undone_if_it_fails(
+def _undone_if_it_fails(
     modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer
 ) -> Iterator[None]:
     """Puts parameters, buffers and the optimizer's state back when the block raises, and drops the

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .._arguments import real
 from ..ops import soft_cross_entropy
 from .classifier import Classifier
 from .snapshot import SnapshotClassifier
@@ -17,7 +18,7 @@ class Finetune(Classifier):
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         loss = self._cross_entropy(x, y, where)
-        self._step(loss)
+        self._step(loss, where)
         return {"loss": loss.detach()}
 
 
@@ -45,15 +46,13 @@ class LwF(SnapshotClassifier):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(model, optimizer, snapshot, teach_from)
-        if not temperature > 0:
-            raise ValueError(f"LwF: temperature must be > 0, got {temperature}")
-        self.weight = weight
-        self.temperature = temperature
+        self.weight = real(weight, "weight", "LwF")
+        self.temperature = real(temperature, "temperature", "LwF", least=0, open_ends="(")
 
-    def _taught(self, old: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         del y
         with torch.no_grad():
             target = old(x)
         loss = soft_cross_entropy(self.model(x), target, temperature=self.temperature)
-        self._step(self.weight * loss)
+        self._step(self.weight * loss, where)
         return {"distill": loss.detach()}

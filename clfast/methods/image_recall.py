@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._arguments import integer, real
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
 from ..ops import recall_gradients, recall_step_
 from ..ops.recall import Divergence
+from . import checks
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,20 @@ class RecallOptions:
     def check(self, where: str) -> None:
         """Raises ValueError for what cannot be."""
         for name in ("images", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{where}: {name} must be >= 1, got {getattr(self, name)}")
+            integer(getattr(self, name), name, where, least=1)
+        for name in _NUMBERS:
+            real(getattr(self, name), name, where)
         for name, known in (("divergence", ("ag", "js", "ce")), ("start", ("batch", "noise"))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{where}: {name} must be {' or '.join(known)}, got {getattr(self, name)!r}"
                 )
+
+
+_NUMBERS = (
+    *("lr", "divergence_weight", "not_local_old", "not_local_new", "diversity", "sharpness"),
+    *("tv_weight", "l2_weight"),
+)
 
 
 class Drawn(NamedTuple):
@@ -71,6 +81,30 @@ class ImageRecall:
         self.generator = generator
         self._tried: nn.Module | None = None
         self._exact = False  # whether copies stay equal in the model that was tried
+
+    def check(self, x: object, where: str) -> None:
+        """Raises TypeError or ValueError for samples that are no images to optimise."""
+        checks.check_samples(x, where)
+        assert isinstance(x, Tensor)
+        if x.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{where}: x must be float32 or float64 to be recalled, got {x.dtype}")
+        shape = self.options.image_shape
+        if shape is None and x.dim() != 4:
+            raise ValueError(
+                f"{where}: x must be images [B, Ch, H, W], got {x.dim()}-D; image_shape=(Ch, H, W) "
+                "says what vectors are images of"
+            )
+        if shape is not None and math.prod(shape) != math.prod(x.shape[1:]):
+            raise ValueError(
+                f"{where}: a sample of x has shape {list(x.shape[1:])}, which is no image of "
+                f"image_shape {tuple(shape)}"
+            )
+        if not len(x):
+            raise ValueError(f"{where}: x is an empty batch")
+
+    def forget(self) -> None:
+        """Try out again whether copies stay equal: the model may have changed."""
+        self._tried = None
 
     def draw(self, model: nn.Module, x: Tensor) -> Drawn:
         """With the same draws whether copies are run once or not."""
@@ -140,9 +174,11 @@ class ImageRecall:
         return stack
 
     def _copies_are_run_once(self, model: nn.Module, x: Tensor) -> bool:
-        if not self.options.dedup or self.options.start == "noise" or len(x) < 2:
+        if not self.options.dedup or self.options.start == "noise":
             return False
         if self._tried is not model:
+            if len(x) < 2:
+                return False
             self._tried, self._exact = model, copies_stay_equal(model, x)
             if not self._exact:
                 warnings.warn(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .._arguments import integer
 from .classifier import Classifier
 from .protocol import Batches
 
@@ -38,11 +39,14 @@ class SnapshotClassifier(Classifier):
         teach_from: int | None,
     ) -> None:
         super().__init__(model, optimizer)
-        if snapshot != "task" and (not isinstance(snapshot, int) or snapshot < 1):
+        name = type(self).__name__
+        whole = isinstance(snapshot, int) and not isinstance(snapshot, bool)
+        if snapshot != "task" and (not whole or snapshot < 1):
             raise ValueError(
-                f"{type(self).__name__}: snapshot must be 'task' or an integer >= 1, "
-                f"got {snapshot!r}"
+                f"{name}: snapshot must be 'task' or an integer >= 1, got {snapshot!r}"
             )
+        if teach_from is not None:
+            teach_from = integer(teach_from, "teach_from", name, least=0)
         self.snapshot = snapshot
         self.teach_from = teach_from
         self.old = None
@@ -55,7 +59,7 @@ class SnapshotClassifier(Classifier):
             self._take_snapshot()
 
     @abstractmethod
-    def _taught(self, old: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         """Learn from the network before; losses by name."""
 
     def _modules(self) -> list[nn.Module]:
@@ -73,19 +77,17 @@ class SnapshotClassifier(Classifier):
         if isinstance(self.snapshot, int) and self.calls % self.snapshot == 0:
             self._take_snapshot()
         loss = self._cross_entropy(x, y, where)
-        self._step(loss)
+        self._step(loss, where)
         losses = {"loss": loss.detach()}
         self.calls += 1
         if self.old is None or self.calls <= self._first_call():
             return losses
         try:
-            return losses | self._taught(self.old, x, y)
+            return losses | self._taught(self.old, x, y, where)
         except RuntimeError as error:
             if not str(error).startswith("clfast::"):
                 raise
-            raise ValueError(
-                f"{where}: {error}; look at the parameters of model, and at the learning rates"
-            ) from error
+            raise ValueError(f"{where}: {error}") from error
 
     def _first_call(self) -> int:
         if self.teach_from is not None:
@@ -94,11 +96,11 @@ class SnapshotClassifier(Classifier):
 
     @torch.no_grad()
     def _take_snapshot(self) -> None:
-        if self.old is None:
+        now = [*self.model.parameters(), *self.model.buffers()]
+        before = [] if self.old is None else [*self.old.parameters(), *self.old.buffers()]
+        if self.old is None or repr(self.old) != repr(self.model) or not _alike(before, now):
             self.old = copy.deepcopy(self.model).requires_grad_(False)
         else:
-            now = [*self.model.parameters(), *self.model.buffers()]
-            before = [*self.old.parameters(), *self.old.buffers()]
             for old, new in zip(before, now, strict=True):
                 old.copy_(new)
         self.old.train()
@@ -113,3 +115,12 @@ class SnapshotClassifier(Classifier):
             old = copy.deepcopy(self.model).requires_grad_(False).train()
             old.load_state_dict(state["old"])
         self.old = old
+
+
+def _alike(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether one list of tensors can be copied into the other."""
+
+    def kinds(tensors: list[Tensor]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
+        return [(t.shape, t.dtype, t.device) for t in tensors]
+
+    return kinds(first) == kinds(second)

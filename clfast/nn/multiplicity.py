@@ -31,11 +31,13 @@ def row_multiplicity(model: nn.Module, multiplicity: Tensor | None) -> Iterator[
         multiplicity: [M] int64 >= 1, for batches of M rows; None changes nothing.
 
     Raises:
-        ValueError: in the forward pass, a batch of another size.
+        TypeError, ValueError: a multiplicity that is none (its values are looked at on the CPU); in
+            the forward pass, a batch of another size.
     """
     if multiplicity is None:
         yield
         return
+    _check(multiplicity)
     with ExitStack() as undo:
         for module in _batch_norms(model):
             undo.enter_context(_forward(module, multiplicity))
@@ -45,8 +47,8 @@ def row_multiplicity(model: nn.Module, multiplicity: Tensor | None) -> Iterator[
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation in train mode leaves its running statistics as they are."""
-    kept = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-    tracking = [m for m in kept if m.track_running_stats]
+    kept = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracking = [m for m in kept if m.track_running_stats and m.training]
     for module in tracking:
         module.track_running_stats = False
     try:
@@ -56,8 +58,25 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
             module.track_running_stats = True
 
 
+def _check(multiplicity: object) -> None:
+    where = "clfast.nn.row_multiplicity: multiplicity"
+    if not isinstance(multiplicity, Tensor) or multiplicity.dtype != torch.int64:
+        kind = (
+            multiplicity.dtype if isinstance(multiplicity, Tensor) else type(multiplicity).__name__
+        )
+        raise TypeError(f"{where} must be an int64 tensor, got {kind}")
+    if multiplicity.dim() != 1:
+        raise ValueError(f"{where} must be 1-D, got {multiplicity.dim()}-D")
+    if multiplicity.device.type == "cpu" and bool((multiplicity < 1).any()):
+        raise ValueError(f"{where} must be >= 1, got {int(multiplicity.min())}")
+
+
+class _AnotherBatchError(ValueError):
+    """Rows that multiplicity knows nothing of reached a batch normalisation."""
+
+
 @torch.no_grad()
-def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float = 1e-3) -> bool:
+def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float | None = None) -> bool:
     """Whether a batch with repeated rows can be run as its distinct rows under `row_multiplicity`.
 
     Tried out: the model runs once in train mode on rows of ``x`` of which one stands there three
@@ -67,7 +86,8 @@ def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float = 1e-3) -
     Args:
         model: from [B, ...] to [B, C].
         x: [B, ...], B >= 2.
-        tolerance: largest difference of outputs, in units of the largest output.
+        tolerance: largest difference of outputs and of running statistics, in units of the largest
+            entry; default: 1e-3, or 16 roundings where that is more.
     """
     rows = torch.arange(min(len(x), 4), device=x.device)
     copies = torch.ones_like(rows)
@@ -79,15 +99,33 @@ def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float = 1e-3) -
         try:
             model.train()
             repeated = model(x[rows.repeat_interleave(copies)])
+            wanted = [repeated, *(buffer.clone() for buffer, _ in buffers)]
+            _put_back(buffers)
             with row_multiplicity(model, copies):
-                once = model(x[rows])
+                once = model(x[rows]).repeat_interleave(copies, 0)
+            found = [once, *(buffer.clone() for buffer, _ in buffers)]
+        except _AnotherBatchError:
+            return False
         finally:
             for module, mode in modes:
                 module.training = mode
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
-    difference = (once.repeat_interleave(copies, 0) - repeated).abs().max()
-    return bool(difference <= tolerance * repeated.abs().max())
+            _put_back(buffers)
+    if not bool(repeated.any()):  # outputs of zeros tell nothing
+        return False
+    return all(_near(a, b, tolerance) for a, b in zip(found, wanted, strict=True))
+
+
+def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, saved in buffers:
+        buffer.copy_(saved)
+
+
+def _near(a: Tensor, b: Tensor, tolerance: float | None) -> bool:
+    if not a.is_floating_point() or not a.numel():
+        return torch.equal(a, b)
+    if tolerance is None:
+        tolerance = max(1e-3, 16 * torch.finfo(a.dtype).eps)
+    return bool((a - b).abs().max() <= tolerance * b.abs().max())
 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:
@@ -117,7 +155,7 @@ def _weighed(norm: nn.Module, x: Tensor, multiplicity: Tensor) -> Tensor:
         result: Tensor = type(norm).forward(norm, x)
         return result
     if x.shape[0] != len(multiplicity):
-        raise ValueError(
+        raise _AnotherBatchError(
             f"clfast.nn.row_multiplicity: a batch of {x.shape[0]} rows came to "
             f"{type(norm).__name__}, but multiplicity is of {len(multiplicity)}"
         )

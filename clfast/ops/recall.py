@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .. import reference
@@ -150,8 +151,8 @@ def divergence(p_logits: Tensor, q_logits: Tensor, kind: _DivergenceKind = "ag")
 
     Args:
         p_logits, q_logits: [M, C] each.
-        kind: ``"ag"`` or ``"js"``, see :func:`recall_loss`. Both are >= 0; only "js" is bounded, by
-            log 2.
+        kind: ``"ag"`` or ``"js"``, see :func:`recall_loss`. Both are >= 0 up to rounding; only "js"
+            is bounded, by log 2.
 
     Returns:
         [M], differentiable once in both logits.
@@ -325,3 +326,5 @@ def recall_step_(
         )
         return
     _call.compiled(op, *arguments)
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(images)

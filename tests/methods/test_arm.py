@@ -233,8 +233,8 @@ def _nan(x: Tensor) -> Tensor:
         (lambda x, y: (x, y[1:]), ValueError, "y must have shape"),
         (lambda x, y: (x, y.int()), TypeError, "y must be int64"),
         (lambda x, y: (x[:, :1], y), ValueError, "model cannot take x"),
-        (lambda x, y: (x.long(), y), ValueError, "model cannot take x"),
-        (lambda x, y: (x[0], y[:1]), ValueError, "model"),
+        (lambda x, y: (x.long(), y), TypeError, "x must be float32 or float64"),
+        (lambda x, y: (x[0], y[:1]), ValueError, "image_shape"),
         (lambda x, y: (x.numpy(), y), TypeError, "x must be a torch.Tensor"),
         (lambda x, y: (_nan(x), y), ValueError, "ARM.observe"),
     ],
@@ -259,21 +259,25 @@ def test_bad_batches_leave_everything_as_it_was(
 def test_an_empty_batch_teaches_nothing() -> None:
     learner = _arm(_residual())
     before = learner.state_dict()
-    assert learner.observe(torch.zeros(0, 2, 4, 6).double(), torch.zeros(0).long()) == {}
+    assert learner.observe(torch.zeros(0, 2, 4, 6).double(), torch.zeros(0).long()) == {"loss": 0.0}
     assert _same(before, learner.state_dict())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": 0}, "images must be >= 1"),
-        ({"steps": 0}, "steps must be >= 1"),
+        ({"images": 0}, "images must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
         ({"snapshot": 0}, "snapshot must be"),
         ({"snapshot": "epoch"}, "snapshot must be"),
         ({"divergence": "kl"}, "divergence must be"),
         ({"start": "zeros"}, "start must be"),
         ({"replay_mean": "sum"}, "replay_mean must be"),
         ({"repeats": 0}, "repeats must be"),
+        ({"teach_from": -1}, "teach_from must be"),
+        ({"lr": float("nan")}, "lr must be finite"),
+        ({"tv_weight": float("inf")}, "tv_weight must be finite"),
+        ({"replay_weight": float("nan")}, "replay_weight must be finite"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
@@ -292,3 +296,85 @@ def test_bad_models_and_optimizers() -> None:
         ARM(None, sgd)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="ARM: optimizer must be a torch optimizer"):
         ARM(model, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"images": 10.5}, "images"),
+        ({"snapshot": 2, "repeats": 1.5}, "repeats"),
+        ({"diversity": None}, "diversity"),
+        ({"generator": 3}, "generator"),
+    ],
+)
+def test_options_of_a_wrong_kind(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(TypeError, match=f"ARM: {name} must be"):
+        _arm(_residual(), **options)
+
+
+def test_vectors_need_the_shape_of_their_images() -> None:
+    x, y = batches(1, 2, 4, 6)[0]
+    with pytest.raises(ValueError, match=r"ARM\.observe: x must be images .*image_shape"):
+        _arm(_flat()).observe(x.flatten(1), y)
+    with pytest.raises(ValueError, match=r"no image of image_shape \(1, 8, 7\)"):
+        _arm(_flat(), image_shape=(1, 8, 7)).observe(x.flatten(1), y)
+
+
+class _Infinite(nn.Module):
+    """A finite output whose gradient is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(48, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.flatten(1))
+        return logits + (self.layer.weight.sum() * 0).sqrt()
+
+
+def test_gradients_that_are_not_finite_take_no_step() -> None:
+    torch.manual_seed(0)
+    learner = _arm(_Infinite().double())
+    before = learner.state_dict()
+    with pytest.raises(ValueError, match=r"ARM\.observe: the gradient of the loss on x holds NaN"):
+        learner.observe(*batches(1, 2, 4, 6)[0])
+    assert _same(before, learner.state_dict())
+
+
+def test_recall_refuses_what_observe_refuses() -> None:
+    learner = _arm(_residual())
+    stream = batches(4, 2, 4, 6)
+    for x, y in stream:
+        learner.observe(x, y)
+    before = learner.state_dict()
+    for bad_x, bad_y, error in (
+        (x, y + 9, ValueError),
+        (x, y[1:], ValueError),
+        (x, y.double(), TypeError),
+        (x, y.tolist(), TypeError),
+        (x[:0], y[:0], ValueError),
+    ):
+        with pytest.raises(error, match=r"ARM\.recall"):
+            learner.recall(bad_x, bad_y)
+        assert _same(before, learner.state_dict())
+
+
+def test_a_model_that_has_grown_has_a_new_network_before() -> None:
+    learner = _arm(_residual(), snapshot="task")
+    stream = batches(4, 2, 4, 6)
+    learner.observe(*stream[0])
+    learner.on_task_end()
+    learner.model.head = nn.Linear(6, 9).double()
+    learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=0.05)
+    learner.on_task_end()
+    assert learner.old is not None
+    assert learner.old(stream[0][0]).shape == (5, 9)
+    learner.observe(*stream[1])
+
+
+def test_batches_made_in_inference_mode() -> None:
+    learner = _arm(_residual())
+    with torch.inference_mode():
+        for x, y in batches(4, 2, 4, 6):
+            learner.observe(x, y)
+    assert learner.calls == 4

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clfast.nn import copies_stay_equal, row_multiplicity, statistics_kept
@@ -114,6 +116,28 @@ class OwnNorm(nn.BatchNorm1d):
         return 2 * super().forward(input)
 
 
+class Patches(nn.Module):
+    """Batch normalisation of more rows than the batch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(x.flatten(0, 1)).unflatten(0, (-1, 2))
+        return result
+
+
+class Zeros(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * F.dropout(x)
+
+
+def tracking_instance_norm() -> nn.Module:
+    """Its outputs are of each row alone, but its running statistics are of the batch."""
+    return nn.InstanceNorm1d(3, track_running_stats=True)
+
+
 @pytest.mark.parametrize(
     ("layer", "fine"),
     [
@@ -123,11 +147,15 @@ class OwnNorm(nn.BatchNorm1d):
         (nn.Dropout(0.5), False),
         (BatchMean(), False),
         (OwnNorm(6), False),
+        (nn.Sequential(nn.Unflatten(1, (2, 3)), Patches(), nn.Flatten()), False),
+        (nn.Sequential(nn.Unflatten(1, (3, 2)), tracking_instance_norm(), nn.Flatten()), False),
+        (Zeros(), False),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_models_are_tried_out(layer: nn.Module, fine: bool, rng: torch.Generator) -> None:
-    model = nn.Sequential(nn.Linear(3, 6), layer, nn.Linear(6, 2))
+    last = nn.Linear(6, 2, bias=not isinstance(layer, Zeros))
+    model = nn.Sequential(nn.Linear(3, 6), layer, last)
     model[0].eval()
     before = {name: entry.clone() for name, entry in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -136,3 +164,28 @@ def test_models_are_tried_out(layer: nn.Module, fine: bool, rng: torch.Generator
     assert all(torch.equal(entry, before[name]) for name, entry in model.state_dict().items())
     assert not model[0].training
     assert model[1].training
+
+
+def test_instance_normalisation_is_not_touched(rng: torch.Generator) -> None:
+    norm = nn.InstanceNorm2d(3, track_running_stats=True).eval()
+    x = torch.randn(2, 3, 4, 4, generator=rng)
+    wanted = norm(x)
+    with statistics_kept(norm):
+        assert torch.equal(norm(x), wanted)
+
+
+@pytest.mark.parametrize(
+    ("multiplicity", "error", "message"),
+    [
+        ([1, 2], TypeError, "must be an int64 tensor, got list"),
+        (torch.tensor([0.5, 1.0]), TypeError, "must be an int64 tensor, got torch.float32"),
+        (torch.tensor([[1]]), ValueError, "must be 1-D"),
+        (torch.tensor([2, 0]), ValueError, "must be >= 1, got 0"),
+    ],
+)
+def test_bad_multiplicity(multiplicity: Any, error: type[Exception], message: str) -> None:
+    with (
+        pytest.raises(error, match=f"row_multiplicity: multiplicity {message}"),
+        row_multiplicity(nn.BatchNorm1d(3), multiplicity),
+    ):
+        pass

@@ -291,3 +291,24 @@ def test_a_step_refuses_images_that_require_grad() -> None:
     with torch.no_grad():
         ops.recall_step_(images, torch.ones(1, 1, 2, 2), **weights)
     assert torch.equal(images, torch.full((1, 1, 2, 2), -0.7))
+
+
+def test_a_step_is_seen_by_autograd() -> None:
+    weight, images = torch.ones(1, 1, 2, 2, requires_grad=True), torch.zeros(1, 1, 2, 2)
+    product = (weight * images).sum()
+    ops.recall_step_(images, torch.ones(1, 1, 2, 2), lr=1.0, tv_weight=1.0, l2_weight=1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_far_below_zero_and_very_high_temperatures(
+    dtype: torch.dtype, simd_level: str
+) -> None:
+    """Rows are padded in the kernels; nothing may come of it."""
+    low = torch.full((2, 5), -2e30, dtype=dtype)
+    logits = torch.arange(10.0, dtype=dtype).view(2, 5)
+    for given, temperature in ((low, 1.0), (logits, 1e30)):
+        got = ops.soft_cross_entropy(given, given, temperature=temperature)
+        torch.testing.assert_close(got, torch.log(torch.tensor(5.0, dtype=dtype)))
+    _recall(low, low, torch.tensor([0]))

@@ -20,7 +20,9 @@ inline T largest(const T* x, int64_t count) {
 template <class T>
 inline void take_logits(const T* row, int64_t count, int64_t width, T* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = row[i];
-  for (int64_t i = count; i < width; ++i) out[i] = T(-1e30);
+  // Far below any logit, and small enough to be doubled.
+  constexpr T behind = static_cast<T>(sizeof(T) == sizeof(float) ? -4e37 : -2e307);
+  for (int64_t i = count; i < width; ++i) out[i] = behind;
 }
 
 // log p_i = (z_i - top) scale - log_sum.
