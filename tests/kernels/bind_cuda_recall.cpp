@@ -14,6 +14,7 @@ void recall_gradients(const py::object& problem, const py::object& loss, const p
     const int64_t count = extent(problem.attr("present"), 0);
     Scratch<T> weights(rows), values(rows), log_sums(4 * rows), slopes(classes), terms(classes);
     Scratch<int32_t> counts(classes);
+    Scratch<int64_t> sharpest(rows);
     check_launch(cuda::recall_gradients<T>(
         {field<T>(problem, "old_logits", {rows, classes}),
          field<T>(problem, "new_logits", {rows, classes}), rows, classes,
@@ -22,8 +23,8 @@ void recall_gradients(const py::object& problem, const py::object& loss, const p
          number<T>(problem, "divergence_weight"), number<T>(problem, "not_local_old"),
          number<T>(problem, "not_local_new"), number<T>(problem, "diversity"),
          number<T>(problem, "sharpness"), divergence_of(problem)},
-        {weights.data(), values.data(), log_sums.data(), slopes.data(), terms.data(),
-         counts.data()},
+        {weights.data(), values.data(), log_sums.data(), slopes.data(), terms.data(), counts.data(),
+         sharpest.data()},
         data_of<T>(loss, "loss", {1}), data_of<T>(d_old, "d_old", {rows, classes}),
         data_of<T>(d_new, "d_new", {rows, classes}), nullptr));
   });

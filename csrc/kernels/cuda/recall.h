@@ -26,6 +26,7 @@ struct RecallScratch {
   T* log_sums;          // [M, 4], tops and log sums of both networks
   T *slopes, *terms;    // [C]
   int32_t* counts;      // [C]
+  int64_t* sharpest;    // [M], the first class with the largest old logit
 };
 
 // loss: one element; d_old and d_new: [M, C].

@@ -15,17 +15,23 @@ __global__ void count_present_kernel(RecallProblem<T> p, int32_t* __restrict__ c
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    softmax_kernel(RecallProblem<T> p, T* __restrict__ log_sums, T* __restrict__ d_old) {
+    softmax_kernel(RecallProblem<T> p, RecallScratch<T> s, T* __restrict__ d_old) {
   CLFAST_SHARED(T[kWarps], shared);
+  CLFAST_SHARED(int64_t[kWarps], shared_index);
   const int64_t row = blockIdx.x, at = row * p.classes;
   const RowSoftmax<T> of_old = softmax_of_row(p.old_logits + at, p.classes, T(1), shared);
   const RowSoftmax<T> of_new = softmax_of_row(p.new_logits + at, p.classes, T(1), shared);
+  int64_t first = p.classes;
   for (int64_t i = threadIdx.x; i < p.classes; i += kThreads) {
-    d_old[at + i] = exp(of_old.log_of_share(p.old_logits[at + i]));
+    const T logit = p.old_logits[at + i];
+    d_old[at + i] = exp(of_old.log_of_share(logit));
+    if (logit == of_old.top && i < first) first = i;
   }
+  first = block_min<kThreads>(first, shared_index);
   if (threadIdx.x != 0) return;
-  log_sums[4 * row] = of_old.top, log_sums[4 * row + 1] = of_old.log_sum;
-  log_sums[4 * row + 2] = of_new.top, log_sums[4 * row + 3] = of_new.log_sum;
+  s.sharpest[row] = first;
+  s.log_sums[4 * row] = of_old.top, s.log_sums[4 * row + 1] = of_old.log_sum;
+  s.log_sums[4 * row + 2] = of_new.top, s.log_sums[4 * row + 3] = of_new.log_sum;
 }
 
 // One thread a class, down all rows.
@@ -52,14 +58,12 @@ __global__ void __launch_bounds__(kThreads)
     recall_kernel(RecallProblem<T> p, RecallScratch<T> s, T* __restrict__ d_old,
                   T* __restrict__ d_new) {
   CLFAST_SHARED(T[kWarps], shared);
-  CLFAST_SHARED(int64_t[kWarps], shared_index);
   const int64_t row = blockIdx.x, at = row * p.classes;
   const DivergenceForm<T> form = form_of<T>(p.divergence);
   const RowSoftmax<T> of_old{s.log_sums[4 * row], T(1), s.log_sums[4 * row + 1]};
   const RowSoftmax<T> of_new{s.log_sums[4 * row + 2], T(1), s.log_sums[4 * row + 3]};
   const T share = T(1) / static_cast<T>(p.present_count);
   T mean_x = T(0), mean_y = T(0), mean_slope = T(0), old_here = T(0), new_here = T(0);
-  int64_t best = p.classes;
   for (int64_t i = threadIdx.x; i < p.classes; i += kThreads) {
     const T log_p = of_old.log_of_share(p.old_logits[at + i]);
     const T log_q = of_new.log_of_share(p.new_logits[at + i]);
@@ -70,14 +74,12 @@ __global__ void __launch_bounds__(kThreads)
     mean_slope += t.p * s.slopes[i];
     old_here += present * log_p;
     new_here += present * log_q;
-    if (p.old_logits[at + i] == of_old.top && i < best) best = i;
   }
   mean_x = block_sum<kThreads>(mean_x, shared);
   mean_y = block_sum<kThreads>(mean_y, shared);
   mean_slope = block_sum<kThreads>(mean_slope, shared);
   old_here = block_sum<kThreads>(old_here, shared);
   new_here = block_sum<kThreads>(new_here, shared);
-  best = block_min<kThreads>(best, shared_index);
   if (threadIdx.x == 0) {
     s.values[row] = p.not_local_old * old_here + p.not_local_new * new_here +
                     p.sharpness * of_old.log_sum - p.divergence_weight * T(0.5) * (mean_x + mean_y);
@@ -87,7 +89,7 @@ __global__ void __launch_bounds__(kThreads)
     const DivergenceTerms<T> t = divergence_terms(form, of_old.log_of_share(p.old_logits[at + i]),
                                                   of_new.log_of_share(p.new_logits[at + i]));
     const T present = share * static_cast<T>(s.counts[i]);
-    const T top = i == best ? T(1) : T(0);
+    const T top = i == s.sharpest[row] ? T(1) : T(0);
     d_old[at + i] = weight * (p.diversity * t.p * (s.slopes[i] - mean_slope) +
                               p.sharpness * (t.p - top) - p.not_local_old * (t.p - present) -
                               p.divergence_weight * old_slope(form, t, mean_x));
@@ -106,8 +108,7 @@ cudaError_t recall_gradients(const RecallProblem<T>& p, const RecallScratch<T>& 
   CLFAST_LAUNCH((row_weights_kernel<T>), dim3(1), dim3(kThreads), 0, stream, p.multiplicity, p.rows,
                 s.weights);
   if (p.rows > 0) {
-    CLFAST_LAUNCH((softmax_kernel<T>), grid_of(p.rows), dim3(kThreads), 0, stream, p, s.log_sums,
-                  d_old);
+    CLFAST_LAUNCH((softmax_kernel<T>), grid_of(p.rows), dim3(kThreads), 0, stream, p, s, d_old);
   }
   CLFAST_LAUNCH((diversity_kernel<T>), grid_of(divide_up(p.classes, kThreads)), dim3(kThreads), 0,
                 stream, p, s.weights, d_old, s.slopes, s.terms);

@@ -26,6 +26,7 @@ std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logi
   Tensor d_new = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
   const Tensor state = scratch_like(z.first, 6 * z.rows + 2 * z.classes, z.dtype);
   const Tensor counts = scratch_like(z.first, z.classes, ScalarType::Int);
+  const Tensor sharpest = scratch_like(z.first, z.rows, ScalarType::Long);
   dispatch_compute(z.dtype, [&](auto tag) {
     using T = decltype(tag);
     T* weights = state.mutable_data_ptr<T>();
@@ -38,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logi
                  static_cast<T>(w.not_local_new), static_cast<T>(w.diversity),
                  static_cast<T>(w.sharpness), in.divergence},
                 {weights, values, log_sums, slopes, slopes + z.classes,
-                 counts.mutable_data_ptr<int32_t>()},
+                 counts.mutable_data_ptr<int32_t>(), sharpest.mutable_data_ptr<int64_t>()},
                 loss.mutable_data_ptr<T>(), d_old.mutable_data_ptr<T>(),
                 d_new.mutable_data_ptr<T>(), stream));
   });
