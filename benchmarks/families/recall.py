@@ -4,7 +4,9 @@ compiled gradients, which are spared it; closed forms stand beside the ops that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +16,7 @@ from clfast import ops, reference
 
 from ..case import Case, Variant, Work, forms, in_float64, relative_error
 from ..opponents import recall as opponents
-from ..opponents.recall import Logits
+from ..opponents.recall import Logits, value_and_gradient, with_gradients
 
 FLOAT = 4  # bytes
 LR = 0.01
@@ -62,30 +64,25 @@ def _gradients_of(x: Logits) -> tuple[Tensor, ...]:
 
 
 def _recall_opponents() -> list[Variant]:
+    published, plain = opponents.recall_as_published, opponents.recall_value
     return [
-        Variant("loops over classes", "loop", opponents.recall_as_published, tuple),
-        Variant("autograd", "torch", opponents.recall_by_autograd, tuple),
-        Variant("grad_and_value, compiled", "compiled", opponents.recall_by_func, tuple),
+        Variant("loops over classes", "loop", with_gradients(published, 2), tuple),
+        Variant("autograd", "torch", with_gradients(plain, 2), tuple),
+        Variant("grad_and_value, compiled", "compiled", value_and_gradient(plain, 2), tuple),
     ]
 
 
 def recall_gradients(M: int, C: int) -> Case:
     """Loss and both gradients in one call, without autograd."""
     clfast = Variant("clfast", "clfast", ops.recall_gradients, tuple)
-    variants = [clfast, *_recall_opponents()]
+    by_hand = forms("closed form", opponents.recall_by_hand, tuple)
+    variants = [clfast, *_recall_opponents(), *by_hand]
     return _of_logits("recall_gradients", M, C, variants, _gradients_of, written=2, flops=60)
 
 
 def recall_loss(M: int, C: int) -> Case:
     """The differentiable loss and its backward pass."""
-
-    @torch.enable_grad()
-    def differentiated(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
-        old, new = old.detach().requires_grad_(), new.detach().requires_grad_()
-        loss = ops.recall_loss(old, new, present)
-        return (loss.detach(), *torch.autograd.grad(loss, (old, new)))
-
-    clfast = Variant("clfast", "clfast", differentiated, tuple)
+    clfast = Variant("clfast", "clfast", with_gradients(ops.recall_loss, 2), tuple)
     return _of_logits(
         "recall_loss",
         *(M, C, [clfast, *_recall_opponents()], _gradients_of),
@@ -98,27 +95,18 @@ def recall_loss(M: int, C: int) -> Case:
 def soft_cross_entropy(M: int, C: int) -> Case:
     """The differentiable loss and its backward pass."""
     pair = lambda x: (x.old, x.new)  # noqa: E731
-
-    @torch.enable_grad()
-    def differentiated(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits.detach().requires_grad_()
-        loss = ops.soft_cross_entropy(logits, target_logits)
-        return loss.detach(), torch.autograd.grad(loss, logits)[0]
-
-    @torch.enable_grad()
-    def oracle(x: Logits) -> tuple[Tensor, Tensor]:
-        logits = x.old.requires_grad_()
-        loss = reference.recall.soft_cross_entropy(logits, x.new)
-        return loss.detach(), torch.autograd.grad(loss, logits)[0]
-
+    loop = with_gradients(opponents.cross_entropy_as_published, 1)
+    autograd = with_gradients(opponents.cross_entropy_of_softmax, 1)
+    by_func = value_and_gradient(opponents.cross_entropy_value)
     variants = [
-        Variant("clfast", "clfast", differentiated, pair),
-        Variant("loop over classes", "loop", opponents.cross_entropy_as_published, pair),
-        Variant("F.cross_entropy", "torch", opponents.cross_entropy_by_autograd, pair),
-        Variant("grad_and_value, compiled", "compiled", opponents.cross_entropy_by_func, pair),
+        Variant("clfast", "clfast", with_gradients(ops.soft_cross_entropy, 1), pair),
+        Variant("loop over classes", "loop", loop, pair),
+        Variant("F.cross_entropy", "torch", autograd, pair),
+        Variant("grad_and_value, compiled", "compiled", by_func, pair),
     ]
     return _of_logits(
-        *("soft_cross_entropy", M, C, variants, oracle),
+        *("soft_cross_entropy", M, C, variants),
+        lambda x: with_gradients(reference.recall.soft_cross_entropy, 1)(x.old, x.new),
         written=1,
         flops=25,
         how="forward and backward",
@@ -128,31 +116,23 @@ def soft_cross_entropy(M: int, C: int) -> Case:
 def divergence(M: int, C: int) -> Case:
     """The differentiable divergences of all rows and their backward pass."""
     pair = lambda x: (x.old, x.new)  # noqa: E731
-
-    @torch.enable_grad()
-    def differentiated(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
-        p_logits, q_logits = p_logits.detach().requires_grad_(), q_logits.detach().requires_grad_()
-        values = ops.divergence(p_logits, q_logits)
-        return (values.detach(), *torch.autograd.grad(values.sum(), (p_logits, q_logits)))
-
-    @torch.enable_grad()
-    def oracle(x: Logits) -> tuple[Tensor, ...]:
-        p, q = x.old.requires_grad_(), x.new.requires_grad_()
-        values = reference.recall.divergence(p, q)
-        return (values.detach(), *torch.autograd.grad(values.sum(), (p, q)))
-
+    by_func = value_and_gradient(opponents.divergence_values, 2)
     variants = [
-        Variant("clfast", "clfast", differentiated, pair),
-        Variant("loop over rows", "loop", opponents.divergence_as_published, pair),
-        Variant("autograd", "torch", opponents.divergence_by_autograd, pair),
-        Variant("grad, compiled", "compiled", opponents.divergence_by_func, pair),
+        Variant("clfast", "clfast", with_gradients(ops.divergence, 2), pair),
+        Variant("F.kl_div", "loop", with_gradients(opponents.divergence_by_kl_div, 2), pair),
+        Variant("autograd", "torch", with_gradients(opponents.divergence_values, 2), pair),
+        Variant("grad, compiled", "compiled", by_func, pair),
     ]
     return _of_logits(
-        *("divergence", M, C, variants, oracle), written=2, flops=45, how="forward and backward"
+        *("divergence", M, C, variants),
+        lambda x: with_gradients(reference.recall.divergence, 2)(x.old, x.new),
+        written=2,
+        flops=45,
+        how="forward and backward",
     )
 
 
-def _images(M: int, shape: tuple[int, int, int]) -> Callable[[Generator], Images]:
+def _images(M: int, shape: tuple[int, ...]) -> Callable[[Generator], Images]:
     def make(generator: Generator) -> Images:
         return Images(
             torch.rand(M, *shape, generator=generator),
@@ -165,12 +145,12 @@ def _images(M: int, shape: tuple[int, int, int]) -> Callable[[Generator], Images
 def _of_images(
     op: str,
     M: int,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     variants: list[Variant],
     oracle: Callable[[Images], Any],
     accesses: tuple[int, int],
 ) -> Case:
-    elements = M * shape[0] * shape[1] * shape[2]
+    elements = M * math.prod(shape)
     return Case(
         op=op,
         size={"M": M, "image": "x".join(map(str, shape))},
@@ -188,54 +168,38 @@ def _of_images(
 
 def image_prior(M: int, *shape: int) -> Case:
     """The differentiable prior and its backward pass."""
-    of_image = lambda x: (x.images,)  # noqa: E731
-
-    @torch.enable_grad()
-    def differentiated(images: Tensor) -> tuple[Tensor, Tensor]:
-        images = images.detach().requires_grad_()
-        value = ops.image_prior(images)
-        return value.detach(), torch.autograd.grad(value, images)[0]
-
-    @torch.enable_grad()
-    def oracle(x: Images) -> tuple[Tensor, Tensor]:
-        images = x.images.requires_grad_()
-        value = reference.recall.image_prior(images)
-        return value.detach(), torch.autograd.grad(value, images)[0]
-
-    variants = [
-        Variant("clfast", "clfast", differentiated, of_image),
-        Variant("autograd", "loop", opponents.prior_by_autograd, of_image),
-        Variant("grad_and_value", "torch", opponents.prior_by_func, of_image),
-        Variant("grad_and_value, compiled", "compiled", opponents.prior_by_func, of_image),
-    ]
-    return _of_images("image_prior", M, (shape[0], shape[1], shape[2]), variants, oracle, (1, 1))
+    functions = (ops.image_prior, reference.recall.image_prior, opponents.prior_value)
+    return _differentiable_of_images("image_prior", M, shape, functions)
 
 
 def total_variation(M: int, *shape: int) -> Case:
     """Absolute differences, the differentiable value and its backward pass."""
-    of_image = lambda x: (x.images,)  # noqa: E731
-
-    @torch.enable_grad()
-    def differentiated(images: Tensor) -> tuple[Tensor, Tensor]:
-        images = images.detach().requires_grad_()
-        value = ops.total_variation(images, norm="abs")
-        return value.detach(), torch.autograd.grad(value, images)[0]
-
-    @torch.enable_grad()
-    def oracle(x: Images) -> tuple[Tensor, Tensor]:
-        images = x.images.requires_grad_()
-        value = reference.recall.total_variation(images, norm="abs")
-        return value.detach(), torch.autograd.grad(value, images)[0]
-
-    variants = [
-        Variant("clfast", "clfast", differentiated, of_image),
-        Variant("autograd", "loop", opponents.variation_by_autograd, of_image),
-        Variant("grad_and_value", "torch", opponents.variation_by_func, of_image),
-        Variant("grad_and_value, compiled", "compiled", opponents.variation_by_func, of_image),
-    ]
-    return _of_images(
-        "total_variation", M, (shape[0], shape[1], shape[2]), variants, oracle, (1, 1)
+    functions = (
+        partial(ops.total_variation, norm="abs"),
+        partial(reference.recall.total_variation, norm="abs"),
+        opponents.absolute_variation,
     )
+    return _differentiable_of_images("total_variation", M, shape, functions)
+
+
+def _differentiable_of_images(
+    op: str,
+    M: int,
+    shape: tuple[int, ...],
+    functions: tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]],
+) -> Case:
+    """functions: clfast's, the reference, and as one writes it in PyTorch."""
+    of_image = lambda x: (x.images,)  # noqa: E731
+    clfast, oracle, plain = functions
+    by_func = value_and_gradient(plain)
+    variants = [
+        Variant("clfast", "clfast", with_gradients(clfast, 1), of_image),
+        Variant("autograd", "loop", with_gradients(plain, 1), of_image),
+        Variant("grad_and_value", "torch", by_func, of_image),
+        Variant("grad_and_value, compiled", "compiled", by_func, of_image),
+    ]
+    expected = lambda x: with_gradients(oracle, 1)(x.images)  # noqa: E731
+    return _of_images(op, M, shape, variants, expected, (1, 1))
 
 
 def recall_step(M: int, *shape: int) -> Case:
@@ -258,7 +222,7 @@ def recall_step(M: int, *shape: int) -> Case:
         *forms("hand gradient", opponents.step_by_hand, given),
         *forms("hand gradient, padded", opponents.step_by_padding, given),
     ]
-    return _of_images("recall_step_", M, (shape[0], shape[1], shape[2]), variants, oracle, (2, 1))
+    return _of_images("recall_step_", M, shape, variants, oracle, (2, 1))
 
 
 CASES = [

@@ -1,19 +1,20 @@
 """What clfast's recall ops are measured against: the losses as people write them, vectorised
 PyTorch under autograd, and gradients derived by hand, which is as fast as plain PyTorch gets.
 
-Each returns a loss and its gradients. `as_published` has the loops over classes of the ARM authors'
-code, without its calls of `.item()`.
+`as_published` has the loops over classes of the ARM authors' code, without its calls of `.item()`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Function = Callable[..., Tensor]
 EPSILON = sys.float_info.epsilon
 
 
@@ -21,6 +22,34 @@ class Logits(NamedTuple):
     old: Tensor  # [M, C]
     new: Tensor  # [M, C]
     present: Tensor  # [P]
+
+
+def with_gradients(function: Function, count: int) -> Callable[..., tuple[Tensor, ...]]:
+    """`function` with the gradients, by autograd, of the sum of its values with respect to its
+    first `count` arguments."""
+
+    @torch.enable_grad()
+    def differentiated(*given: Tensor) -> tuple[Tensor, ...]:
+        inputs = [t.detach().requires_grad_() for t in given[:count]]
+        value = function(*inputs, *given[count:])
+        total = value if value.dim() == 0 else value.sum()
+        return (value.detach(), *torch.autograd.grad(total, inputs))
+
+    return differentiated
+
+
+def value_and_gradient(function: Function, count: int = 1) -> Callable[..., tuple[Tensor, ...]]:
+    """The same by torch.func, which compiles."""
+
+    def total(*given: Tensor) -> tuple[Tensor, Tensor]:
+        value = function(*given)
+        return (value if value.dim() == 0 else value.sum()), value
+
+    def differentiated(*given: Tensor) -> tuple[Tensor, ...]:
+        slopes, value = torch.func.grad(total, tuple(range(count)), has_aux=True)(*given)
+        return value, *slopes
+
+    return differentiated
 
 
 # --- recall_gradients: (loss, d_old, d_new), with the default weights -----------------------------
@@ -36,18 +65,6 @@ def recall_value(old: Tensor, new: Tensor, present: Tensor) -> Tensor:
     not_local = log_p[:, present].mean() + 0.1 * log_q[:, present].mean()
     sharpness = -log_p.amax(1).mean()
     return 1 - divergence + 16 * diversity + not_local + 0.1 * sharpness
-
-
-@torch.enable_grad()
-def recall_by_autograd(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
-    old, new = old.detach().requires_grad_(), new.detach().requires_grad_()
-    loss = recall_value(old, new, present)
-    return (loss.detach(), *torch.autograd.grad(loss, (old, new)))
-
-
-def recall_by_func(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
-    slopes, loss = torch.func.grad_and_value(recall_value, (0, 1))(old, new, present)
-    return loss, *slopes
 
 
 def recall_by_hand(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
@@ -75,9 +92,7 @@ def recall_by_hand(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, .
     return loss, d_old / len(old), d_new / len(old)
 
 
-@torch.enable_grad()
-def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
-    old, new = old.detach().requires_grad_(), new.detach().requires_grad_()
+def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> Tensor:
     p, q = old.softmax(1), new.softmax(1)
     mean = (p + q) / 2
     divergence = (
@@ -91,41 +106,30 @@ def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tens
         for label in present:
             targets = torch.full((len(logits),), 0, device=logits.device) + label
             loss = loss - weight * F.cross_entropy(logits, targets) / len(present)
-    loss = loss + 0.1 * F.cross_entropy(old, old.argmax(1).detach())
-    return (loss.detach(), *torch.autograd.grad(loss, (old, new)))
+    return loss + 0.1 * F.cross_entropy(old, old.argmax(1).detach())
 
 
-# --- soft_cross_entropy: (loss, gradient) ---------------------------------------------------------
+# --- soft_cross_entropy: a loss -------------------------------------------------------------------
 
 
-@torch.enable_grad()
-def cross_entropy_as_published(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().requires_grad_()
+def cross_entropy_as_published(logits: Tensor, target_logits: Tensor) -> Tensor:
     target = target_logits.softmax(1)
     loss = logits.new_zeros(())
     for label in range(logits.shape[1]):
         targets = torch.full((len(logits),), label, device=logits.device)
         loss = loss + (target[:, label] * F.cross_entropy(logits, targets, reduction="none")).mean()
-    return loss.detach(), torch.autograd.grad(loss, logits)[0]
+    return loss
 
 
-@torch.enable_grad()
-def cross_entropy_by_autograd(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().requires_grad_()
-    loss = F.cross_entropy(logits, target_logits.softmax(1))
-    return loss.detach(), torch.autograd.grad(loss, logits)[0]
+def cross_entropy_of_softmax(logits: Tensor, target_logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits, target_logits.softmax(1))
 
 
 def cross_entropy_value(logits: Tensor, target_logits: Tensor) -> Tensor:
     return -(target_logits.softmax(1) * logits.log_softmax(1)).sum() / len(logits)
 
 
-def cross_entropy_by_func(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
-    slope, loss = torch.func.grad_and_value(cross_entropy_value)(logits, target_logits)
-    return loss, slope
-
-
-# --- divergence: ([M], d_p, d_q) ------------------------------------------------------------------
+# --- divergence: [M] ------------------------------------------------------------------------------
 
 
 def divergence_values(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -134,41 +138,15 @@ def divergence_values(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     return (mean * (mean.log() - (log_p + log_q) / 2)).sum(1)
 
 
-def divergence_by_func(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
-    def total(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, Tensor]:
-        values = divergence_values(p_logits, q_logits)
-        return values.sum(), values
-
-    slopes, values = torch.func.grad(total, (0, 1), has_aux=True)(p_logits, q_logits)
-    return values, *slopes
-
-
-@torch.enable_grad()
-def divergence_by_autograd(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
-    p_logits, q_logits = p_logits.detach().requires_grad_(), q_logits.detach().requires_grad_()
-    values = divergence_values(p_logits, q_logits)
-    return (values.detach(), *torch.autograd.grad(values.sum(), (p_logits, q_logits)))
-
-
-@torch.enable_grad()
-def divergence_as_published(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, ...]:
-    """By F.kl_div, one row after another: it averages over the batch that it is given."""
-    p_logits, q_logits = p_logits.detach().requires_grad_(), q_logits.detach().requires_grad_()
+def divergence_by_kl_div(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """As the authors write it, for every row."""
     p, q = p_logits.softmax(1), q_logits.softmax(1)
     mean = (p + q) / 2
-    rows = [
-        (
-            F.kl_div(p[i].log(), mean[i], reduction="sum")
-            + F.kl_div(q[i].log(), mean[i], reduction="sum")
-        )
-        / 2
-        for i in range(len(p))
-    ]
-    values = torch.stack(rows)
-    return (values.detach(), *torch.autograd.grad(values.sum(), (p_logits, q_logits)))
+    of_p, of_q = (F.kl_div(z.log(), mean, reduction="none") for z in (p, q))
+    return (of_p + of_q).sum(1) / 2
 
 
-# --- image_prior: (value, gradient); total_variation: the same; recall_step: images ---------------
+# --- image_prior, total_variation: a value; recall_step_: images ----------------------------------
 
 
 def prior_value(images: Tensor) -> Tensor:
@@ -180,55 +158,6 @@ def prior_value(images: Tensor) -> Tensor:
     return (2 * variation + norm) / (m * channels)
 
 
-@torch.enable_grad()
-def prior_by_autograd(images: Tensor) -> tuple[Tensor, Tensor]:
-    images = images.detach().requires_grad_()
-    value = prior_value(images)
-    return value.detach(), torch.autograd.grad(value, images)[0]
-
-
-def prior_by_func(images: Tensor) -> tuple[Tensor, Tensor]:
-    slope, value = torch.func.grad_and_value(prior_value)(images)
-    return value, slope
-
-
-def prior_by_hand(images: Tensor) -> tuple[Tensor, Tensor]:
-    m, channels, height, width = images.shape
-    down = images[:, :, 1:] - images[:, :, :-1]
-    right = images[:, :, :, 1:] - images[:, :, :, :-1]
-    of_down = 2 / (m * channels * (height - 1) * width)
-    of_right = 2 / (m * channels * height * (width - 1))
-    of_norm = 1 / (m * channels * height * width)
-    norms = images.flatten(1).norm(dim=1)
-    value = of_down * down.square().sum() + of_right * right.square().sum() + of_norm * norms.sum()
-    slope = images * (of_norm / norms)[:, None, None, None]
-    slope[:, :, 1:] += 2 * of_down * down
-    slope[:, :, :-1] -= 2 * of_down * down
-    slope[:, :, :, 1:] += 2 * of_right * right
-    slope[:, :, :, :-1] -= 2 * of_right * right
-    return value, slope
-
-
-def prior_by_padding(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient in one expression, which torch.compile fuses into one loop."""
-    m, channels, height, width = images.shape
-    of_down = 2 / (m * channels * (height - 1) * width)
-    of_right = 2 / (m * channels * height * (width - 1))
-    of_norm = 1 / (m * channels * height * width)
-    norms = images.flatten(1).norm(dim=1)
-    around = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    middle = around[:, :, 1:-1, 1:-1]
-    down, right = around[:, :, 2:, 1:-1] - middle, around[:, :, 1:-1, 2:] - middle
-    up, left = middle - around[:, :, :-2, 1:-1], middle - around[:, :, 1:-1, :-2]
-    value = of_down * down.square().sum() + of_right * right.square().sum() + of_norm * norms.sum()
-    slope = (
-        2 * of_down * (up - down)
-        + 2 * of_right * (left - right)
-        + images * (of_norm / norms)[:, None, None, None]
-    )
-    return value, slope
-
-
 def absolute_variation(images: Tensor) -> Tensor:
     m, channels, height, width = images.shape
     down = (images[:, :, 1:] - images[:, :, :-1]).abs().sum() / ((height - 1) * width)
@@ -236,20 +165,8 @@ def absolute_variation(images: Tensor) -> Tensor:
     return 2 * (down + right) / (m * channels)
 
 
-@torch.enable_grad()
-def variation_by_autograd(images: Tensor) -> tuple[Tensor, Tensor]:
-    images = images.detach().requires_grad_()
-    value = absolute_variation(images)
-    return value.detach(), torch.autograd.grad(value, images)[0]
-
-
-def variation_by_func(images: Tensor) -> tuple[Tensor, Tensor]:
-    slope, value = torch.func.grad_and_value(absolute_variation)(images)
-    return value, slope
-
-
 def step_by_autograd(images: Tensor, grad: Tensor, lr: float) -> Tensor:
-    return images - lr * (grad + prior_by_autograd(images)[1])
+    return images - lr * (grad + with_gradients(prior_value, 1)(images)[1])
 
 
 def step_by_func(images: Tensor, grad: Tensor, lr: float) -> Tensor:
@@ -257,8 +174,37 @@ def step_by_func(images: Tensor, grad: Tensor, lr: float) -> Tensor:
 
 
 def step_by_hand(images: Tensor, grad: Tensor, lr: float) -> Tensor:
-    return images - lr * (grad + prior_by_hand(images)[1])
+    """The prior's gradient term by term."""
+    of_down, of_right, of_norm = _slopes(images)
+    down = of_down * (images[:, :, 1:] - images[:, :, :-1])
+    right = of_right * (images[:, :, :, 1:] - images[:, :, :, :-1])
+    slope = images * of_norm
+    slope[:, :, 1:] += down
+    slope[:, :, :-1] -= down
+    slope[:, :, :, 1:] += right
+    slope[:, :, :, :-1] -= right
+    return images - lr * (grad + slope)
 
 
 def step_by_padding(images: Tensor, grad: Tensor, lr: float) -> Tensor:
-    return images - lr * (grad + prior_by_padding(images)[1])
+    """The prior's gradient in one expression, which torch.compile fuses into one loop."""
+    of_down, of_right, of_norm = _slopes(images)
+    around = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    middle = around[:, :, 1:-1, 1:-1]
+    down, right = around[:, :, 2:, 1:-1] - middle, around[:, :, 1:-1, 2:] - middle
+    up, left = middle - around[:, :, :-2, 1:-1], middle - around[:, :, 1:-1, :-2]
+    slope = of_down * (up - down) + of_right * (left - right) + images * of_norm
+    return images - lr * (grad + slope)
+
+
+def _slopes(images: Tensor) -> tuple[float, float, Tensor]:
+    """What the differences down and to the right, and the images, are multiplied by in the
+    gradient of the prior."""
+    m, channels, height, width = images.shape
+    norms = images.flatten(1).norm(dim=1)[:, None, None, None]
+    of_norm = 1 / (m * channels * height * width * norms)
+    return (
+        4 / (m * channels * (height - 1) * width),
+        4 / (m * channels * height * (width - 1)),
+        of_norm,
+    )

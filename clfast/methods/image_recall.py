@@ -81,6 +81,7 @@ class ImageRecall:
         self.generator = generator
         self._tried: nn.Module | None = None
         self._exact = False  # whether copies stay equal in the model that was tried
+        self._warned = False
 
     def check(self, x: object, where: str) -> None:
         """Raises TypeError or ValueError for samples that are no images to optimise."""
@@ -180,7 +181,8 @@ class ImageRecall:
             if len(x) < 2:
                 return False
             self._tried, self._exact = model, copies_stay_equal(model, x)
-            if not self._exact:
+            if not self._exact and not self._warned:
+                self._warned = True
                 warnings.warn(
                     "ARM: model treats equal images of a batch differently, or looks at the batch "
                     "in other layers than batch normalisation: every copy is run; dedup=False says "

@@ -94,16 +94,8 @@ class SnapshotClassifier(Classifier):
             return self.teach_from
         return self.snapshot if isinstance(self.snapshot, int) else 0
 
-    @torch.no_grad()
     def _take_snapshot(self) -> None:
-        now = [*self.model.parameters(), *self.model.buffers()]
-        before = [] if self.old is None else [*self.old.parameters(), *self.old.buffers()]
-        if self.old is None or repr(self.old) != repr(self.model) or not _alike(before, now):
-            self.old = copy.deepcopy(self.model).requires_grad_(False)
-        else:
-            for old, new in zip(before, now, strict=True):
-                old.copy_(new)
-        self.old.train()
+        self.old = copy.deepcopy(self.model).requires_grad_(False).train()
 
     def _own_state(self) -> dict[str, Any]:
         return {"calls": self.calls, "old": None if self.old is None else self.old.state_dict()}
@@ -115,12 +107,3 @@ class SnapshotClassifier(Classifier):
             old = copy.deepcopy(self.model).requires_grad_(False).train()
             old.load_state_dict(state["old"])
         self.old = old
-
-
-def _alike(first: list[Tensor], second: list[Tensor]) -> bool:
-    """Whether one list of tensors can be copied into the other."""
-
-    def kinds(tensors: list[Tensor]) -> list[tuple[torch.Size, torch.dtype, torch.device]]:
-        return [(t.shape, t.dtype, t.device) for t in tensors]
-
-    return kinds(first) == kinds(second)

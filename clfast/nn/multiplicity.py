@@ -7,6 +7,7 @@ counts it as often as it stands there; losses and gradients of rows are the call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -151,19 +152,19 @@ def _weighed(norm: nn.Module, x: Tensor, multiplicity: Tensor) -> Tensor:
     assert isinstance(norm, _WEIGHED)
     norm._check_input_dim(x)
     from_batch = norm.training or norm.running_mean is None
-    if not from_batch:
-        result: Tensor = type(norm).forward(norm, x)
-        return result
-    if x.shape[0] != len(multiplicity):
+    if from_batch and x.shape[0] != len(multiplicity):
         raise _AnotherBatchError(
             f"clfast.nn.row_multiplicity: a batch of {x.shape[0]} rows came to "
             f"{type(norm).__name__}, but multiplicity is of {len(multiplicity)}"
         )
+    if not from_batch or not len(x):
+        result: Tensor = type(norm).forward(norm, x)
+        return result
     normalised, mean, variance = _WeighedBatchNorm.apply(
         x, norm.weight, norm.bias, multiplicity, norm.eps
     )
     if norm.training and norm.track_running_stats and norm.running_mean is not None:
-        _track(norm, mean, variance, multiplicity.sum() * (x[0, 0].numel()))
+        _track(norm, mean, variance, multiplicity.sum() * math.prod(x.shape[2:]))
     output: Tensor = normalised
     return output
 
@@ -217,7 +218,6 @@ class _WeighedBatchNorm(torch.autograd.Function):
             result = result + bias.to(wide.dtype)[:, None]
         saved = () if weight is None else (weight,)
         ctx.save_for_backward(normalised, inverse, shares, *saved)
-        ctx.has_bias = bias is not None
         ctx.mark_non_differentiable(mean, variance)
         return result.reshape(x.shape).to(x.dtype), mean, variance
 

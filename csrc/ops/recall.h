@@ -197,13 +197,14 @@ inline StepInputs check_step(const char* op, const Tensor& images, const Tensor&
   return {in, in_order(grad, in.channels_last, in.dtype)};
 }
 
-// Ops that are one function under two names, which their messages tell apart. `recall` and `prior`
-// are a device's own.
+// What both devices do before and after their part, which is `recall`, `prior` or `step`. Two names
+// of one function are told apart in its messages.
 using Recall = std::tuple<Tensor, Tensor, Tensor>(const char*, const Tensor&, const Tensor&,
                                                   const Tensor&, const RecallWeights&,
                                                   const std::string&, const std::optional<Tensor>&);
 using Prior = std::tuple<Tensor, Tensor>(const char*, const ImageInputs&, double, double, bool,
                                          bool);
+using Step = void(const char*, const StepInputs&, double, double, double, bool);
 
 template <Recall* recall>
 std::tuple<Tensor, Tensor, Tensor> recall_loss(const Tensor& old_logits, const Tensor& new_logits,
@@ -244,6 +245,18 @@ std::tuple<Tensor, Tensor> total_variation(const Tensor& images, std::string nor
   const char* op = "total_variation";
   const ImageInputs in = check_images(op, images, std::nullopt);
   return prior(op, in, 1, 0, check_norm(op, norm), with_gradient);
+}
+
+template <Step* step>
+void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight, double l2_weight,
+                  const std::optional<Tensor>& multiplicity, bool per_copy) {
+  const char* op = "recall_step_";
+  const StepInputs inputs = check_step(op, images, grad, lr, tv_weight, l2_weight, multiplicity);
+  step(op, inputs, lr, tv_weight, l2_weight, per_copy);
+  // Images in neither order of memory were copied.
+  if (!images.is_contiguous() && !inputs.in.channels_last) {
+    torch::stable::copy_(images, inputs.in.images);
+  }
 }
 
 }  // namespace clfast::ops

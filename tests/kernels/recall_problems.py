@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class RecallGradients:
     new_logits: Array  # [M, C]
     present: Array  # [P]
     multiplicity: Array | None  # [M]
-    divergence: str = "ag"
+    divergence: Literal["ag", "js", "ce"] = "ag"
     divergence_weight: float = 1.0
     not_local_old: float = 1.0
     not_local_new: float = 0.1
@@ -44,7 +44,7 @@ class RecallGradients:
             not_local_new=self.not_local_new,
             diversity=self.diversity,
             sharpness=self.sharpness,
-            divergence=self.divergence,  # type: ignore[arg-type]
+            divergence=self.divergence,
             multiplicity=tensor_or_none(self.multiplicity),
         )
         return [loss[None].numpy(), *(slope.numpy() for slope in slopes)]
@@ -69,7 +69,7 @@ class Divergence:
 
     p_logits: Array  # [M, C]
     q_logits: Array  # [M, C]
-    divergence: str = "ag"
+    divergence: Literal["ag", "js"] = "ag"
 
     def outputs(self) -> Shapes:
         shape, dtype = self.p_logits.shape, self.p_logits.dtype
@@ -77,7 +77,7 @@ class Divergence:
 
     def oracle(self) -> list[Array]:
         p, q = (tensor(z).requires_grad_() for z in (self.p_logits, self.q_logits))
-        values = reference.recall.divergence(p, q, self.divergence)  # type: ignore[arg-type]
+        values = reference.recall.divergence(p, q, self.divergence)
         slopes = torch.autograd.grad(values.sum(), (p, q))
         return [t.detach().numpy() for t in (values, *slopes)]
 

@@ -186,6 +186,7 @@ def test_a_model_with_dropout_runs_every_copy_and_says_so_once() -> None:
         learner.observe(*stream[2])
     for x, y in stream[3:]:
         learner.observe(x, y)  # a second warning would be an error
+        learner.on_task_end()
     assert len(learner.recall(x, y).images) == 20
 
 

@@ -91,6 +91,14 @@ def test_a_batch_of_another_size_is_named() -> None:
     assert int(norm.num_batches_tracked) == 0
 
 
+def test_an_empty_batch_is_as_ever() -> None:
+    norm, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    with row_multiplicity(norm, COPIES[:0]):
+        assert norm(torch.ones(0, 3, 4, 4)).shape == plain(torch.ones(0, 3, 4, 4)).shape
+    for ours, theirs in zip(norm.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_statistics_are_kept(rng: torch.Generator) -> None:
     norm = nn.BatchNorm2d(3)
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}

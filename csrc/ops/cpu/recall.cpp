@@ -206,11 +206,9 @@ std::tuple<Tensor, Tensor> prior(const char* op, const ImageInputs& in, double t
   return {value, with_gradient && in.channels_last ? channels_in_front(gradient) : gradient};
 }
 
-void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight, double l2_weight,
-                  const std::optional<Tensor>& multiplicity, bool per_copy) {
-  const char* op = "recall_step_";
-  const StepInputs step = check_step(op, images, grad, lr, tv_weight, l2_weight, multiplicity);
-  const ImageInputs& in = step.in;
+void step(const char* op, const StepInputs& inputs, double lr, double tv_weight, double l2_weight,
+          bool per_copy) {
+  const ImageInputs& in = inputs.in;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const ImagePrior<T> p = prior_of<T>(in, tv_weight, l2_weight, false);
@@ -219,15 +217,13 @@ void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight
     for (int64_t i = 0; per_copy && in.multiplicity.has_value() && i < in.count; ++i) {
       rates[i] /= static_cast<T>(in.multiplicity->const_data_ptr<int64_t>()[i]);
     }
-    const T* given = step.grad.const_data_ptr<T>();
+    const T* given = inputs.grad.const_data_ptr<T>();
     T* out = in.images.mutable_data_ptr<T>();
     for_ranges(size_of(p) > 0 ? in.count : 0, size_of(p), [&](int64_t begin, int64_t end) {
       std::vector<T> scratch(cpu::image_prior_scratch(p));
       cpu::recall_step(p, given, weights.data(), rates.data(), begin, end, scratch.data(), out);
     });
   });
-  // Images in neither order of memory were copied.
-  if (!images.is_contiguous() && !in.channels_last) torch::stable::copy_(images, in.images);
 }
 
 }  // namespace
@@ -240,5 +236,5 @@ STABLE_TORCH_LIBRARY_IMPL(clfast, CPU, m) {
   m.impl("soft_cross_entropy", TORCH_BOX(&clfast::ops::soft_cross_entropy));
   m.impl("image_prior", TORCH_BOX(&clfast::ops::image_prior<clfast::ops::prior>));
   m.impl("total_variation", TORCH_BOX(&clfast::ops::total_variation<clfast::ops::prior>));
-  m.impl("recall_step_", TORCH_BOX(&clfast::ops::recall_step_));
+  m.impl("recall_step_", TORCH_BOX(&clfast::ops::recall_step_<clfast::ops::step>));
 }

@@ -121,11 +121,9 @@ std::tuple<Tensor, Tensor> prior(const char* op, const ImageInputs& in, double t
   return {value, with_gradient && in.channels_last ? channels_in_front(gradient) : gradient};
 }
 
-void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight, double l2_weight,
-                  const std::optional<Tensor>& multiplicity, bool per_copy) {
-  const char* op = "recall_step_";
-  const StepInputs step = check_step(op, images, grad, lr, tv_weight, l2_weight, multiplicity);
-  const ImageInputs& in = step.in;
+void step(const char* op, const StepInputs& inputs, double lr, double tv_weight, double l2_weight,
+          bool per_copy) {
+  const ImageInputs& in = inputs.in;
   const DeviceStream stream(in.images);
   const PriorScratch scratch(in);
   const Tensor before = scratch_like(in.images, in.images.numel(), in.dtype);
@@ -133,12 +131,10 @@ void recall_step_(Tensor images, const Tensor& grad, double lr, double tv_weight
     using T = decltype(tag);
     check_launch(op, cuda::recall_step<T>(
                          prior_of<T>(in, tv_weight, l2_weight, false),
-                         step.grad.const_data_ptr<T>(), in.count, static_cast<T>(lr),
+                         inputs.grad.const_data_ptr<T>(), in.count, static_cast<T>(lr),
                          copies_or_null(in.multiplicity), per_copy, scratch.view<T>(in.count),
                          before.mutable_data_ptr<T>(), in.images.mutable_data_ptr<T>(), stream));
   });
-  // Images in neither order of memory were copied.
-  if (!images.is_contiguous() && !in.channels_last) torch::stable::copy_(images, in.images);
 }
 
 }  // namespace
@@ -151,5 +147,5 @@ STABLE_TORCH_LIBRARY_IMPL(clfast, CUDA, m) {
   m.impl("soft_cross_entropy", TORCH_BOX(&clfast::ops::soft_cross_entropy));
   m.impl("image_prior", TORCH_BOX(&clfast::ops::image_prior<clfast::ops::prior>));
   m.impl("total_variation", TORCH_BOX(&clfast::ops::total_variation<clfast::ops::prior>));
-  m.impl("recall_step_", TORCH_BOX(&clfast::ops::recall_step_));
+  m.impl("recall_step_", TORCH_BOX(&clfast::ops::recall_step_<clfast::ops::step>));
 }
