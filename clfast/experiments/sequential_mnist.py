@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .._files import write_text
 from ..methods import ARM, Finetune, Learner, LwF
-from ..methods.image_recall import RecallOptions
+from ..methods.arm import ArmOptions
 from ..streams import AccuracyMatrix, SplitStream
 from .images import NUM_CLASSES, Images
 from .online_adaptation import threads
@@ -33,7 +33,7 @@ TASKS = 5
 
 
 # Of the authors' command for MNIST.
-RECALL = RecallOptions(images=10, lr=25.0, image_shape=(1, 28, 28))
+RECALL = ArmOptions(images=10, lr=25.0, image_shape=(1, 28, 28))
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SequentialMnist:
     """All that decides a run, but the folder of the data."""
 
     methods: tuple[str, ...] = ("ARM", "LwF", "SGD")
-    recall: RecallOptions = RECALL
+    recall: ArmOptions = RECALL
     repeats: int = 1
     """Recall and replay so often a batch."""
     samples: int = 500

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from .arm import ARM, Recalled
+from .adi import ADI
+from .arm import ARM
 from .attachment import Attachment, attach, attached
+from .deep_inversion import DeepInversion
 from .distillation import Finetune, LwF
 from .hebb import Hebb, MbPA, Mixture, MixtureTerm
+from .image_replay import Recalled
 from .parametric import Parametric
 from .protocol import Learner
 
 __all__ = [
+    "ADI",
     "ARM",
     "Attachment",
+    "DeepInversion",
     "Finetune",
     "Hebb",
     "Learner",

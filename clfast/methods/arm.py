@@ -6,29 +6,67 @@ and the Brain". Where the authors' code differs from the paper, the code is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .._arguments import integer, real
-from ..ops import soft_cross_entropy
+from ..ops import recall_gradients
 from ..ops.recall import Divergence
-from . import checks
-from .image_recall import ImageRecall, RecallOptions
-from .protocol import Batches
-from .snapshot import SnapshotClassifier
+from .image_recall import Drawn, ImageRecall, RecallOptions
+from .image_replay import ImageReplay
 
 
-class Recalled(NamedTuple):
-    """M recalled images and what the old network says of them."""
+@dataclass(frozen=True)
+class ArmOptions(RecallOptions):
+    """Weights of the loss as in :func:`clfast.ops.recall_loss`."""
 
-    images: Tensor  # [M, ...]
-    old_logits: Tensor  # [M, C]
+    divergence: Divergence = "ag"
+    not_local_old: float = 1.0
+    not_local_new: float = 0.1
+    diversity: float = 16.0
+    sharpness: float = 0.1
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        if self.divergence not in ("ag", "js", "ce"):
+            raise ValueError(f"{where}: divergence must be ag, js or ce, got {self.divergence!r}")
 
 
-class ARM(SnapshotClassifier):
+class DisagreeingImages(ImageRecall):
+    """Images on which two networks disagree (Eq. 8)."""
+
+    options: ArmOptions
+
+    def draw(self, model: nn.Module, x: Tensor, y: Tensor, seen: set[int]) -> Drawn:
+        del seen
+        rows = self._rows(len(x))
+        if not self._copies_are_run_once(model, x):
+            return Drawn(rows, None, torch.arange(len(rows)), y.unique())
+        distinct, copies, counts = rows.unique(return_inverse=True, return_counts=True)
+        return Drawn(distinct, counts.to(x.device), copies, y.unique())
+
+    def objective(
+        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
+    ) -> tuple[Tensor, Tensor]:
+        o = self.options
+        logits = old(images), new(images)
+        loss, *slopes = recall_gradients(
+            *(logits[0].detach(), logits[1].detach(), drawn.classes),
+            divergence_weight=o.divergence_weight,
+            not_local_old=o.not_local_old,
+            not_local_new=o.not_local_new,
+            diversity=o.diversity,
+            sharpness=o.sharpness,
+            divergence=o.divergence,
+            multiplicity=drawn.multiplicity,
+        )
+        slopes = [s.to(z.dtype) for s, z in zip(slopes, logits, strict=True)]
+        return loss, torch.autograd.grad(logits, images, slopes)[0]
+
+
+class ARM(ImageReplay):
     """Automatic recall machine (Algorithm 1).
 
     A step on the batch; then S steps that change images of the batch until the network before and
@@ -94,8 +132,7 @@ class ARM(SnapshotClassifier):
         image_shape: tuple[int, int, int] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, optimizer, snapshot, teach_from)
-        options = RecallOptions(
+        options = ArmOptions(
             images=images,
             steps=steps,
             lr=lr,
@@ -112,109 +149,11 @@ class ARM(SnapshotClassifier):
             bn_track_recall=bn_track_recall,
             image_shape=image_shape,
         )
-        options.check("ARM")
-        if replay_mean not in ("separate", "joint"):
-            raise ValueError(f"ARM: replay_mean must be separate or joint, got {replay_mean!r}")
-        given: object = generator
-        if given is not None and not isinstance(given, torch.Generator):
-            raise TypeError(f"ARM: generator must be a torch.Generator, got {type(given).__name__}")
-        self.replay_weight = real(replay_weight, "replay_weight", "ARM")
-        self.distill_weight = real(distill_weight, "distill_weight", "ARM")
-        self.replay_mean = replay_mean
-        self.repeats = integer(repeats, "repeats", "ARM", least=1)
-        self.refine_from_scratch = refine_from_scratch
-        self._recall = ImageRecall(options, generator)
-
-    def recall(self, x: Tensor, y: Tensor) -> Recalled:
-        """Recalled images and the old network's logits, for use in another loop.
-
-        Runs in train mode. Parameters, gradients and modes stay as they are; running statistics
-        move as in ``observe``.
-
-        Raises:
-            RuntimeError: there is no old network yet.
-            TypeError, ValueError: as `observe`.
-        """
-        where = "ARM.recall"
-        if self.old is None:
-            raise RuntimeError(
-                f"{where}: there is no network from before yet; call on_task_end() after the first "
-                "task, or observe() with snapshot=<number of steps>"
-            )
-        self._recall.check(x, where)
-        with self._guarded():
-            with torch.no_grad():
-                classes = self.old(x).shape[1]
-            checks.check_labels(y, len(x), classes, x.device, where)
-            drawn = self._recall.draw(self.model, x)
-            images = self._recall.begin(x, drawn)
-            images, _ = self._recall.refine(self.old, self.model, images, drawn, y.unique())
-            with torch.no_grad(), self._recall.counted(drawn, self.old):
-                logits = self.old(images)
-        return Recalled(images[drawn.copies], logits[drawn.copies])
-
-    def on_task_end(self, loader: Batches | None = None) -> None:
-        """The network now becomes the network before, if ``snapshot="task"``; whether the model
-        treats equal images equally is tried out again."""
-        super().on_task_end(loader)
-        self._recall.forget()
-
-    def _undo(self) -> Callable[[], None]:
-        undo, generator = super()._undo(), self._recall.generator
-        if generator is None:
-            return undo
-        state = generator.get_state()
-
-        def undo_all() -> None:
-            undo()
-            generator.set_state(state)
-
-        return undo_all
-
-    def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
-        self._recall.check(x, where)
-        return super()._learn(x, y, where)
-
-    def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
-        present = y.unique()
-        weights = self._replay_weights(len(x))
-        images: Tensor | None = None
-        losses: dict[str, Tensor] = {}
-        for _ in range(self.repeats):
-            if images is None or self.refine_from_scratch:
-                drawn = self._recall.draw(self.model, x)
-                images = self._recall.begin(x, drawn)
-            images, of_recall = self._recall.refine(old, self.model, images, drawn, present)
-            with torch.no_grad():
-                with self._recall.counted(drawn, old):
-                    target = old(images)
-                target_here = old(x)
-            with self._recall.counted(drawn, self.model):
-                recalled = self.model(images)
-            here = self.model(x)
-            replay = soft_cross_entropy(recalled, target, multiplicity=drawn.multiplicity)
-            distill = soft_cross_entropy(here, target_here)
-            self._step(weights[0] * replay + weights[1] * distill, where)
-            losses = {
-                "recall": of_recall,
-                "replay": replay.detach(),
-                "distill": distill.detach(),
-            }
-        return losses
-
-    def _replay_weights(self, batch: int) -> tuple[float, float]:
-        if self.replay_mean == "separate":
-            return self.replay_weight, self.distill_weight
-        recalled = self._recall.options.images
-        both = recalled + batch
-        return self.replay_weight * recalled / both, self.distill_weight * batch / both
-
-    def _own_state(self) -> dict[str, Any]:
-        generator = self._recall.generator
-        state = None if generator is None else generator.get_state()
-        return {**super()._own_state(), "generator": state}
-
-    def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_own_state(state)
-        if self._recall.generator is not None:
-            self._recall.generator.set_state(state["generator"])
+        super().__init__(
+            *(model, optimizer, snapshot, teach_from, DisagreeingImages(options, generator, "ARM")),
+            replay_weight=replay_weight,
+            distill_weight=distill_weight,
+            replay_mean=replay_mean,
+            repeats=repeats,
+            refine_from_scratch=refine_from_scratch,
+        )

@@ -105,13 +105,13 @@ class Classifier(Learner):
         """A call that puts back what is kept beside modules and optimizer, after a failure."""
         return lambda: None
 
-    def _cross_entropy(self, x: Tensor, y: Tensor, where: str) -> Tensor:
-        """The loss of the model on a batch that is looked at first."""
+    def _cross_entropy(self, x: Tensor, y: Tensor, where: str) -> tuple[Tensor, Tensor]:
+        """The loss of the model on a batch that is looked at first, and its logits."""
         logits = self._logits(x, where)
         checks.check_labels(y, len(x), logits.shape[1], logits.device, where)
         loss = F.cross_entropy(logits, y)
         _check_finite("loss", loss.item(), where)
-        return loss
+        return loss, logits
 
     def _step(self, loss: Tensor, where: str) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,11 +1,13 @@
-"""Images on which two networks disagree: the inner loop of ARM (Ji et al., Algorithm 1)."""
+"""Images that two networks are asked for: the inner loop of learners that rehearse without a buffer
+(Ji et al., "Automatic Recall Machines", Algorithm 1)."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,15 +15,14 @@ from torch import Tensor, nn
 
 from .._arguments import integer, real
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
-from ..ops import recall_gradients, recall_step_
-from ..ops.recall import Divergence
+from ..ops import recall_step_
 from . import checks
 
 
 @dataclass(frozen=True)
 class RecallOptions:
-    """How images are recalled. Weights as in :func:`clfast.ops.recall_loss` and
-    :func:`clfast.ops.image_prior`; the defaults are the authors' for CIFAR-10."""
+    """How images are recalled. Weights as in :func:`clfast.ops.image_prior`; the defaults are the
+    ARM authors' for CIFAR-10."""
 
     images: int = 100
     """M, recalled in each step."""
@@ -29,12 +30,8 @@ class RecallOptions:
     """S, of gradient descent on them."""
     lr: float = 10.0
     """eta_1, of these."""
-    divergence: Divergence = "ag"
     divergence_weight: float = 1.0
-    not_local_old: float = 1.0
-    not_local_new: float = 0.1
-    diversity: float = 16.0
-    sharpness: float = 0.1
+    """Of 1 - D, D the divergence of the two networks."""
     tv_weight: float = 1.0
     l2_weight: float = 1.0
     start: Literal["batch", "noise"] = "batch"
@@ -47,22 +44,14 @@ class RecallOptions:
     """[Ch, H, W] of a sample that the model takes as a vector; None: samples are images."""
 
     def check(self, where: str) -> None:
-        """Raises ValueError for what cannot be."""
+        """Raises TypeError or ValueError for what cannot be."""
         for name in ("images", "steps"):
             integer(getattr(self, name), name, where, least=1)
-        for name in _NUMBERS:
-            real(getattr(self, name), name, where)
-        for name, known in (("divergence", ("ag", "js", "ce")), ("start", ("batch", "noise"))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{where}: {name} must be {' or '.join(known)}, got {getattr(self, name)!r}"
-                )
-
-
-_NUMBERS = (
-    *("lr", "divergence_weight", "not_local_old", "not_local_new", "diversity", "sharpness"),
-    *("tv_weight", "l2_weight"),
-)
+        for field in fields(self):
+            if field.type == "float":
+                real(getattr(self, field.name), field.name, where)
+        if self.start not in ("batch", "noise"):
+            raise ValueError(f"{where}: start must be batch or noise, got {self.start!r}")
 
 
 class Drawn(NamedTuple):
@@ -71,17 +60,41 @@ class Drawn(NamedTuple):
     rows: Tensor  # [K] int64
     multiplicity: Tensor | None  # [K] int64, on the images' device
     copies: Tensor  # [M] int64, which of the K each of the M is
+    classes: Tensor  # int64: [P] of the batch, or [K] that the images shall be of
 
 
-class ImageRecall:
-    """Draws images from a batch and optimises them; `generator`, on the CPU, decides which."""
+class ImageRecall(ABC):
+    """Draws images from a batch and optimises them; `generator`, on the CPU, decides which.
 
-    def __init__(self, options: RecallOptions, generator: torch.Generator | None) -> None:
+    `name` is the learner's, for messages.
+    """
+
+    def __init__(
+        self, options: RecallOptions, generator: torch.Generator | None, name: str
+    ) -> None:
+        options.check(name)
+        given: object = generator
+        if given is not None and not isinstance(given, torch.Generator):
+            kind = type(given).__name__
+            raise TypeError(f"{name}: generator must be a torch.Generator, got {kind}")
         self.options = options
         self.generator = generator
+        self._name = name
         self._tried: nn.Module | None = None
         self._exact = False  # whether copies stay equal in the model that was tried
         self._warned = False
+
+    @abstractmethod
+    def draw(self, model: nn.Module, x: Tensor, y: Tensor, seen: set[int]) -> Drawn:
+        """With the same draws whether copies are run once or not; `seen` classes have been learnt,
+        those of the batch among them."""
+
+    @abstractmethod
+    def objective(
+        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, less the prior, and its gradient with respect to images [K, ...], which require
+        it."""
 
     def check(self, x: object, where: str) -> None:
         """Raises TypeError or ValueError for samples that are no images to optimise."""
@@ -107,18 +120,6 @@ class ImageRecall:
         """Try out again whether copies stay equal: the model may have changed."""
         self._tried = None
 
-    def draw(self, model: nn.Module, x: Tensor) -> Drawn:
-        """With the same draws whether copies are run once or not."""
-        m, n = self.options.images, len(x)
-        if m > n:
-            rows = torch.randint(n, (m,), generator=self.generator)
-        else:
-            rows = torch.randperm(n, generator=self.generator)[:m]
-        if m <= n or not self._copies_are_run_once(model, x):
-            return Drawn(rows, None, torch.arange(m))
-        distinct, copies, counts = rows.unique(return_inverse=True, return_counts=True)
-        return Drawn(distinct, counts.to(x.device), copies)
-
     def begin(self, x: Tensor, drawn: Drawn) -> Tensor:
         """What the images are before the first step."""
         images = x.detach()[drawn.rows.to(x.device)]
@@ -128,7 +129,7 @@ class ImageRecall:
         return images
 
     def refine(
-        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn, present: Tensor
+        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
     ) -> tuple[Tensor, Tensor]:
         """S steps; returns the images [K, ...] and the loss before the last step, less the prior.
 
@@ -140,20 +141,7 @@ class ImageRecall:
         loss = images.new_zeros(())
         with self.counted(drawn, old, new):
             for _ in range(o.steps):
-                images.requires_grad_()
-                logits = old(images), new(images)
-                loss, *slopes = recall_gradients(
-                    *(logits[0].detach(), logits[1].detach(), present),
-                    divergence_weight=o.divergence_weight,
-                    not_local_old=o.not_local_old,
-                    not_local_new=o.not_local_new,
-                    diversity=o.diversity,
-                    sharpness=o.sharpness,
-                    divergence=o.divergence,
-                    multiplicity=drawn.multiplicity,
-                )
-                slopes = [s.to(z.dtype) for s, z in zip(slopes, logits, strict=True)]
-                (grad,) = torch.autograd.grad(logits, images, slopes)
+                loss, grad = self.objective(old, new, images.requires_grad_(), drawn)
                 images = images.detach()
                 recall_step_(
                     *(images.view(shape), grad.view(shape)),
@@ -165,6 +153,13 @@ class ImageRecall:
                 )
         return images, loss
 
+    def _rows(self, batch: int) -> Tensor:
+        """[M]; with replacement where the batch is smaller."""
+        m = self.options.images
+        if m > batch:
+            return torch.randint(batch, (m,), generator=self.generator)
+        return torch.randperm(batch, generator=self.generator)[:m]
+
     def counted(self, drawn: Drawn, *models: nn.Module) -> ExitStack:
         """A context in which the models see recalled images as often as they were drawn."""
         stack = ExitStack()
@@ -175,7 +170,8 @@ class ImageRecall:
         return stack
 
     def _copies_are_run_once(self, model: nn.Module, x: Tensor) -> bool:
-        if not self.options.dedup or self.options.start == "noise":
+        small = self.options.images <= len(x)  # no row is drawn twice
+        if small or not self.options.dedup or self.options.start == "noise":
             return False
         if self._tried is not model:
             if len(x) < 2:
@@ -184,9 +180,9 @@ class ImageRecall:
             if not self._exact and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    "ARM: model treats equal images of a batch differently, or looks at the batch "
-                    "in other layers than batch normalisation: every copy is run; dedup=False says "
-                    "so from the start",
+                    f"{self._name}: model treats equal images of a batch differently, or looks at "
+                    "the batch in other layers than batch normalisation: every copy is run; "
+                    "dedup=False says so from the start",
                     stacklevel=2,
                 )
         return self._exact

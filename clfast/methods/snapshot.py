@@ -30,6 +30,10 @@ class SnapshotClassifier(Classifier):
     """The network before, in train mode as the authors of ARM have it; None before the first."""
     calls: int
     """Of ``observe``."""
+    seen: set[int]
+    """Classes of the batches so far."""
+    old_classes: list[int]
+    """Of those before the network before was taken."""
 
     def __init__(
         self,
@@ -51,6 +55,8 @@ class SnapshotClassifier(Classifier):
         self.teach_from = teach_from
         self.old = None
         self.calls = 0
+        self.seen = set()
+        self.old_classes = []
 
     def on_task_end(self, loader: Batches | None = None) -> None:
         """The network now becomes the network before, if ``snapshot="task"``."""
@@ -66,42 +72,59 @@ class SnapshotClassifier(Classifier):
         return [self.model] if self.old is None else [self.model, self.old]
 
     def _undo(self) -> Callable[[], None]:
-        old, calls = self.old, self.calls
+        old, old_classes, calls, seen = self.old, self.old_classes, self.calls, set(self.seen)
 
         def undo() -> None:
-            self.old, self.calls = old, calls
+            self.old, self.old_classes, self.calls, self.seen = old, old_classes, calls, seen
 
         return undo
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
-        if isinstance(self.snapshot, int) and self.calls % self.snapshot == 0:
-            self._take_snapshot()
-        loss = self._cross_entropy(x, y, where)
+        old = self._teacher()
+        loss, _ = self._cross_entropy(x, y, where)
         self._step(loss, where)
         losses = {"loss": loss.detach()}
-        self.calls += 1
-        if self.old is None or self.calls <= self._first_call():
+        self._count(y)
+        if old is None:
             return losses
         try:
-            return losses | self._taught(self.old, x, y, where)
+            return losses | self._taught(old, x, y, where)
         except RuntimeError as error:
             if not str(error).startswith("clfast::"):
                 raise
             raise ValueError(f"{where}: {error}") from error
 
-    def _first_call(self) -> int:
-        if self.teach_from is not None:
-            return self.teach_from
-        return self.snapshot if isinstance(self.snapshot, int) else 0
+    def _teacher(self) -> nn.Module | None:
+        """The network before, taken now if it is time; None while it does not teach yet."""
+        by_calls = isinstance(self.snapshot, int)
+        if by_calls and self.calls % int(self.snapshot) == 0:
+            self._take_snapshot()
+        first = self.teach_from
+        if first is None:
+            first = int(self.snapshot) if by_calls else 0
+        return self.old if self.calls >= first else None
+
+    def _count(self, y: Tensor) -> None:
+        self.calls += 1
+        self.seen.update(y.tolist())
 
     def _take_snapshot(self) -> None:
         self.old = copy.deepcopy(self.model).requires_grad_(False).train()
+        self.old_classes = sorted(self.seen)
 
     def _own_state(self) -> dict[str, Any]:
-        return {"calls": self.calls, "old": None if self.old is None else self.old.state_dict()}
+        old = None if self.old is None else self.old.state_dict()
+        return {
+            "calls": self.calls,
+            "seen": sorted(self.seen),
+            "old_classes": self.old_classes,
+            "old": old,
+        }
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         self.calls = state["calls"]
+        self.seen = set(state["seen"])
+        self.old_classes = state["old_classes"]
         old: nn.Module | None = None
         if state["old"] is not None:
             old = copy.deepcopy(self.model).requires_grad_(False).train()

@@ -1,5 +1,5 @@
 """Modules and contexts around modules that continual-learning methods need."""
 
-from .multiplicity import copies_stay_equal, row_multiplicity, statistics_kept
+from .multiplicity import batch_moments, copies_stay_equal, row_multiplicity, statistics_kept
 
-__all__ = ["copies_stay_equal", "row_multiplicity", "statistics_kept"]
+__all__ = ["batch_moments", "copies_stay_equal", "row_multiplicity", "statistics_kept"]

@@ -180,10 +180,42 @@ def _track(norm: nn.Module, mean: Tensor, variance: Tensor, count: Tensor) -> No
     share: Tensor | float = norm.momentum or 0.0
     if norm.momentum is None:
         share = 1 / norm.num_batches_tracked.to(mean.dtype)
-    values = count.to(variance.dtype)
-    unbiased = variance * (values / (values - 1).clamp_min(1))
-    for running, now in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+    moments = ((norm.running_mean, mean), (norm.running_var, _unbiased(variance, count)))
+    for running, now in moments:
         running.mul_(1 - share).add_(now.to(running.dtype) * share)
+
+
+def batch_moments(
+    x: Tensor, multiplicity: Tensor | None = None, *, unbiased: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance [C] of x [M, C, ...] over all but its channels, differentiable.
+
+    multiplicity: [M] int64 >= 1, how often each row counts; None: once.
+    """
+    if multiplicity is None:
+        multiplicity = torch.ones(len(x), dtype=torch.int64, device=x.device)
+    _, mean, variance, _ = _moments(x, multiplicity)
+    if not unbiased:
+        return mean, variance
+    return mean, _unbiased(variance, multiplicity.sum() * math.prod(x.shape[2:]))
+
+
+def _unbiased(variance: Tensor, values: Tensor) -> Tensor:
+    """From the variance of so many values; 0 stays what it is for one value."""
+    values = values.to(variance.dtype)
+    return variance * (values / (values - 1).clamp_min(1))
+
+
+def _moments(x: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x [M, C, S] less its mean, mean [C], biased variance [C], shares [M] of the rows; at least in
+    float32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    by_row = wide.flatten(2) if wide.dim() > 2 else wide[:, :, None]
+    counts = multiplicity.to(wide.dtype)
+    shares = counts / counts.sum()
+    mean = shares @ by_row.mean(2)
+    centred = by_row - mean[:, None]
+    return centred, mean, shares @ centred.square().mean(2), shares
 
 
 class _WeighedBatchNorm(torch.autograd.Function):
@@ -202,20 +234,14 @@ class _WeighedBatchNorm(torch.autograd.Function):
         multiplicity: Tensor,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        by_row = wide.flatten(2) if wide.dim() > 2 else wide[:, :, None]  # [M, C, S]
-        counts = multiplicity.to(wide.dtype)
-        shares = counts / counts.sum()
-        mean = shares @ by_row.mean(2)
-        centred = by_row - mean[:, None]
-        variance = shares @ centred.square().mean(2)
+        centred, mean, variance, shares = _moments(x, multiplicity)
         inverse = (variance + eps).rsqrt()
         normalised = centred * inverse[:, None]
         result = normalised
         if weight is not None:
-            result = result * weight.to(wide.dtype)[:, None]
+            result = result * weight.to(result.dtype)[:, None]
         if bias is not None:
-            result = result + bias.to(wide.dtype)[:, None]
+            result = result + bias.to(result.dtype)[:, None]
         saved = () if weight is None else (weight,)
         ctx.save_for_backward(normalised, inverse, shares, *saved)
         ctx.mark_non_differentiable(mean, variance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,3 +43,12 @@ def batches(
         x = torch.rand(size, *shape, generator=generator, dtype=torch.float64)
         found.append((x, y + classes // 2 * (2 * i // count)))
     return found
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two states are equal, bit for bit."""
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    return bool(first == second)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Residual, batches, mlp
+from networks import Residual, batches, mlp, same
 from torch import Tensor, nn
 
 from clfast import reference
@@ -210,15 +210,7 @@ def test_states_are_restored_bit_for_bit() -> None:
         learner.load_state_dict(broken)
     with pytest.raises(ValueError, match="must have the parts"):
         learner.load_state_dict({"model": state["model"]})
-    assert _same(before, learner.state_dict())
-
-
-def _same(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(_same(first[k], second[k]) for k in first)
-    return bool(first == second)
+    assert same(before, learner.state_dict())
 
 
 def _nan(x: Tensor) -> Tensor:
@@ -252,7 +244,7 @@ def test_bad_batches_leave_everything_as_it_was(
     before = learner.state_dict()
     with pytest.raises(error, match=message):
         learner.observe(*change(*stream[-1]))
-    assert _same(before, learner.state_dict())
+    assert same(before, learner.state_dict())
     assert not any(module.training for module in learner.model.modules())
     learner.observe(*stream[-1])
 
@@ -261,7 +253,7 @@ def test_an_empty_batch_teaches_nothing() -> None:
     learner = _arm(_residual())
     before = learner.state_dict()
     assert learner.observe(torch.zeros(0, 2, 4, 6).double(), torch.zeros(0).long()) == {"loss": 0.0}
-    assert _same(before, learner.state_dict())
+    assert same(before, learner.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -339,7 +331,7 @@ def test_gradients_that_are_not_finite_take_no_step() -> None:
     before = learner.state_dict()
     with pytest.raises(ValueError, match=r"ARM\.observe: the gradient of the loss on x holds NaN"):
         learner.observe(*batches(1, 2, 4, 6)[0])
-    assert _same(before, learner.state_dict())
+    assert same(before, learner.state_dict())
 
 
 def test_recall_refuses_what_observe_refuses() -> None:
@@ -357,7 +349,7 @@ def test_recall_refuses_what_observe_refuses() -> None:
     ):
         with pytest.raises(error, match=r"ARM\.recall"):
             learner.recall(bad_x, bad_y)
-        assert _same(before, learner.state_dict())
+        assert same(before, learner.state_dict())
 
 
 def test_a_model_that_has_grown_has_a_new_network_before() -> None:

@@ -65,6 +65,35 @@ def test_lwf_takes_a_second_step_towards_the_network_before(temperature: float) 
         torch.testing.assert_close(ours, theirs)
 
 
+def test_lwf_in_one_step_holds_the_old_classes_alone() -> None:
+    """Li & Hoiem: the old network in eval mode, and only on what it has learnt."""
+    plain, model = _model(), _model()
+    plain.train()
+    sgd = torch.optim.SGD(plain.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    learner = LwF(model, optimizer, weight=0.5, temperature=2.0, joint=True)
+    stream = batches(6, 2, 4, 6)
+    for t, (x, y) in enumerate(stream):
+        if t == 3:
+            learner.on_task_end()
+            old = copy.deepcopy(plain).eval()
+        logits = plain(x)
+        loss = F.cross_entropy(logits, y)
+        if t >= 3:
+            target = (old(x)[:, :2] / 2).softmax(1).detach()
+            loss = loss + 0.5 * F.cross_entropy(logits[:, :2] / 2, target)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        found = learner.observe(x, y)
+        assert ("distill" in found) == (t >= 3)
+    for ours, theirs in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    fresh = LwF(plain, sgd, joint=True)
+    fresh.load_state_dict(learner.state_dict())
+    assert fresh.old_classes == [0, 1]
+
+
 def test_bad_options() -> None:
     model = _model()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)

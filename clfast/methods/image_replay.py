@@ -1,0 +1,156 @@
+"""`ImageReplay`: a learner that rehearses on images which it recalls, in place of a buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._arguments import integer, real
+from ..ops import soft_cross_entropy
+from . import checks
+from .image_recall import ImageRecall
+from .protocol import Batches
+from .snapshot import SnapshotClassifier
+
+
+class Recalled(NamedTuple):
+    """M recalled images and what the old network says of them."""
+
+    images: Tensor  # [M, ...]
+    old_logits: Tensor  # [M, C]
+
+
+class ImageReplay(SnapshotClassifier):
+    """A step on the batch; then images are recalled, and a step brings the network now back to what
+    the one before said of these images, and of the batch (Algorithm 1 of the ARM paper).
+
+    Args:
+        model, optimizer, snapshot, teach_from: see `SnapshotClassifier`.
+        recall: makes the images.
+        replay_weight, distill_weight: lambda_0 of the recalled images and of the batch.
+        replay_mean: ``"separate"``, a mean over each; or ``"joint"``, one over both.
+        repeats: recall and replay so often a call.
+        refine_from_scratch: with more than one repeat, each begins with images of the batch; else
+            with those that the repeat before ended with.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        snapshot: Literal["task"] | int,
+        teach_from: int | None,
+        recall: ImageRecall,
+        *,
+        replay_weight: float,
+        distill_weight: float,
+        replay_mean: Literal["separate", "joint"],
+        repeats: int,
+        refine_from_scratch: bool,
+    ) -> None:
+        super().__init__(model, optimizer, snapshot, teach_from)
+        name = type(self).__name__
+        if replay_mean not in ("separate", "joint"):
+            raise ValueError(f"{name}: replay_mean must be separate or joint, got {replay_mean!r}")
+        self.replay_weight = real(replay_weight, "replay_weight", name)
+        self.distill_weight = real(distill_weight, "distill_weight", name)
+        self.replay_mean = replay_mean
+        self.repeats = integer(repeats, "repeats", name, least=1)
+        self.refine_from_scratch = refine_from_scratch
+        self._recall = recall
+
+    def recall(self, x: Tensor, y: Tensor) -> Recalled:
+        """Recalled images and the old network's logits, for use in another loop.
+
+        Runs in train mode. Parameters, gradients and modes stay as they are; running statistics
+        move as in ``observe``.
+
+        Raises:
+            RuntimeError: there is no old network yet.
+            TypeError, ValueError: as `observe`.
+        """
+        where = f"{type(self).__name__}.recall"
+        if self.old is None:
+            raise RuntimeError(
+                f"{where}: there is no network from before yet; call on_task_end() after the first "
+                "task, or observe() with snapshot=<number of steps>"
+            )
+        self._recall.check(x, where)
+        with self._guarded():
+            with torch.no_grad():
+                classes = self.old(x).shape[1]
+            checks.check_labels(y, len(x), classes, x.device, where)
+            drawn = self._recall.draw(self.model, x, y, self.seen | set(y.tolist()))
+            images = self._recall.begin(x, drawn)
+            images, _ = self._recall.refine(self.old, self.model, images, drawn)
+            with torch.no_grad(), self._recall.counted(drawn, self.old):
+                logits = self.old(images)
+        return Recalled(images[drawn.copies], logits[drawn.copies])
+
+    def on_task_end(self, loader: Batches | None = None) -> None:
+        """The network now becomes the network before, if ``snapshot="task"``; whether the model
+        treats equal images equally is tried out again."""
+        super().on_task_end(loader)
+        self._recall.forget()
+
+    def _undo(self) -> Callable[[], None]:
+        undo, generator = super()._undo(), self._recall.generator
+        if generator is None:
+            return undo
+        state = generator.get_state()
+
+        def undo_all() -> None:
+            undo()
+            generator.set_state(state)
+
+        return undo_all
+
+    def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        self._recall.check(x, where)
+        return super()._learn(x, y, where)
+
+    def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        weights = self._replay_weights(len(x))
+        images: Tensor | None = None
+        losses: dict[str, Tensor] = {}
+        for _ in range(self.repeats):
+            if images is None or self.refine_from_scratch:
+                drawn = self._recall.draw(self.model, x, y, self.seen)
+                images = self._recall.begin(x, drawn)
+            images, of_recall = self._recall.refine(old, self.model, images, drawn)
+            with torch.no_grad():
+                with self._recall.counted(drawn, old):
+                    target = old(images)
+                target_here = old(x)
+            with self._recall.counted(drawn, self.model):
+                recalled = self.model(images)
+            here = self.model(x)
+            replay = soft_cross_entropy(recalled, target, multiplicity=drawn.multiplicity)
+            distill = soft_cross_entropy(here, target_here)
+            self._step(weights[0] * replay + weights[1] * distill, where)
+            losses = {
+                "recall": of_recall,
+                "replay": replay.detach(),
+                "distill": distill.detach(),
+            }
+        return losses
+
+    def _replay_weights(self, batch: int) -> tuple[float, float]:
+        if self.replay_mean == "separate":
+            return self.replay_weight, self.distill_weight
+        recalled = self._recall.options.images
+        both = recalled + batch
+        return self.replay_weight * recalled / both, self.distill_weight * batch / both
+
+    def _own_state(self) -> dict[str, Any]:
+        generator = self._recall.generator
+        state = None if generator is None else generator.get_state()
+        return {**super()._own_state(), "generator": state}
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_own_state(state)
+        if self._recall.generator is not None:
+            self._recall.generator.set_state(state["generator"])
