@@ -211,7 +211,7 @@ def cifar(
     """
     _require("matplotlib", "matplotlib")
     from .experiments import cifar_adaptation as experiment
-    from .experiments.cifar import load_cifar100
+    from .streams import load_cifar100
 
     config = experiment.CifarAdaptation(seeds=seeds, threads=threads, old_stored=old_stored)
     if old_stored is not None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..streams import load_npz
+from ..streams.cifar import Images
 from .progress import track
 
-Images = tuple[Tensor, Tensor]
-"""uint8 [N, 3, 32, 32] and labels [N] int64 in [0, 100)."""
 NUM_CLASSES = 100
 
 
 @dataclass(frozen=True)
 class Features:
-    """Samples as the network sees them: x [N, d], y [N]."""
+    """Images as the network sees them: x [N, d], y [N]."""
 
     x: Tensor
     y: Tensor
@@ -45,27 +41,6 @@ class Pretrained:
     test: Features
     ms: float
     """The network's time for a test image, in batches of 100."""
-
-
-def load_cifar100(root: str | os.PathLike[str]) -> tuple[Images, Images]:
-    """(train, test) from cifar100_train.npz and cifar100_test.npz in `root`.
-
-    Each holds "images" uint8 [N, 32, 32, 3] and "labels" [N]. From torchvision's data set `d`:
-    `np.savez("cifar100_train.npz", images=d.data, labels=d.targets)`.
-
-    Raises FileNotFoundError, and ValueError for files that hold something else.
-    """
-    splits = []
-    for split in ("train", "test"):
-        path = Path(root, f"cifar100_{split}.npz")
-        arrays = load_npz(path, "images", "labels")
-        images, labels = arrays["images"], arrays["labels"].long()
-        if images.dtype != torch.uint8 or images.shape[1:] != (32, 32, 3):
-            raise ValueError(f"load_cifar100: {path}: images must be uint8 [N, 32, 32, 3]")
-        if labels.shape != images.shape[:1] or not 0 <= labels.min() <= labels.max() < NUM_CLASSES:
-            raise ValueError(f"load_cifar100: {path}: labels must be [N] in [0, 100)")
-        splits.append((images.permute(0, 3, 1, 2).contiguous(), labels))
-    return splits[0], splits[1]
 
 
 def pretrained(

@@ -24,7 +24,8 @@ from .._files import write_text
 from ..memory import KeyValueMemory
 from ..methods import Parametric
 from ..streams import OnlineStream
-from .cifar import NUM_CLASSES, Features, Images, Pretrained, pretrained
+from ..streams.cifar import Images
+from .cifar import NUM_CLASSES, Features, Pretrained, pretrained
 from .online_adaptation import Learners, MethodOptions, paper_learners, threads
 from .plots import learning_curves
 from .progress import track

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .cifar import load_cifar10, load_cifar100
 from .metrics import AccuracyMatrix
 from .online import ArrayDataset, LabelledDataset, OnlineStream
 from .permuted import PermutedStream
@@ -17,6 +18,8 @@ __all__ = [
     "SplitStream",
     "Task",
     "TaskStream",
+    "load_cifar10",
+    "load_cifar100",
     "load_mnist",
     "load_npz",
     "read_idx",

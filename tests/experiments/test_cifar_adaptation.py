@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from clfast.experiments import cifar, cifar_adaptation
-from clfast.experiments.cifar import Features, Images, load_cifar100, pretrained
+from clfast.experiments.cifar import Features, pretrained
 from clfast.experiments.cifar_adaptation import CifarAdaptation, imbalanced, online, run, tune
 from clfast.experiments.online_adaptation import Learners, threads
 from clfast.methods import Parametric
+from clfast.streams.cifar import Images
 
 METHODS = ["Parametric", "Mixture", "MbPA", "Hebb"]
 TINY = CifarAdaptation(
@@ -139,21 +139,3 @@ def test_tuning_takes_what_is_best_on_held_out_training_images(
     other = (torch.zeros_like(test[0]), test[1])
     assert tune(TINY, train, other, seed=7) == found
     assert replace(found, online=TINY.online, incremental=TINY.incremental) == TINY
-
-
-def test_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
-    y = np.array([3, 0, 7, 2, 2])
-    for split in ("train", "test"):
-        np.savez(tmp_path / f"cifar100_{split}.npz", images=x, labels=y)
-    (images, labels), _ = load_cifar100(tmp_path)
-    assert torch.equal(images, torch.from_numpy(x).permute(0, 3, 1, 2))
-    assert torch.equal(labels, torch.from_numpy(y))
-    np.savez(tmp_path / "cifar100_test.npz", images=x, labels=y + 95)
-    with pytest.raises(ValueError, match=r"cifar100_test.npz: labels must be \[N\] in \[0, 100\)"):
-        load_cifar100(tmp_path)
-    np.savez(tmp_path / "cifar100_train.npz", images=x[:, :, :, :1], labels=y)
-    with pytest.raises(ValueError, match=r"images must be uint8 \[N, 32, 32, 3\]"):
-        load_cifar100(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"cifar100_train.npz: there is no such file"):
-        load_cifar100(tmp_path / "nowhere")
