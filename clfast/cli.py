@@ -206,8 +206,8 @@ def cifar(
     """Online and incremental learning of CIFAR-100's other half (sections 4.2 and 4.3, in small).
 
     Prints the tables of Parametric, Mixture, MbPA and Hebb, balanced and imbalanced, on features of
-    a small network trained on 50 classes. The folder holds cifar100_train.npz and
-    cifar100_test.npz, each with images [N, 32, 32, 3] and labels [N].
+    a small network trained on 50 classes. The folder holds cifar-100-python, or cifar100_train.npz
+    and cifar100_test.npz, each with images [N, 32, 32, 3] and labels [N].
     """
     _require("matplotlib", "matplotlib")
     from .experiments import cifar_adaptation as experiment

@@ -60,13 +60,12 @@ void recall_gradients(int level, const py::object& problem, int64_t pieces, cons
                                   number<T>(problem, "diversity"),
                                   number<T>(problem, "sharpness"),
                                   divergence_of(problem)};
-    Scratch<T> tops(2 * rows), log_sums(2 * rows), terms(classes), values(rows);
-    const cpu::RecallState<T> state{tops.data(), log_sums.data(), slopes.data()};
+    Scratch<T> softmaxes(6 * rows), terms(classes), values(rows);
+    const cpu::RecallState<T> state{softmaxes.data(), slopes.data()};
     T* old_out = data_of<T>(d_old, "d_old", {rows, classes});
     T* new_out = data_of<T>(d_new, "d_new", {rows, classes});
     for_pieces(rows, pieces, [&](int64_t begin, int64_t end) {
-      cpu::recall_predictions(p, begin, end, Scratch<T>(cpu::recall_scratch(classes)).data(), state,
-                              old_out, new_out);
+      cpu::recall_predictions(p, begin, end, state, old_out, new_out);
     });
     for_pieces(classes, pieces, [&](int64_t begin, int64_t end) {
       cpu::recall_diversity(p, begin, end, old_out, state, terms.data());

@@ -9,24 +9,29 @@ inline void divergence_of_rows(const T* p_logits, const T* q_logits, int64_t cla
                                Divergence kind, int64_t begin, int64_t end, T* scratch, T* values,
                                T* d_p, T* d_q) {
   const DivergenceForm<T> form = form_of<T>(kind);
-  const int64_t width = padded_classes(classes);
-  T *p_row = scratch, *q_row = p_row + width, *p = q_row + width, *q = p + width, *x = q + width,
-    *y = x + width;
+  T *x = scratch, *y = x + padded_classes(classes);
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t at = row * classes;
-    take_logits(p_logits + at, classes, width, p_row);
-    take_logits(q_logits + at, classes, width, q_row);
-    const Softmax<T> of_p = softmax(p_row, width, T(1), p);
-    const Softmax<T> of_q = softmax(q_row, width, T(1), q);
-    const DivergenceRow<T> d = divergence_row(form, width, p_row, q_row, of_p, of_q, p, q, x, y);
-    values[row] = d.value();
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) {
-      p_row[i] = d.old_slope(i);
-      q_row[i] = d.new_slope(i);
-    }
-    for (int64_t i = 0; i < classes; ++i) d_p[at + i] = p_row[i];
-    for (int64_t i = 0; i < classes; ++i) d_q[at + i] = q_row[i];
+    const T *p_row = p_logits + row * classes, *q_row = q_logits + row * classes;
+    T *p_out = d_p + row * classes, *q_out = d_q + row * classes;
+    const Softmax<T> of_p = softmax(p_row, classes, T(1), p_out);
+    const Softmax<T> of_q = softmax(q_row, classes, T(1), q_out);
+    Vector<T> sums[2] = {};
+    for_vectors<T>(classes, [&](int64_t i, int64_t count) {
+      const DivergenceTerms<T> t = divergence_terms<T>(
+          form, of_p, of_q, load_logits(p_row + i, count), load_logits(q_row + i, count),
+          load_first(p_out + i, count, T(0)), load_first(q_out + i, count, T(0)));
+      sums[0] += t.p * t.x, sums[1] += t.q * t.y;
+      store(x + i, t.x), store(y + i, t.y);
+    });
+    T means[2];
+    sum_lanes<T, 2>(sums, means);
+    values[row] = T(0.5) * (means[0] + means[1]);
+    for_vectors<T>(classes, [&](int64_t i, int64_t count) {
+      const Vector<T> p = load_first(p_out + i, count, T(0)) * of_p.share;
+      const Vector<T> q = load_first(q_out + i, count, T(0)) * of_q.share;
+      store_first<T>(p_out + i, count, old_slope<T>(form, p, q, load(x + i), means[0]));
+      store_first<T>(q_out + i, count, new_slope<T>(form, p, q, load(y + i), means[1]));
+    });
   }
 }
 

@@ -17,6 +17,6 @@ CLFAST_DIVERGENCE(float)
 CLFAST_DIVERGENCE(double)
 CLFAST_DECLARE_PER_LEVEL(CLFAST_DIVERGENCE(float) CLFAST_DIVERGENCE(double))
 
-static inline int64_t divergence_scratch(int64_t classes) { return 6 * padded_classes(classes); }
+static inline int64_t divergence_scratch(int64_t classes) { return 2 * padded_classes(classes); }
 
 }  // namespace clfast::cpu

@@ -1,48 +1,42 @@
-// The divergence of two rows of predictions; see common/recall.h for the formulas.
+// The divergence of two rows of predictions, vector by vector; see common/recall.h for the
+// formulas.
 #pragma once
 #include "../common/recall.h"
-#include "log-inl.h"
 #include "softmax-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// Arrays are [width], as take_logits() pads them.
+// x and y of the classes in a vector, with what it takes of both predictions.
 template <class T>
-struct DivergenceRow {
-  DivergenceForm<T> form;
-  const T *p, *q;
-  const T *x, *y;
-  T mean_x, mean_y;  // under p and q
-
-  inline T value() const { return T(0.5) * (mean_x + mean_y); }
-  inline T old_slope(int64_t i) const {
-    return T(0.5) * (p[i] * (x[i] - mean_x) + form.old_difference * (p[i] - q[i]));
-  }
-  inline T new_slope(int64_t i) const {
-    return T(0.5) * (q[i] * (y[i] - mean_y) + form.new_difference * (q[i] - p[i]));
-  }
+struct DivergenceTerms {
+  Vector<T> p, q, log_p, log_q, x, y;
 };
 
-// Of softmax() of both logits, with p and q as it left them. x, y: scratch.
 template <class T>
-inline DivergenceRow<T> divergence_row(const DivergenceForm<T>& given, int64_t width,
-                                       const T* old_logits, const T* new_logits,
-                                       const Softmax<T>& old_softmax, const Softmax<T>& new_softmax,
-                                       const T* p, const T* q, T* x, T* y) {
-  const DivergenceForm<T> form = given;  // known not to change
-  const Softmax<T> of_old = old_softmax, of_new = new_softmax;
-  T mean_x = 0, mean_y = 0;
-#pragma omp simd reduction(+ : mean_x, mean_y)
-  for (int64_t i = 0; i < width; ++i) {
-    const T log_p = of_old.log_of_share(old_logits[i]), log_q = of_new.log_of_share(new_logits[i]);
-    const T mean = T(0.5) * (p[i] + q[i]);
-    const T log_mean = log_of(mean < smallest_mean<T>() ? smallest_mean<T>() : mean);
-    x[i] = form.old_mean * log_mean + form.old_p * log_p + form.old_q * log_q;
-    y[i] = form.new_mean * log_mean + form.new_p * log_p + form.new_q * log_q;
-    mean_x += p[i] * x[i];
-    mean_y += q[i] * y[i];
-  }
-  return {form, p, q, x, y, mean_x, mean_y};
+inline DivergenceTerms<T> divergence_terms(const DivergenceForm<T>& form, const Softmax<T>& of_old,
+                                           const Softmax<T>& of_new, Vector<T> old_logits,
+                                           Vector<T> new_logits, Vector<T> old_powers,
+                                           Vector<T> new_powers) {
+  DivergenceTerms<T> t;
+  t.p = old_powers * of_old.share, t.q = new_powers * of_new.share;
+  t.log_p = of_old.log_of_share(old_logits), t.log_q = of_new.log_of_share(new_logits);
+  const Vector<T> mean = T(0.5) * (t.p + t.q), smallest = Vector<T>{} + smallest_mean<T>();
+  const Vector<T> log_mean = log_of(mean < smallest ? smallest : mean);
+  t.x = form.old_mean * log_mean + form.old_p * t.log_p + form.old_q * t.log_q;
+  t.y = form.new_mean * log_mean + form.new_p * t.log_p + form.new_q * t.log_q;
+  return t;
+}
+
+// mean_x = sum_j p_j x_j, mean_y = sum_j q_j y_j.
+template <class T>
+inline Vector<T> old_slope(const DivergenceForm<T>& form, Vector<T> p, Vector<T> q, Vector<T> x,
+                           T mean_x) {
+  return T(0.5) * (p * (x - mean_x) + form.old_difference * (p - q));
+}
+template <class T>
+inline Vector<T> new_slope(const DivergenceForm<T>& form, Vector<T> p, Vector<T> q, Vector<T> y,
+                           T mean_y) {
+  return T(0.5) * (q * (y - mean_y) + form.new_difference * (q - p));
 }
 
 }  // namespace clfast::cpu::CLFAST_LEVEL

@@ -1,4 +1,4 @@
-// exp for loops over lanes: branch-free, so that `omp simd` loops vectorise.
+// exp of numbers in `omp simd` loops, and of whole vectors: branch-free.
 #pragma once
 #include <cmath>
 
@@ -8,14 +8,22 @@ namespace clfast::cpu::CLFAST_LEVEL {
 
 // Relative error below 2e-7 on [-87.3, 88.7]; 0 below (where floats turn subnormal), NaN for NaN.
 // x = n ln 2 + r with |r| <= ln 2 / 2: 2^n goes into the exponent bits, e^r is a polynomial.
-inline float exp_of(float x) {
-  const float low = -87.33654f;
-  const float clamped = x < low ? low : (x > 88.72283f ? 88.72283f : x);
+// 2^n for n from -126 to 127; any number, without overflow, where x is NaN.
+template <class F>
+inline F power_of_two(BitsOf<F> n) {
+  return bits_as<F>((UnsignedBitsOf<F>)(n + 127) << 23);
+}
+
+template <class F>
+inline F exp_of_floats(F x) {
+  using Bits = BitsOf<F>;
+  const F low = F{} - 87.33654f, high = F{} + 88.72283f;
+  const F clamped = x < low ? low : (x > high ? high : x);
   // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
-  const float shifted = clamped * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
+  const F shifted = clamped * 1.44269504f + 12582912.0f;
+  const F n = shifted - 12582912.0f;
+  const F r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  F p = F{} + 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
@@ -23,15 +31,18 @@ inline float exp_of(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   // 2^n in two factors, since n may be 128 where p is just below 1.
-  uint32_t bits;
-  memcpy(&bits, &shifted, sizeof bits);
-  const int32_t exponent = static_cast<int32_t>(bits - 0x4b400000u);
-  const int32_t half = exponent >> 1;
-  const float result = p * float_from_bits(static_cast<uint32_t>(half + 127) << 23) *
-                       float_from_bits(static_cast<uint32_t>(exponent - half + 127) << 23);
-  return x < low ? 0.0f : result;
+  const Bits exponent = bits_as<Bits>(shifted) - 0x4b400000;
+  const Bits half = exponent >> 1;
+  const F result = p * power_of_two<F>(half) * power_of_two<F>(exponent - half);
+  return x < low ? F{} : result;
 }
 
+inline float exp_of(float x) { return exp_of_floats(x); }
+inline Vector<float> exp_of(Vector<float> x) { return exp_of_floats(x); }
 inline double exp_of(double x) { return std::exp(x); }
+inline Vector<double> exp_of(Vector<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
 
 }  // namespace clfast::cpu::CLFAST_LEVEL

@@ -7,23 +7,23 @@ namespace clfast::cpu::CLFAST_LEVEL {
 template <class T>
 inline void cross_entropy_of_rows(const SoftCrossEntropyProblem<T>& p, int64_t begin, int64_t end,
                                   T* scratch, T* values, T* gradient) {
-  const int64_t classes = p.classes, width = padded_classes(classes);
-  T *logits = scratch, *target = logits + width, *share = target + width;
+  const int64_t classes = p.classes;
+  T* targets = scratch;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t at = row * classes;
-    take_logits(p.target_logits + at, classes, width, logits);
-    softmax(logits, width, p.sharpening, target);
-    take_logits(p.logits + at, classes, width, logits);
-    const Softmax<T> of_logits = softmax(logits, width, p.sharpening, share);
+    const T* logits = p.logits + row * classes;
+    T* out = gradient + row * classes;
+    const Softmax<T> of_target =
+        softmax(p.target_logits + row * classes, classes, p.sharpening, targets);
+    const Softmax<T> of_logits = softmax(logits, classes, p.sharpening, out);
     const T factor = p.row_weights[row] * p.sharpening;
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; ++i) {
-      sum -= target[i] * of_logits.log_of_share(logits[i]);
-      share[i] = factor * (share[i] - target[i]);
-    }
-    values[row] = sum;
-    for (int64_t i = 0; i < classes; ++i) gradient[at + i] = share[i];
+    Vector<T> sum = {};
+    for_vectors<T>(classes, [&](int64_t i, int64_t count) {
+      const Vector<T> target = load_first(targets + i, count, T(0)) * of_target.share;
+      const Vector<T> share = load_first(out + i, count, T(0)) * of_logits.share;
+      sum -= target * of_logits.log_of_share(load_logits(logits + i, count));
+      store_first<T>(out + i, count, factor * (share - target));
+    });
+    values[row] = sum_lanes<T>(sum);
   }
 }
 

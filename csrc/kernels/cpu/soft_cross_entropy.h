@@ -25,7 +25,7 @@ CLFAST_SOFT_CROSS_ENTROPY(double)
 CLFAST_DECLARE_PER_LEVEL(CLFAST_SOFT_CROSS_ENTROPY(float) CLFAST_SOFT_CROSS_ENTROPY(double))
 
 static inline int64_t soft_cross_entropy_scratch(int64_t classes) {
-  return 3 * padded_classes(classes);
+  return padded_classes(classes);
 }
 
 }  // namespace clfast::cpu

@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "../common/scalar.h"
 
@@ -64,6 +65,48 @@ struct LaneIndexOf<double> {
   typedef int64_t type __attribute__((vector_size(CLFAST_VECTOR_BYTES)));
 };
 
+template <class T>
+using LaneIndex = typename LaneIndexOf<T>::type;
+
+template <class T>
+using LaneOf = std::decay_t<decltype(LaneIndex<T>{}[0] + 0)>;
+
+template <class T>
+inline LaneIndex<T> lane_numbers() {
+  LaneIndex<T> lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+  return lane;
+}
+
+// The integers that floats, or vectors of them, are made of.
+template <class F>
+struct FloatBits {
+  typedef int32_t type __attribute__((vector_size(CLFAST_VECTOR_BYTES)));
+  typedef uint32_t unsigned_type __attribute__((vector_size(CLFAST_VECTOR_BYTES)));
+};
+template <>
+struct FloatBits<float> {
+  using type = int32_t;
+  using unsigned_type = uint32_t;
+};
+template <class F>
+using BitsOf = typename FloatBits<F>::type;
+template <class F>
+using UnsignedBitsOf = typename FloatBits<F>::unsigned_type;
+
+template <class To, class From>
+inline To bits_as(From value) {
+  To bits;
+  static_assert(sizeof bits == sizeof value);
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float as_floats(int32_t n) { return static_cast<float>(n); }
+inline Vector<float> as_floats(BitsOf<Vector<float>> n) {
+  return __builtin_convertvector(n, Vector<float>);
+}
+
 // The first `count` < kLanes elements of p, zeros behind them. A copy of variable length would be a
 // call of memcpy and a read of bytes just written.
 template <class T>
@@ -76,9 +119,7 @@ inline Vector<T> load_partial(const T* p, int64_t count) {
     return _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
   }
 #elif defined(__AVX2__)
-  typename LaneIndexOf<T>::type lane;
-  for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
-  const __m256i mask = (__m256i)(lane < static_cast<decltype(lane[0] + 0)>(count));
+  const __m256i mask = (__m256i)(lane_numbers<T>() < static_cast<LaneOf<T>>(count));
   if constexpr (sizeof(T) == sizeof(float)) {
     return _mm256_maskload_ps(p, mask);
   } else {
@@ -89,6 +130,45 @@ inline Vector<T> load_partial(const T* p, int64_t count) {
   for (int64_t i = 0; i < count; ++i) v[i] = p[i];
   return v;
 #endif
+}
+
+// The same for `count` from 1 to kLanes, and with `behind` behind them.
+template <class T>
+inline Vector<T> load_first(const T* p, int64_t count, T behind) {
+  if (count == kLanes<T>) return load(p);
+  const Vector<T> fill = Vector<T>{} + behind;
+  return lane_numbers<T>() < static_cast<LaneOf<T>>(count) ? load_partial(p, count) : fill;
+}
+
+// p[i] = v[i] for the first `count` lanes, from 1 to kLanes.
+template <class T>
+inline void store_first(T* p, int64_t count, Vector<T> v) {
+  if (count == kLanes<T>) return store(p, v);
+#if defined(__AVX512F__)
+  const uint32_t mask = (uint32_t{1} << count) - 1;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), v);
+  } else {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), v);
+  }
+#elif defined(__AVX2__)
+  const __m256i mask = (__m256i)(lane_numbers<T>() < static_cast<LaneOf<T>>(count));
+  if constexpr (sizeof(T) == sizeof(float)) {
+    _mm256_maskstore_ps(p, mask, v);
+  } else {
+    _mm256_maskstore_pd(p, mask, v);
+  }
+#else
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+#endif
+}
+
+// body(i, lanes) for the vectors of `count` elements, the last of which may be part of one.
+template <class T, class Body>
+inline __attribute__((always_inline)) void for_vectors(int64_t count, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) body(i, int64_t{kLanes<T>});
+  if (i < count) body(i, count - i);
 }
 
 // Bit c tells that a[c] is not above b[c]: less, equal, or one of them NaN.
@@ -149,6 +229,18 @@ inline T sum_lanes(Vector<T> v) {
   T sum;
   sum_lanes<T, 1>({v}, &sum);
   return sum;
+}
+
+// A NaN is passed over.
+template <class T>
+inline T largest_lane(Vector<T> v) {
+  const LaneIndex<T> lane = lane_numbers<T>();
+#pragma GCC unroll 4
+  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
+    const Vector<T> other = __builtin_shuffle(v, lane + width);
+    v = other > v ? other : v;
+  }
+  return v[0];
 }
 
 // out[0..dim) = row `index` of `rows`, widened to T.

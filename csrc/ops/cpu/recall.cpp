@@ -110,13 +110,12 @@ std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logi
                                         static_cast<T>(w.sharpness),
                                         in.divergence};
     const int64_t width = cpu::padded_classes(z.classes);
-    std::vector<T> state(5 * z.rows + 2 * width);
-    const cpu::RecallState<T> s{state.data(), state.data() + 2 * z.rows, state.data() + 4 * z.rows};
+    std::vector<T> state(7 * z.rows + 2 * width);
+    const cpu::RecallState<T> s{state.data(), state.data() + 6 * z.rows};
     T *terms = s.slopes + width, *values = terms + width;
     T *old_out = d_old.mutable_data_ptr<T>(), *new_out = d_new.mutable_data_ptr<T>();
     for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {
-      std::vector<T> scratch(cpu::recall_scratch(z.classes));
-      cpu::recall_predictions(problem, begin, end, scratch.data(), s, old_out, new_out);
+      cpu::recall_predictions(problem, begin, end, s, old_out, new_out);
     });
     for_ranges(z.classes, z.rows, [&](int64_t begin, int64_t end) {
       cpu::recall_diversity(problem, begin, end, old_out, s, terms);
