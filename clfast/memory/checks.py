@@ -25,7 +25,8 @@ def class_count(number: object, highest: int, where: str) -> int:
 
 def check_vectors(vectors: Tensor, name: str, dim: int, device: torch.device, where: str) -> None:
     """`vectors` is a dense floating-point tensor [n, dim] on `device`."""
-    _check_tensor(vectors, name, device, where)
+    _check_dense(vectors, name, where)
+    _check_device(vectors, name, device, where)
     if not vectors.is_floating_point():
         raise TypeError(
             f"{where}: {name} must be floating point, got {vectors.dtype}; "
@@ -38,22 +39,28 @@ def check_vectors(vectors: Tensor, name: str, dim: int, device: torch.device, wh
         )
 
 
-def check_labels(values: Tensor, count: int, device: torch.device, where: str) -> None:
-    """`values` is an int64 tensor [count] of numbers >= 0 on `device`."""
-    _check_tensor(values, "values", device, where)
-    if values.dtype != torch.int64:
+def check_values(values: Tensor, count: int, device: torch.device, where: str) -> None:
+    """`values` are labels of `count` keys on `device`."""
+    _check_dense(values, "values", where)
+    _check_device(values, "values", device, where)
+    check_labels(values, "values", count, where)
+
+
+def check_labels(labels: Tensor, name: str, count: int, where: str) -> None:
+    """`labels` is an int64 tensor [count] of numbers >= 0."""
+    if labels.dtype != torch.int64:
         raise TypeError(
-            f"{where}: values must be int64, got {values.dtype}; convert them with values.long()"
+            f"{where}: {name} must be int64, got {labels.dtype}; convert them with {name}.long()"
         )
-    if values.shape != (count,):
+    if labels.shape != (count,):
         raise ValueError(
-            f"{where}: values must have shape [{count}], one label for each key, "
-            f"got {list(values.shape)}"
+            f"{where}: {name} must have shape [{count}], one label for each row, "
+            f"got {list(labels.shape)}"
         )
-    if count and int(values.min()) < 0:
-        row = int((values < 0).nonzero()[0])
+    if count and int(labels.min()) < 0:
+        row = int((labels < 0).nonzero()[0])
         raise ValueError(
-            f"{where}: values must be class labels >= 0, got {int(values[row])} in row {row}; "
+            f"{where}: {name} must be class labels >= 0, got {int(labels[row])} in row {row}; "
             "remove rows without a label"
         )
 
@@ -87,7 +94,7 @@ def check_finite_queries(queries: Tensor, where: str) -> None:
         raise ValueError(f"{where}: queries must be finite, row {row} holds NaN or Inf; remove it")
 
 
-def _check_tensor(tensor: object, name: str, device: torch.device, where: str) -> None:
+def _check_dense(tensor: object, name: str, where: str) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(
             f"{where}: {name} must be a torch.Tensor, got {type(tensor).__name__}; "
@@ -97,6 +104,9 @@ def _check_tensor(tensor: object, name: str, device: torch.device, where: str) -
         raise TypeError(
             f"{where}: {name} must be dense, got {tensor.layout}; convert with {name}.to_dense()"
         )
+
+
+def _check_device(tensor: Tensor, name: str, device: torch.device, where: str) -> None:
     if tensor.device != device:
         raise ValueError(
             f"{where}: {name} must be on {device} as the memory is, got {tensor.device}; "
