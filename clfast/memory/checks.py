@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from .. import _arguments
+
+# What torch gathers and scatters on every device, and safetensors files hold.
+_STORED_DTYPES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)
 
 
 def class_count(number: object, highest: int, where: str) -> int:
@@ -92,6 +107,59 @@ def check_finite_queries(queries: Tensor, where: str) -> None:
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         raise ValueError(f"{where}: queries must be finite, row {row} holds NaN or Inf; remove it")
+
+
+def check_rows(rows: Mapping[str, Tensor], like: Mapping[str, Tensor], where: str) -> None:
+    """Dense tensors [n, ...], all with the same n, that can be stored as rows of those in `like`.
+
+    They have the dtypes and row shapes that the tensors of the same names have there.
+    """
+    count = -1
+    for name, given in rows.items():
+        _check_dense(given, name, where)
+        if given.dtype not in _STORED_DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED_DTYPES)
+            raise TypeError(f"{where}: {name} must be of {known}, got {given.dtype}")
+        if given.is_meta:
+            raise ValueError(f"{where}: {name} must have values, got a tensor on meta")
+        stored = like.get(name, given)
+        if given.dtype != stored.dtype:
+            raise TypeError(
+                f"{where}: {name} must be {stored.dtype} as the rows that are stored, "
+                f"got {given.dtype}; convert it with {name}.to({stored.dtype})"
+            )
+        if not given.ndim or given.shape[1:] != stored.shape[1:]:
+            sizes = "".join(f", {size}" for size in stored.shape[1:]) if name in like else ", ..."
+            raise ValueError(f"{where}: {name} must have shape [n{sizes}], got {list(given.shape)}")
+        if len(given) != count >= 0:
+            raise ValueError(
+                f"{where}: {name} must have {count} rows as {next(iter(rows))} has, "
+                f"got shape {list(given.shape)}"
+            )
+        count = len(given)
+
+
+def check_mask(mask: Tensor, name: str, count: int, where: str) -> None:
+    """`mask` is a bool tensor [count], one entry a slot."""
+    _check_dense(mask, name, where)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{where}: {name} must be bool, got {mask.dtype}")
+    if mask.shape != (count,):
+        raise ValueError(
+            f"{where}: {name} must have shape [{count}], one entry a slot, got {list(mask.shape)}"
+        )
+
+
+def check_slots(slots: Tensor, size: int, where: str) -> None:
+    """`slots` is an int64 tensor [m] of slots of a memory with `size` rows."""
+    _check_dense(slots, "slots", where)
+    if slots.dtype != torch.int64:
+        raise TypeError(f"{where}: slots must be int64, got {slots.dtype}")
+    if slots.ndim != 1:
+        raise ValueError(f"{where}: slots must have shape [m], got {list(slots.shape)}")
+    least, most = torch.stack(slots.aminmax()).tolist() if len(slots) else (0, -1)
+    if least < 0 or most >= size:
+        raise ValueError(f"{where}: slots must be from 0 to {size - 1}, got {least} to {most}")
 
 
 def _check_dense(tensor: object, name: str, where: str) -> None:

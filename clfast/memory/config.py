@@ -101,3 +101,22 @@ class KeyValueConfig(Config):
                 f"{where}: index 'bf16' is for keys of float32 or 16 bits, got dtype "
                 "torch.float64; use index='exact'"
             )
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Config):
+    """Of a `ReplayBuffer`.
+
+    Raises TypeError or ValueError, naming the argument, if one is not as its docstring says.
+    """
+
+    FORMAT = "clfast.ReplayBuffer"
+
+    capacity: int
+    policy: str
+
+    def __post_init__(self) -> None:
+        where = "ReplayBuffer"
+        capacity = integer(self.capacity, "capacity", where, least=1)
+        object.__setattr__(self, "capacity", capacity)
+        one_of(self.policy, POLICIES, "policy", where)
