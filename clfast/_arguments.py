@@ -69,10 +69,9 @@ def one_of(choice: object, choices: Iterable[object], name: str, where: str) -> 
 
 
 def device(value: torch.device | str, where: str) -> torch.device:
-    """`value` as a device that holds tensors; TypeError or ValueError otherwise."""
+    """`value` as the device of tensors made there; TypeError or ValueError if it holds none."""
     try:
-        found = torch.device(value)
-        torch.empty(0, device=found)
+        found = torch.empty(0, device=torch.device(value)).device
     except TypeError:
         kind = type(value).__name__
         raise TypeError(f"{where}: device must be a torch.device or its name, got {kind}") from None

@@ -23,7 +23,15 @@ def write_mnist(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/hebb.md", "docs/recall.md", "docs/retrieval.md", "docs/streams.md"]
+    "page",
+    [
+        "README.md",
+        "docs/hebb.md",
+        "docs/recall.md",
+        "docs/replay.md",
+        "docs/retrieval.md",
+        "docs/streams.md",
+    ],
 )
 def test_the_python_of_a_page_runs(
     page: str,

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .key_value import KeyValueMemory
+from .replay_buffer import ReplayBatch, ReplayBuffer
 
-__all__ = ["KeyValueMemory"]
+__all__ = ["KeyValueMemory", "ReplayBatch", "ReplayBuffer"]

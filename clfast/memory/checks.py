@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from .. import _arguments
+
+# What torch gathers and scatters on every device, and safetensors files hold.
+_STORED_DTYPES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)
 
 
 def class_count(number: object, highest: int, where: str) -> int:
@@ -25,7 +40,8 @@ def class_count(number: object, highest: int, where: str) -> int:
 
 def check_vectors(vectors: Tensor, name: str, dim: int, device: torch.device, where: str) -> None:
     """`vectors` is a dense floating-point tensor [n, dim] on `device`."""
-    _check_tensor(vectors, name, device, where)
+    _check_dense(vectors, name, where)
+    _check_device(vectors, name, device, where)
     if not vectors.is_floating_point():
         raise TypeError(
             f"{where}: {name} must be floating point, got {vectors.dtype}; "
@@ -38,22 +54,28 @@ def check_vectors(vectors: Tensor, name: str, dim: int, device: torch.device, wh
         )
 
 
-def check_labels(values: Tensor, count: int, device: torch.device, where: str) -> None:
-    """`values` is an int64 tensor [count] of numbers >= 0 on `device`."""
-    _check_tensor(values, "values", device, where)
-    if values.dtype != torch.int64:
+def check_values(values: Tensor, count: int, device: torch.device, where: str) -> None:
+    """`values` are labels of `count` keys on `device`."""
+    _check_dense(values, "values", where)
+    _check_device(values, "values", device, where)
+    check_labels(values, "values", count, where)
+
+
+def check_labels(labels: Tensor, name: str, count: int, where: str) -> None:
+    """`labels` is an int64 tensor [count] of numbers >= 0."""
+    if labels.dtype != torch.int64:
         raise TypeError(
-            f"{where}: values must be int64, got {values.dtype}; convert them with values.long()"
+            f"{where}: {name} must be int64, got {labels.dtype}; convert them with {name}.long()"
         )
-    if values.shape != (count,):
+    if labels.shape != (count,):
         raise ValueError(
-            f"{where}: values must have shape [{count}], one label for each key, "
-            f"got {list(values.shape)}"
+            f"{where}: {name} must have shape [{count}], one label for each row, "
+            f"got {list(labels.shape)}"
         )
-    if count and int(values.min()) < 0:
-        row = int((values < 0).nonzero()[0])
+    if count and int(labels.min()) < 0:
+        row = int((labels < 0).nonzero()[0])
         raise ValueError(
-            f"{where}: values must be class labels >= 0, got {int(values[row])} in row {row}; "
+            f"{where}: {name} must be class labels >= 0, got {int(labels[row])} in row {row}; "
             "remove rows without a label"
         )
 
@@ -87,7 +109,60 @@ def check_finite_queries(queries: Tensor, where: str) -> None:
         raise ValueError(f"{where}: queries must be finite, row {row} holds NaN or Inf; remove it")
 
 
-def _check_tensor(tensor: object, name: str, device: torch.device, where: str) -> None:
+def check_rows(rows: Mapping[str, Tensor], like: Mapping[str, Tensor], where: str) -> None:
+    """Dense tensors [n, ...], all with the same n, that can be stored as rows of those in `like`.
+
+    They have the dtypes and row shapes that the tensors of the same names have there.
+    """
+    count = -1
+    for name, given in rows.items():
+        _check_dense(given, name, where)
+        if given.dtype not in _STORED_DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED_DTYPES)
+            raise TypeError(f"{where}: {name} must be of {known}, got {given.dtype}")
+        if given.is_meta:
+            raise ValueError(f"{where}: {name} must have values, got a tensor on meta")
+        stored = like.get(name, given)
+        if given.dtype != stored.dtype:
+            raise TypeError(
+                f"{where}: {name} must be {stored.dtype} as the rows that are stored, "
+                f"got {given.dtype}; convert it with {name}.to({stored.dtype})"
+            )
+        if not given.ndim or given.shape[1:] != stored.shape[1:]:
+            sizes = "".join(f", {size}" for size in stored.shape[1:]) if name in like else ", ..."
+            raise ValueError(f"{where}: {name} must have shape [n{sizes}], got {list(given.shape)}")
+        if len(given) != count >= 0:
+            raise ValueError(
+                f"{where}: {name} must have {count} rows as {next(iter(rows))} has, "
+                f"got shape {list(given.shape)}"
+            )
+        count = len(given)
+
+
+def check_mask(mask: Tensor, name: str, count: int, where: str) -> None:
+    """`mask` is a bool tensor [count], one entry a slot."""
+    _check_dense(mask, name, where)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{where}: {name} must be bool, got {mask.dtype}")
+    if mask.shape != (count,):
+        raise ValueError(
+            f"{where}: {name} must have shape [{count}], one entry a slot, got {list(mask.shape)}"
+        )
+
+
+def check_slots(slots: Tensor, size: int, where: str) -> None:
+    """`slots` is an int64 tensor [m] of slots of a memory with `size` rows."""
+    _check_dense(slots, "slots", where)
+    if slots.dtype != torch.int64:
+        raise TypeError(f"{where}: slots must be int64, got {slots.dtype}")
+    if slots.ndim != 1:
+        raise ValueError(f"{where}: slots must have shape [m], got {list(slots.shape)}")
+    least, most = torch.stack(slots.aminmax()).tolist() if len(slots) else (0, -1)
+    if least < 0 or most >= size:
+        raise ValueError(f"{where}: slots must be from 0 to {size - 1}, got {least} to {most}")
+
+
+def _check_dense(tensor: object, name: str, where: str) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(
             f"{where}: {name} must be a torch.Tensor, got {type(tensor).__name__}; "
@@ -97,6 +172,9 @@ def _check_tensor(tensor: object, name: str, device: torch.device, where: str) -
         raise TypeError(
             f"{where}: {name} must be dense, got {tensor.layout}; convert with {name}.to_dense()"
         )
+
+
+def _check_device(tensor: Tensor, name: str, device: torch.device, where: str) -> None:
     if tensor.device != device:
         raise ValueError(
             f"{where}: {name} must be on {device} as the memory is, got {tensor.device}; "

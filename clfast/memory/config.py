@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -18,13 +18,57 @@ _DTYPES = {
     "float16": torch.float16,
 }
 
+C = TypeVar("C", bound="Config")
+
 
 @dataclass(frozen=True)
 class Config:
-    """The arguments of `KeyValueMemory` that decide what may be loaded into it.
+    """The arguments of a memory's constructor that decide what may be loaded into it, by name.
 
-    Raises TypeError or ValueError, naming the argument, if one is not as `KeyValueMemory` says.
+    FORMAT: of its files and state dictionaries.
     """
+
+    FORMAT: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+
+    def to_plain(self) -> dict[str, Any]:
+        """As strings and numbers."""
+        return {
+            name: str(entry).removeprefix("torch.") if isinstance(entry, torch.dtype) else entry
+            for name, entry in asdict(self).items()
+        }
+
+    @classmethod
+    def from_plain(cls: type[C], plain: object, where: str) -> C:
+        """Back from `to_plain`; ValueError, opening with `where`, for anything else."""
+        try:
+            if not isinstance(plain, Mapping):
+                raise TypeError(f"it is a {type(plain).__name__}")
+            entries = dict(plain)
+            if "dtype" in entries:
+                entries["dtype"] = _DTYPES[entries["dtype"]]
+            return cls(**entries)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: config {plain!r} describes no memory ({error})") from error
+
+    def difference(self, other: Config) -> str:
+        """Where `other` differs, as `capacity is 5, not None`; empty where it does not."""
+        own, others = self.to_plain(), other.to_plain()
+        return ", ".join(
+            f"{name} is {others[name]!r}, not {own[name]!r}"
+            for name in own
+            if own[name] != others[name]
+        )
+
+
+@dataclass(frozen=True)
+class KeyValueConfig(Config):
+    """Of a `KeyValueMemory`.
+
+    Raises TypeError or ValueError, naming the argument, if one is not as its docstring says.
+    """
+
+    FORMAT = "clfast.KeyValueMemory"
 
     dim: int
     capacity: int | None
@@ -58,25 +102,21 @@ class Config:
                 "torch.float64; use index='exact'"
             )
 
-    def to_plain(self) -> dict[str, Any]:
-        """As strings and numbers."""
-        return {**asdict(self), "dtype": str(self.dtype).removeprefix("torch.")}
 
-    @classmethod
-    def from_plain(cls, plain: object, where: str) -> Config:
-        """Back from `to_plain`; ValueError, opening with `where`, for anything else."""
-        try:
-            if not isinstance(plain, Mapping):
-                raise TypeError(f"it is a {type(plain).__name__}")
-            return cls(**{**plain, "dtype": _DTYPES[plain["dtype"]]})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{where}: config {plain!r} describes no memory ({error})") from error
+@dataclass(frozen=True)
+class ReplayConfig(Config):
+    """Of a `ReplayBuffer`.
 
-    def difference(self, other: Config) -> str:
-        """Where `other` differs, as `capacity is 5, not None`; empty where it does not."""
-        own, others = self.to_plain(), other.to_plain()
-        return ", ".join(
-            f"{name} is {others[name]!r}, not {own[name]!r}"
-            for name in own
-            if own[name] != others[name]
-        )
+    Raises TypeError or ValueError, naming the argument, if one is not as its docstring says.
+    """
+
+    FORMAT = "clfast.ReplayBuffer"
+
+    capacity: int
+    policy: str
+
+    def __post_init__(self) -> None:
+        where = "ReplayBuffer"
+        capacity = integer(self.capacity, "capacity", where, least=1)
+        object.__setattr__(self, "capacity", capacity)
+        one_of(self.policy, POLICIES, "policy", where)

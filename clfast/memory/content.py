@@ -2,83 +2,123 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .config import Config
-from .indexes import make_index
-from .policies import POLICIES, surviving_rows
-from .rows import Rows, squared_norms
+from .policies import Classes, Policy, surviving_rows
+from .table import Table
 
 
-class Content:
+class Content(ABC):
     """Everything in a memory that changes; arguments are checked by the memory.
 
+    label: the column of class labels; None where classes are not counted.
+    policy: None for a memory without bound, which is never full: there is nothing to decide.
     generator: CPU generator that the policy draws from.
+    seen: rows of the stream, stored or not; seen_of: those of each class, if they are counted.
     """
 
-    def __init__(self, config: Config, device: torch.device, generator: torch.Generator) -> None:
-        self.rows = Rows(config.dim, config.dtype, device, limit=config.capacity)
-        self.seen: Counter[int] = Counter()
+    def __init__(
+        self, rows: Table, label: str | None, policy: Policy | None, generator: torch.Generator
+    ) -> None:
+        self.rows = rows
+        self.seen = 0
+        self.seen_of: Counter[int] = Counter()
         self.generator = generator
-        self._capacity = config.capacity
-        self.index = make_index(config, device, "KeyValueMemory")
-        # A memory without bound is never full: there is nothing to decide.
-        self._policy = (
-            None if config.capacity is None else POLICIES[config.policy](config.capacity, generator)
-        )
+        self.label = label
+        self._policy = policy
 
-    def add(self, keys: Tensor, values: Tensor, sq_norms: Tensor) -> None:
-        """Append while there is room, then let the policy replace rows."""
-        labels = values.tolist()
-        room = len(keys)
-        if self._capacity is not None:
-            room = min(room, self._capacity - len(self.rows))
-        self.rows.append(keys[:room], values[:room], sq_norms[:room])
-        self.seen.update(labels[:room])
-        rest = labels[room:]
-        if self._policy is None or not rest:
-            return
-        slots = self._policy.replace(rest, self.seen, self.rows.values)
-        self.seen.update(rest)
+    @abstractmethod
+    def saved_rows(self) -> dict[str, Any]:
+        """The rows as they are saved; tensors are views."""
+
+    @abstractmethod
+    def restore(self, saved: Mapping[str, Any], where: str) -> None:
+        """Fill an empty content with what `state` of another returned; sets the generator.
+
+        Raises ValueError, opening with `where`, before anything has changed, if the parts do not
+        fit together or do not fit this memory.
+        """
+
+    def add(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Append while there is room, then let the policy replace rows.
+
+        rows: by the names of the columns, on any device. Returns the slots that were overwritten.
+        """
+        count = len(next(iter(rows.values())))
+        labels = [] if self.label is None else rows[self.label].tolist()
+        room = count
+        if self._policy is not None:
+            room = min(count, self._policy.capacity - len(self.rows))
+        if room:
+            self.rows.append({name: given[:room] for name, given in rows.items()})
+            self._count(room, labels[:room])
+        if self._policy is None or room == count:
+            return torch.empty(0, dtype=torch.int64, device=self.rows.device)
+        arriving = range(self.seen, self.seen + count - room)
+        slots = self._policy.replace(arriving, self._classes(labels[room:]))
+        self._count(len(arriving), labels[room:])
         survivors = surviving_rows(slots)
-        slots = slots[survivors].to(keys.device)
-        chosen = (survivors + room).to(keys.device)
-        self.rows.overwrite(slots, keys[chosen], values[chosen], sq_norms[chosen])
-        self.index.overwritten(slots)
+        # A copy from pageable memory has read it when `to` returns, and nothing waits for the GPU.
+        slots = slots[survivors].to(self.rows.device, non_blocking=True)
+        chosen = {
+            device: (survivors + room).to(device, non_blocking=True)
+            for device in {given.device for given in rows.values()}
+        }
+        self.rows.overwrite(
+            slots,
+            {name: given.index_select(0, chosen[given.device]) for name, given in rows.items()},
+        )
+        return slots
+
+    def to(self, device: torch.device) -> None:
+        """Move the rows; nothing has changed if that fails."""
+        self.rows.to(device)
 
     def seen_tensors(self) -> tuple[Tensor, Tensor]:
         """Labels ever added, ascending, and how often each came: two [P] int64, on the CPU."""
-        labels = sorted(self.seen)
-        counts = [self.seen[label] for label in labels]
+        labels = sorted(self.seen_of)
+        counts = [self.seen_of[label] for label in labels]
         return (
             torch.tensor(labels, dtype=torch.int64, device="cpu"),
             torch.tensor(counts, dtype=torch.int64, device="cpu"),
         )
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it, to be saved; keys and values are views of the rows.
+    def state(self) -> dict[str, Any]:
+        """All of it, to be saved; rows are views."""
+        return {**self.saved_rows(), **self.stream_state()}
 
-        Norms are left out: they follow from the keys.
-        """
-        labels, counts = self.seen_tensors()
-        return {
-            "keys": self.rows.keys,
-            "values": self.rows.values,
-            "seen_labels": labels,
-            "seen_counts": counts,
-            "generator": self.generator.get_state(),
-            **(self._policy.state() if self._policy else {}),
-        }
+    def stream_state(self) -> dict[str, Tensor]:
+        """All but the rows."""
+        if self.label is None:
+            seen = {"seen": torch.tensor(self.seen, dtype=torch.int64, device="cpu")}
+        else:
+            seen = dict(zip(("seen_labels", "seen_counts"), self.seen_tensors(), strict=True))
+        policy = self._policy.state() if self._policy else {}
+        return {**seen, "generator": self.generator.get_state(), **policy}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Fill an empty content with checked `tensors`; sets the generator."""
-        keys = tensors["keys"].contiguous()
-        self.rows.append(keys, tensors["values"], squared_norms(keys))
-        labels, counts = tensors["seen_labels"].tolist(), tensors["seen_counts"].tolist()
-        self.seen = Counter(dict(zip(labels, counts, strict=True)))
+    def restore_stream(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `stream_state` of another returned."""
+        if self.label is None:
+            self.seen = int(tensors["seen"])
+        else:
+            labels, counts = tensors["seen_labels"].tolist(), tensors["seen_counts"].tolist()
+            self.seen_of = Counter(dict(zip(labels, counts, strict=True)))
+            self.seen = self.seen_of.total()
         if self._policy is not None:
             self._policy.restore(tensors)
         self.generator.set_state(tensors["generator"].cpu())
+
+    def _count(self, rows: int, labels: list[int]) -> None:
+        self.seen += rows
+        self.seen_of.update(labels)
+
+    def _classes(self, labels: list[int]) -> Classes | None:
+        if self.label is None:
+            return None
+        return Classes(labels, self.seen_of, self.rows[self.label])

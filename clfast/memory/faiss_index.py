@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.retrieval import Neighbors, knn
-from .config import Config
+from .config import KeyValueConfig
 from .exact_index import Index
 from .rows import Rows
 
@@ -27,7 +27,7 @@ class FaissIndex(Index):
 
     _MOST_STALE = 1 / 8
 
-    def __init__(self, config: Config, where: str) -> None:
+    def __init__(self, config: KeyValueConfig, where: str) -> None:
         self._config = config
         self._faiss = _import_faiss(config.index, where)
         try:

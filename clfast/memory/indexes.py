@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from .config import Config
+from .config import KeyValueConfig
 from .exact_index import ExactIndex, Index, RoundedIndex
 from .faiss_index import FaissIndex
 
 
-def make_index(config: Config, device: torch.device, where: str) -> Index:
+def make_index(config: KeyValueConfig, device: torch.device, where: str) -> Index:
     """The index that a config names; ModuleNotFoundError or ValueError if there is none."""
     if config.index == "exact":
         return ExactIndex()

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from .. import _arguments
 from ..ops.retrieval import Neighbors, knn
-from . import checks, state, storage
-from .config import Config
-from .content import Content
-from .indexes import make_index
+from . import checks
+from .base import Memory
+from .config import KeyValueConfig
+from .key_value_content import KeyValueContent
 from .rows import squared_norms, sum_dtype
 
 
-class KeyValueMemory:
+class KeyValueMemory(Memory):
     """The memory of Hebb, MbPA and Mixture: keys are representations, values are class labels.
 
     Section 3.1 of the Hebb paper: each observed sample (x, y) writes the pair (g(x), y), Eq. 1, and
@@ -62,6 +60,10 @@ class KeyValueMemory:
         TypeError, ValueError: an argument is not of the kinds above.
     """
 
+    _KIND = KeyValueConfig
+    _config: KeyValueConfig
+    _content: KeyValueContent
+
     def __init__(
         self,
         dim: int,
@@ -75,15 +77,11 @@ class KeyValueMemory:
         index_parameters: str = "",
         candidates: int = 4,
     ) -> None:
-        self._config: Final = Config(
-            dim, capacity, policy, index, dtype, index_parameters, candidates
-        )
-        if generator is None:
-            generator = torch.Generator("cpu").manual_seed(0)
-        else:
-            _arguments.cpu_generator(generator, "KeyValueMemory")
-        device = _arguments.device(device, "KeyValueMemory")
-        self._content = Content(self._config, device, generator)
+        config = KeyValueConfig(dim, capacity, policy, index, dtype, index_parameters, candidates)
+        super().__init__(config, device, generator)
+
+    def _empty(self, device: torch.device, generator: torch.Generator) -> KeyValueContent:
+        return KeyValueContent(self._config, device, generator)
 
     @property
     def dim(self) -> int:
@@ -99,11 +97,6 @@ class KeyValueMemory:
     def dtype(self) -> torch.dtype:
         """Of the stored keys."""
         return self._config.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows live."""
-        return self._content.rows.device
 
     @property
     def keys(self) -> Tensor:
@@ -122,13 +115,6 @@ class KeyValueMemory:
         float64 for float64 keys, float32 for all others.
         """
         return self._content.rows.sq_norms
-
-    def __len__(self) -> int:
-        return len(self._content.rows)
-
-    def __repr__(self) -> str:
-        kind = ", ".join(f"{name}={value!r}" for name, value in self._config.to_plain().items())
-        return f"KeyValueMemory({kind}, device='{self.device}', len={len(self)})"
 
     def add(self, keys: Tensor, values: Tensor) -> None:
         """Store samples; when the memory is full, the policy says which, and in place of which.
@@ -155,7 +141,7 @@ class KeyValueMemory:
         `where` in front; the returned call stores them.
         """
         checks.check_vectors(keys, "keys", self.dim, self.device, where)
-        checks.check_labels(values, len(keys), self.device, where)
+        checks.check_values(values, len(keys), self.device, where)
         stored = keys.detach().to(self.dtype).contiguous()
         sq_norms = squared_norms(stored)
         checks.check_storable(keys, stored, sq_norms, where)
@@ -163,7 +149,7 @@ class KeyValueMemory:
 
     @torch.no_grad()
     def _store(self, keys: Tensor, values: Tensor, sq_norms: Tensor) -> None:
-        self._content.add(keys, values, sq_norms)
+        self._content.add({"keys": keys, "values": values, "sq_norms": sq_norms})
 
     def search(self, queries: Tensor, k: int) -> Neighbors:
         """The nearest keys of each query by Euclidean distance (Hebb paper, Eq. 2).
@@ -228,138 +214,8 @@ class KeyValueMemory:
 
         Raises ValueError if a label of `num_classes` or more was added.
         """
-        highest = max(self._content.seen, default=-1)
+        highest = max(self._content.seen_of, default=-1)
         num_classes = checks.class_count(num_classes, highest, "KeyValueMemory.seen")
         labels, counts = self._content.seen_tensors()
         dense = torch.zeros(num_classes, dtype=torch.int64, device="cpu")
         return dense.index_copy_(0, labels, counts).to(self.device)
-
-    def clear(self) -> None:
-        """Forget all rows and all that `seen` counts; the generator goes on where it is."""
-        self._content = Content(self._config, self.device, self._content.generator)
-
-    def to(self, device: torch.device | str) -> KeyValueMemory:
-        """Move the rows to a device, in place; returns the memory itself.
-
-        Raises TypeError or ValueError for what is no usable device, and for an index of faiss
-        anywhere but on the CPU; the memory is as before.
-        """
-        moved = _arguments.device(device, "KeyValueMemory.to")
-        self._content.index = make_index(self._config, moved, "KeyValueMemory.to")
-        self._content.rows.to(moved)
-        return self
-
-    def clone(self) -> KeyValueMemory:
-        """An independent copy, with a generator of its own in the same state."""
-        return _from_state(self._state(), self.device, "KeyValueMemory.clone")
-
-    def __copy__(self) -> KeyValueMemory:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> KeyValueMemory:
-        """The memory itself; `clone` makes a copy.
-
-        Training loops deep-copy models all the time, as teachers or for a trial step. Such a copy
-        means the same past: were the memory copied with it, each copy would cost the whole memory,
-        and would miss what the model stores from then on.
-        """
-        return self
-
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], KeyValueMemory], tuple[Any]]:
-        return _unpickle, (self.state_dict(),)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Copies of all that the memory knows: tensors, and what kind of memory it is.
-
-        Counts, the policy's knowledge and the generator's state are part of it: a memory that loads
-        it goes on bit for bit as this one would. An index of faiss is not: it is trained anew.
-        """
-        return {
-            name: entry.clone() if isinstance(entry, Tensor) else entry
-            for name, entry in self._state().items()
-        }
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Replace everything by what `state_dict` of a memory of the same kind returned.
-
-        All arguments of the constructor must agree but the device. A generator that was given to
-        the constructor is set to the saved state.
-
-        Raises TypeError if the state is no mapping, or ValueError if it is of another kind or its
-        parts do not fit together; the memory is as before.
-        """
-        self._restore(state_dict, "KeyValueMemory.load_state_dict")
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file, atomically.
-
-        A kill or a crash at any moment leaves the old file or the new one. The content is that of
-        `state_dict`: a memory that loads it goes on bit for bit.
-
-        Raises OSError, naming the path, if it cannot be written; no half-written file remains.
-        """
-        file = _arguments.path(path, "KeyValueMemory.save")
-        storage.write(file, self._state(), f"KeyValueMemory.save: {file}")
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Replace everything by what a memory of the same kind saved, as `load_state_dict` does.
-
-        `KeyValueMemory.from_file` makes a memory of whatever kind was saved.
-
-        Raises FileNotFoundError or another OSError if no file can be read, or ValueError if it is
-        truncated, damaged, foreign, of another kind, or inconsistent, naming the path; the
-        memory is as before.
-        """
-        file = _arguments.file(path, "KeyValueMemory.load")
-        where = f"KeyValueMemory.load: {file}"
-        self._restore(storage.read(file, state.FORMAT, where), where)
-
-    @staticmethod
-    def from_file(
-        path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-    ) -> KeyValueMemory:
-        """The memory that was saved at `path`, on `device`; raises as `load` does."""
-        file = _arguments.file(path, "KeyValueMemory.from_file")
-        where = f"KeyValueMemory.from_file: {file}"
-        return _from_state(storage.read(file, state.FORMAT, where), device, where)
-
-    def _state(self) -> dict[str, Any]:
-        return state.pack(self._config, self._content.tensors())
-
-    def _restore(self, saved: Mapping[str, Any], where: str) -> None:
-        config, saved_tensors = state.unpack(saved, where)
-        difference = self._config.difference(config)
-        if difference:
-            raise ValueError(
-                f"{where}: saved by a memory of another kind: {difference}; "
-                "make one of that kind, or use KeyValueMemory.from_file"
-            )
-        names = set(self._content.tensors())
-        tensors = state.check_tensors(saved_tensors, config, names, where)
-        content = Content(config, self.device, self._content.generator)
-        content.restore(tensors)
-        self._content = content
-
-
-def _from_state(saved: Mapping[str, Any], device: torch.device | str, where: str) -> KeyValueMemory:
-    config, _ = state.unpack(saved, where)
-    try:
-        memory = KeyValueMemory(
-            config.dim,
-            capacity=config.capacity,
-            policy=config.policy,
-            index=config.index,
-            dtype=config.dtype,
-            device=device,
-            index_parameters=config.index_parameters,
-            candidates=config.candidates,
-        )
-    except (TypeError, ValueError, ModuleNotFoundError) as error:
-        raise type(error)(f"{where}: {error}") from error
-    memory._restore(saved, where)
-    return memory
-
-
-def _unpickle(saved: dict[str, Any]) -> KeyValueMemory:
-    # The device of the tensors, not a recorded one: torch.load may have mapped them elsewhere.
-    return _from_state(saved, saved["keys"].device, "KeyValueMemory")

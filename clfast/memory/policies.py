@@ -10,9 +10,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections import Counter
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Classes(NamedTuple):
+    """What a policy that needs labels is told of them.
+
+    labels: of the rows that arrive, in stream order.
+    seen: rows of each class that came before, stored or not.
+    stored: [capacity] labels in the memory, by slot.
+    """
+
+    labels: list[int]
+    seen: Counter[int]
+    stored: Tensor
 
 
 class Policy(ABC):
@@ -22,40 +37,36 @@ class Policy(ABC):
     generator: CPU generator for the policies that draw.
     """
 
+    needs_labels: ClassVar[bool] = False
+
     def __init__(self, capacity: int, generator: torch.Generator) -> None:
         self.capacity = capacity
         self._generator = generator
 
     @abstractmethod
-    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
+    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
         """Slots for the next rows of the stream.
 
-        labels: classes of the rows, in stream order.
-        seen: rows of each class that came before, stored or not.
-        stored: [capacity] labels in the memory, by slot.
+        arriving: their positions in the stream, from 0.
+        classes: None only where the policy needs no labels.
 
-        Returns [len(labels)] int64 on the CPU, -1 for a row that is not stored. Where a slot comes
-        twice, the later row takes it.
+        Returns [len(arriving)] int64 on the CPU, -1 for a row that is not stored. Where a slot
+        comes twice, the later row takes it.
         """
 
     def state(self) -> dict[str, Tensor]:
         """What the policy knows beyond the memory's content and counts."""
         return {}
 
-    def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most know nothing
+    def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most know nothing
         """Take over what `state` returned; called on a new policy only."""
-
-    def _uniforms(self, count: int) -> Tensor:
-        # 53 random bits: u < 1 and, for every n < 2^53, floor(u * n) < n also after rounding.
-        return torch.rand(count, dtype=torch.float64, device="cpu", generator=self._generator)
 
 
 class Ring(Policy):
     """The oldest row goes: row t of the stream (from 0) takes slot t mod capacity."""
 
-    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
-        start = seen.total()
-        rows = torch.arange(start, start + len(labels), dtype=torch.int64, device="cpu")
+    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
+        rows = torch.arange(arriving.start, arriving.stop, dtype=torch.int64, device="cpu")
         return rows.remainder_(self.capacity)
 
 
@@ -66,10 +77,10 @@ class Reservoir(Policy):
     stream (from 1) draws j uniformly from 0 … t-1 and takes slot j if j < capacity.
     """
 
-    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
-        start = seen.total() + 1
-        length = torch.arange(start, start + len(labels), dtype=torch.float64, device="cpu")
-        slots = (self._uniforms(len(labels)) * length).long()
+    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
+        start, stop = arriving.start + 1, arriving.stop + 1
+        length = torch.arange(start, stop, dtype=torch.float64, device="cpu")
+        slots = (uniforms(len(arriving), self._generator) * length).long()
         return slots.masked_fill_(slots >= self.capacity, -1)
 
 
@@ -88,6 +99,8 @@ class ClassBalanced(Policy):
     its last row (more classes than slots) does not come back.
     """
 
+    needs_labels = True
+
     def __init__(self, capacity: int, generator: torch.Generator) -> None:
         super().__init__(capacity, generator)
         self._full: set[int] = set()
@@ -96,18 +109,19 @@ class ClassBalanced(Policy):
         self._slots: dict[int, list[int]] = {}
         self._largest: list[int] = []
 
-    def replace(self, labels: list[int], seen: Counter[int], stored: Tensor) -> Tensor:
+    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
+        assert classes is not None
         if not self._slots:
-            self._index(stored)
-        uniforms = self._uniforms(len(labels)).tolist()
+            self._index(classes.stored)
+        draws = uniforms(len(arriving), self._generator).tolist()
         arrived: Counter[int] = Counter()
         slots = []
         # One row after the other, in plain Python: each may change which class is the largest.
-        for label, u in zip(labels, uniforms, strict=True):
+        for label, u in zip(classes.labels, draws, strict=True):
             arrived[label] += 1
             if label in self._full:
                 own = self._slots.get(label, [])
-                at = int(u * (seen[label] + arrived[label]))
+                at = int(u * (classes.seen[label] + arrived[label]))
                 slots.append(own[at] if at < len(own) else -1)
             else:
                 slots.append(self._claim(label, u))
@@ -116,7 +130,7 @@ class ClassBalanced(Policy):
     def state(self) -> dict[str, Tensor]:
         return {"full_classes": torch.tensor(sorted(self._full), dtype=torch.int64, device="cpu")}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         self._full = set(state["full_classes"].tolist())
 
     def _claim(self, label: int, u: float) -> int:
@@ -150,6 +164,14 @@ POLICIES: dict[str, type[Policy]] = {
     "reservoir": Reservoir,
     "class_balanced": ClassBalanced,
 }
+
+
+def uniforms(count: int, generator: torch.Generator) -> Tensor:
+    """[count] float64 numbers u from 0 to 1, on the CPU.
+
+    They have 53 random bits: u < 1 and, for every n < 2^53, floor(u * n) < n also after rounding.
+    """
+    return torch.rand(count, dtype=torch.float64, device="cpu", generator=generator)
 
 
 def surviving_rows(slots: Tensor) -> Tensor:

@@ -13,81 +13,94 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Config
-from .rows import squared_norms
-
-FORMAT = "clfast.KeyValueMemory"
-VERSION = 1
+from .config import C, Config
 
 
-def pack(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """One dictionary of everything; the tensors are not copied."""
-    return {"format": FORMAT, "version": VERSION, "config": config.to_plain(), **tensors}
+def pack(config: Config, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """One dictionary of everything; tensors are not copied."""
+    header = {"format": config.FORMAT, "version": config.VERSION, "config": config.to_plain()}
+    return {**header, **parts}
 
 
-def unpack(state: Mapping[str, Any], where: str) -> tuple[Config, dict[str, Any]]:
-    """What `pack` put together, tensors unchecked; ValueError for other formats and versions,
+def unpack(state: Mapping[str, Any], kind: type[C], where: str) -> tuple[C, dict[str, Any]]:
+    """What `pack` put together, parts unchecked; ValueError for other formats and versions,
     TypeError for what is no mapping.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"{where}: state must be a mapping, got {type(state).__name__}")
-    tensors = dict(state)
-    header = tensors.pop("format", None), tensors.pop("version", None)
-    if header != (FORMAT, VERSION):
+    parts = dict(state)
+    header = parts.pop("format", None), parts.pop("version", None)
+    if header != (kind.FORMAT, kind.VERSION):
         raise ValueError(
-            f"{where}: state must have format {FORMAT!r} and version {VERSION}, "
+            f"{where}: state must have format {kind.FORMAT!r} and version {kind.VERSION}, "
             f"got {header[0]!r} and {header[1]!r}"
         )
-    return Config.from_plain(tensors.pop("config", None), where), tensors
+    return kind.from_plain(parts.pop("config", None), where), parts
+
+
+def require(condition: bool, reason: str, where: str) -> None:
+    """ValueError, opening with `where`, that says what does not fit."""
+    if not condition:
+        raise ValueError(f"{where}: {reason}; nothing was loaded")
 
 
 def check_tensors(
-    saved: Mapping[str, Any], config: Config, names: set[str], where: str
+    saved: Mapping[str, Any], like: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
-    """The tensors of a saved memory, if they fit together and fit a memory of this config.
-
-    names: the tensors that such a memory has, no more and no less.
-
-    Raises ValueError, opening with `where`, that says what does not fit.
+    """The tensors of a saved memory if they have the names, dtypes and ranks of those in `like`,
+    and no others; ValueError otherwise.
     """
-
-    def require(condition: bool, reason: str) -> None:
-        if not condition:
-            raise ValueError(f"{where}: {reason}; nothing was loaded")
-
-    require(names <= saved.keys(), f"{', '.join(sorted(names - saved.keys()))} missing")
-    require(saved.keys() <= names, f"unknown {', '.join(sorted(saved.keys() - names))}")
-    for name in sorted(names):
-        dtype = {"keys": config.dtype, "generator": torch.uint8}.get(name, torch.int64)
-        rank = 2 if name == "keys" else 1
-        found = saved[name]
+    missing, unknown = like.keys() - saved.keys(), saved.keys() - like.keys()
+    require(not missing, f"{', '.join(sorted(missing))} missing", where)
+    require(not unknown, f"unknown {', '.join(sorted(map(str, unknown)))}", where)
+    for name in sorted(like):
+        dtype, rank, found = like[name].dtype, like[name].ndim, saved[name]
         require(
             isinstance(found, Tensor) and found.dtype == dtype and found.ndim == rank,
             f"{name} must be a tensor of {dtype} with {rank} dimensions",
+            where,
         )
-    tensors: dict[str, Tensor] = {name: tensor.detach() for name, tensor in saved.items()}
-    keys, values = tensors["keys"], tensors["values"]
-    labels, counts = tensors["seen_labels"].cpu(), tensors["seen_counts"].cpu()
+    return {name: tensor.detach() for name, tensor in saved.items()}
 
-    require(keys.shape[1] == config.dim, f"keys have {keys.shape[1]} columns, not {config.dim}")
-    require(len(values) == len(keys), f"{len(keys)} keys, but {len(values)} values")
-    require(len(labels) == len(counts), "seen_labels and seen_counts differ in length")
-    require(_is_ascending(labels), "seen_labels must be distinct labels >= 0 in order")
-    require(bool((counts > 0).all()), "seen_counts must be positive")
-    seen = Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
-    require(Counter(values.tolist()) <= seen, "more rows of a class are stored than were added")
-    total = seen.total()
-    size = total if config.capacity is None else min(total, config.capacity)
-    require(len(keys) == size, f"{len(keys)} rows are stored where {total} were added")
-    require(bool(squared_norms(keys).isfinite().all()), "keys must be finite")
-    require(_is_generator_state(tensors["generator"]), "generator is no state of a CPU generator")
-    if "full_classes" in names:
-        full = tensors["full_classes"].cpu()
-        require(
-            _is_ascending(full) and seen.keys() >= set(full.tolist()),
-            "full_classes must be distinct labels, in order, that were added",
-        )
-    return tensors
+
+def check_stream(
+    tensors: Mapping[str, Tensor],
+    size: int,
+    labels: Tensor | None,
+    capacity: int | None,
+    where: str,
+) -> None:
+    """What is known of a stream, `tensors` of the right dtypes and ranks, fits the rows stored.
+
+    size: how many they are; labels: [size], or None where classes are not counted. Raises
+    ValueError otherwise.
+    """
+    if labels is None:
+        total = int(tensors["seen"])
+    else:
+        seen = _seen_of_class(tensors, where)
+        within = Counter(labels.tolist()) <= seen
+        require(within, "more rows of a class are stored than were added", where)
+        total = seen.total()
+        if "full_classes" in tensors:
+            full = tensors["full_classes"].cpu()
+            require(
+                _is_ascending(full) and seen.keys() >= set(full.tolist()),
+                "full_classes must be distinct labels, in order, that were added",
+                where,
+            )
+    expected = total if capacity is None else min(total, capacity)
+    require(size == expected, f"{size} rows are stored where {total} were added", where)
+    sound = _is_generator_state(tensors["generator"])
+    require(sound, "generator is no state of a CPU generator", where)
+
+
+def _seen_of_class(tensors: Mapping[str, Tensor], where: str) -> Counter[int]:
+    labels, counts = tensors["seen_labels"].cpu(), tensors["seen_counts"].cpu()
+    require(len(labels) == len(counts), "seen_labels and seen_counts differ in length", where)
+    require(_is_ascending(labels), "seen_labels must be distinct labels >= 0 in order", where)
+    require(bool((counts > 0).all()), "seen_counts must be positive", where)
+    return Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
 
 
 def _is_ascending(labels: Tensor) -> bool:

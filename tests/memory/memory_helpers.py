@@ -69,3 +69,26 @@ def from_threads(search: Callable[[], Tensor], count: int) -> list[Tensor]:
         thread.join()
     assert len(found) == count
     return found
+
+
+def uniforms(n: int, seed: int = 0) -> list[float]:
+    """What the policies draw: one number for each row after the memory is full."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, dtype=torch.float64, generator=generator).tolist()
+
+
+def algorithm_r(rows: int, capacity: int, seed: int = 0) -> list[int]:
+    """The row that each slot holds: reservoir sampling, row by row, as Vitter writes it."""
+    slots = list(range(min(capacity, rows)))
+    draws = uniforms(max(0, rows - capacity), seed)
+    for t, u in enumerate(draws, start=capacity + 1):
+        j = int(u * t)
+        if j < capacity:
+            slots[j] = t - 1
+    return slots
+
+
+def chi_square(counts: Tensor, probability: float, trials: int) -> float:
+    """Of Bernoulli counts against a common probability, per row: 1 on average."""
+    variance = trials * probability * (1 - probability)
+    return float((counts - trials * probability).square().mean() / variance)

@@ -14,7 +14,7 @@ from memory_helpers import from_threads
 from torch import Tensor, nn
 
 from clfast.memory import KeyValueMemory
-from clfast.memory.config import Config
+from clfast.memory.config import KeyValueConfig
 from clfast.memory.indexes import make_index
 from clfast.methods import Hebb
 from clfast.ops import knn
@@ -155,7 +155,7 @@ def test_bad_indexes(options: dict[str, Any], message: str) -> None:
 
 
 def test_an_index_of_faiss_stays_on_the_cpu() -> None:
-    config = Config(DIM, None, "ring", "IVF16,Flat", torch.float32)
+    config = KeyValueConfig(DIM, None, "ring", "IVF16,Flat", torch.float32)
     with pytest.raises(ValueError, match="KeyValueMemory: index 'IVF16,Flat' searches on the CPU"):
         make_index(config, torch.device("cuda"), "KeyValueMemory")
 

@@ -15,7 +15,7 @@ import torch
 from memory_helpers import filled, stream, unchanged
 from safetensors.torch import save_file
 
-from clfast.memory import KeyValueMemory, state, storage
+from clfast.memory import KeyValueMemory, storage
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_refused(path: Path, monkeypatch: pytest.M
 )
 def test_a_damaged_config_is_refused(path: Path, name: str, value: Any, reason: str) -> None:
     filled(5).save(path)
-    saved = storage.read(path, state.FORMAT, "")
+    saved = storage.read(path, "clfast.KeyValueMemory", "")
     saved["config"][name] = value
     storage.write(path, saved, "")
     message = re.escape(f"KeyValueMemory.from_file: {path}: ") + ".*" + reason

@@ -9,7 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_helpers import POLICIES, numbered, same, snapshot
+from memory_helpers import (
+    POLICIES,
+    algorithm_r,
+    chi_square,
+    numbered,
+    same,
+    snapshot,
+    uniforms,
+)
 from torch import Tensor
 
 from clfast.memory import KeyValueMemory
@@ -35,23 +43,6 @@ def run(
 def stored_rows(memory: KeyValueMemory) -> list[int]:
     """Position in the stream of the row in each slot."""
     return [int(key) for key in memory.keys[:, 0]]
-
-
-def uniforms(n: int, seed: int = 0) -> list[float]:
-    """What the policies draw: one number for each row after the memory is full."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(n, dtype=torch.float64, generator=generator).tolist()
-
-
-def algorithm_r(labels: list[int], capacity: int) -> list[int]:
-    """Reservoir sampling, one row at a time, as Vitter writes it."""
-    slots = list(range(min(capacity, len(labels))))
-    draws = uniforms(max(0, len(labels) - capacity))
-    for t, u in enumerate(draws, start=capacity + 1):
-        j = int(u * t)
-        if j < capacity:
-            slots[j] = t - 1
-    return slots
 
 
 def cbrs(labels: list[int], capacity: int) -> list[int]:
@@ -134,7 +125,7 @@ def test_ring_holds_the_newest_rows_at_their_position_modulo_capacity(
 @settings(deadline=None)
 @given(labels=labels_of_a_stream, capacity=capacities)
 def test_reservoir_is_algorithm_r(labels: list[int], capacity: int) -> None:
-    assert stored_rows(run(labels, "reservoir", capacity)) == algorithm_r(labels, capacity)
+    assert stored_rows(run(labels, "reservoir", capacity)) == algorithm_r(len(labels), capacity)
 
 
 @settings(deadline=None)
@@ -194,12 +185,6 @@ def inclusions(policy: str, labels: list[int], capacity: int, trials: int) -> Te
     for seed in range(trials):
         counts[stored_rows(run(labels, policy, capacity, cuts=[7, 11, 30], seed=seed))] += 1
     return counts
-
-
-def chi_square(counts: Tensor, probability: float, trials: int) -> float:
-    """Of Bernoulli counts against a common probability, per row: 1 on average."""
-    variance = trials * probability * (1 - probability)
-    return float((counts - trials * probability).square().mean() / variance)
 
 
 def test_reservoir_stores_every_row_with_the_same_probability() -> None:

@@ -59,15 +59,16 @@ class Table:
         self.index = RoundedIndex(limit)
         self._generator = generator
 
-    def _drawn(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _drawn(self, count: int) -> dict[str, torch.Tensor]:
         keys = torch.randn(count, self.rows.keys.shape[1], generator=self._generator)
-        return keys, torch.zeros(count, dtype=torch.int64), keys.square().sum(1)
+        values = torch.zeros(count, dtype=torch.int64)
+        return {"keys": keys, "values": values, "sq_norms": keys.square().sum(1)}
 
     def add(self, count: int) -> None:
-        self.rows.append(*self._drawn(count))
+        self.rows.append(self._drawn(count))
 
     def overwrite(self, slots: list[int]) -> None:
-        self.rows.overwrite(torch.tensor(slots), *self._drawn(len(slots)))
+        self.rows.overwrite(torch.tensor(slots), self._drawn(len(slots)))
         self.index.overwritten(torch.tensor(slots))
 
     def search(self) -> None:
