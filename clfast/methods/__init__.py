@@ -11,13 +11,18 @@ from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .image_replay import Recalled
 from .parametric import Parametric
 from .protocol import Learner
+from .rehearsal import AGEM, ER, ERMIR, GEM
 
 __all__ = [
     "ADI",
+    "AGEM",
     "ARM",
     "Attachment",
     "DeepInversion",
+    "ER",
+    "ERMIR",
     "Finetune",
+    "GEM",
     "Hebb",
     "Learner",
     "LwF",

@@ -79,6 +79,7 @@ class Classifier(Learner):
             found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
             for name, loss in found.items():
                 _check_finite(name, loss, where)
+            self._store(x, y)
         return found
 
     @contextmanager
@@ -100,6 +101,9 @@ class Classifier(Learner):
     @abstractmethod
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         """Take the steps; scalars by name."""
+
+    def _store(self, x: Tensor, y: Tensor) -> None:  # noqa: B027 - most keep no samples
+        """Keep of the batch, which has been learnt, what is to be kept."""
 
     def _undo(self) -> Callable[[], None]:
         """A call that puts back what is kept beside modules and optimizer, after a failure."""
