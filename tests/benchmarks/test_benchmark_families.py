@@ -23,7 +23,8 @@ SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
         ValueError,
-        match=r"'nothing'; there are adaptation, recall, retrieval, scaling, calls, online, index",
+        match=r"'nothing'; there are adaptation, consolidation, recall, retrieval, "
+        r"scaling, calls, online, index",
     ):
         families.cases("nothing")
 
