@@ -164,6 +164,16 @@ def _recall_step(given: Empty) -> Arguments:
     return Arguments(pair, options, (*pair, *options.values(), None, False))
 
 
+def _project_gradients(given: Empty) -> Arguments:
+    lists = ([given.images], [given.images])
+    return Arguments(lists, {}, lists)
+
+
+def _gem_project(given: Empty) -> Arguments:
+    grads = (given.x.memory.key_sq_norms[:0], given.images.reshape(0, 0), 0.5)
+    return Arguments(grads, {}, grads)
+
+
 CASES = [
     _case("knn", _knn),
     _case("class_means", _class_means),
@@ -180,4 +190,6 @@ CASES = [
     _case("image_prior", _image_prior),
     _case("total_variation", _total_variation),
     _case("recall_step_", _recall_step),
+    _case("project_gradients_", _project_gradients),
+    _case("gem_project", _gem_project),
 ]

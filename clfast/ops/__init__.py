@@ -26,10 +26,12 @@ _load(
         "image_prior",
         "total_variation",
         "recall_step_",
+        "project_gradients_",
+        "gem_project",
     )
 )
 
-from . import adaptation, recall, retrieval  # noqa: E402 - the library registers what they wrap
+from . import adaptation, consolidation, recall, retrieval  # noqa: E402 - registers what they wrap
 from .adaptation import (  # noqa: E402
     hebb_logits,
     hebbian_update,
@@ -37,6 +39,7 @@ from .adaptation import (  # noqa: E402
     mbpa_update,
     mixture_log_probs,
 )
+from .consolidation import gem_project, mir_scores, project_gradients_  # noqa: E402
 from .recall import (  # noqa: E402
     divergence,
     image_prior,
@@ -59,15 +62,19 @@ __all__ = [
     "RoundedKeys",
     "adaptation",
     "class_means",
+    "consolidation",
     "divergence",
+    "gem_project",
     "hebb_logits",
     "hebbian_update",
     "image_prior",
     "interpolation_weights",
     "knn",
     "mbpa_update",
+    "mir_scores",
     "mixture_log_probs",
     "nearest_class_mean",
+    "project_gradients_",
     "recall",
     "recall_gradients",
     "recall_loss",

@@ -20,6 +20,7 @@ from . import _check
 _CHECK_OF_KIND = {
     "Tensor": _check.tensors,
     "Optional[Tensor]": _check.optional_tensors,
+    "List[Tensor]": _check.lists_of_tensors,
     "str": _check.strings,
 }
 # Arguments of the schemas that are parts of one of the public functions.
@@ -57,7 +58,7 @@ def check_for_reference(
 
 
 def check_kinds(op: str, arguments: tuple[Any, ...]) -> None:
-    """Raises TypeError for a tensor or string of the schema that is none."""
+    """Raises TypeError for a tensor, list of tensors or string of the schema that is none."""
     for declared, argument in zip(_declared(op), arguments, strict=True):
         check = _CHECK_OF_KIND.get(str(declared.type))
         if check is not None:

@@ -41,6 +41,21 @@ def optional_tensors(op: str, **given: object) -> None:
             tensors(op, **{name: tensor})
 
 
+def lists(op: str, **given: object) -> None:
+    """Raises TypeError for what is no list or tuple; what is in it is not looked at."""
+    for name, value in given.items():
+        if not isinstance(value, list | tuple):
+            raise TypeError(
+                f"clfast::{op}: {name} must be a list of tensors, got {type(value).__name__}"
+            )
+
+
+def lists_of_tensors(op: str, **given: Any) -> None:
+    lists(op, **given)
+    for name, value in given.items():
+        tensors(op, **{f"{name}[{i}]": tensor for i, tensor in enumerate(value)})
+
+
 def integer(op: str, name: str, value: Any) -> Any:
     """`value` as an int, or the SymInt that it is.
 
@@ -154,6 +169,16 @@ def same_device(op: str, name: str, tensor: Tensor, other_name: str, other: Tens
     require(
         tensor.device == other.device,
         f"{op}: {name} and {other_name} are on different devices",
+    )
+
+
+def not_expanded(op: str, name: str, tensor: Tensor) -> None:
+    expanded = any(
+        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    require(
+        not expanded,
+        f"{op}: {name} must not be expanded: an element would be changed more than once",
     )
 
 

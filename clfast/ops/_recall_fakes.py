@@ -179,13 +179,7 @@ def recall_step_(
         images.dtype in (torch.float32, torch.float64),
         f"{op}: images must be float32 or float64, got {images.dtype}",
     )
-    expanded = any(
-        size > 1 and stride == 0 for size, stride in zip(images.shape, images.stride(), strict=True)
-    )
-    _check.require(
-        not expanded,
-        f"{op}: images must not be expanded: a step would change an element more than once",
-    )
+    _check.not_expanded(op, "images", images)
     _check.shape(op, "grad", grad, tuple(images.shape))
     _check.same_precision(op, "grad", grad, "images", images)
     _check.same_device(op, "grad", grad, "images", images)

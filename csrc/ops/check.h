@@ -33,6 +33,15 @@ template <class... Parts>
     if (!(condition)) ::clfast::ops::fail(__VA_ARGS__); \
   } while (false)
 
+// The name of an entry of a list of tensors, put together when a message needs it.
+struct Entry {
+  const char* list;
+  size_t index;
+};
+inline std::ostream& operator<<(std::ostream& out, const Entry& entry) {
+  return out << entry.list << "[" << entry.index << "]";
+}
+
 // The dtype as Python spells it.
 inline std::string name_of(ScalarType type) {
   switch (type) {
@@ -87,7 +96,8 @@ inline void check_dtype(const char* op, const char* name, const Tensor& t, Scala
 
 inline bool is_float64(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
 
-inline void check_floating(const char* op, const char* name, const Tensor& t) {
+template <class Name>
+inline void check_floating(const char* op, const Name& name, const Tensor& t) {
   const ScalarType type = t.scalar_type();
   CLFAST_CHECK(type == ScalarType::Float || type == ScalarType::Double ||
                    type == ScalarType::Half || type == ScalarType::BFloat16,
@@ -96,18 +106,29 @@ inline void check_floating(const char* op, const char* name, const Tensor& t) {
 }
 
 // 16-bit and 32-bit arguments mix (all arithmetic is in float32); float64 mixes with nothing.
-inline void check_same_precision(const char* op, const char* name, const Tensor& t,
-                                 const char* other_name, const Tensor& other) {
+template <class Name, class OtherName>
+inline void check_same_precision(const char* op, const Name& name, const Tensor& t,
+                                 const OtherName& other_name, const Tensor& other) {
   check_floating(op, name, t);
   CLFAST_CHECK(is_float64(t) == is_float64(other), op, ": ", name, " is ", name_of(t.scalar_type()),
                " but ", other_name, " is ", name_of(other.scalar_type()),
                "; float64 does not mix with other dtypes");
 }
 
-inline void check_same_device(const char* op, const char* name, const Tensor& t,
-                              const char* other_name, const Tensor& other) {
+template <class Name, class OtherName>
+inline void check_same_device(const char* op, const Name& name, const Tensor& t,
+                              const OtherName& other_name, const Tensor& other) {
   CLFAST_CHECK(t.device() == other.device(), op, ": ", name, " and ", other_name,
                " are on different devices");
+}
+
+// A tensor that is changed in place has every element once.
+template <class Name>
+inline void check_not_expanded(const char* op, const Name& name, const Tensor& t) {
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    CLFAST_CHECK(t.size(i) <= 1 || t.stride(i) != 0, op, ": ", name,
+                 " must not be expanded: an element would be changed more than once");
+  }
 }
 
 // The tensor in the dtype of the arithmetic, contiguous; the very tensor when it is so already.

@@ -53,6 +53,10 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "recall_step_(Tensor(a!) images, Tensor grad, float lr, float tv_weight, float l2_weight, "
       "Tensor? multiplicity, bool per_copy) -> ()");
 
+  // consolidation
+  m.def("project_gradients_(Tensor(a!)[] grads, Tensor[] reference) -> ()");
+  m.def("gem_project(Tensor grad, Tensor memory_grads, float margin) -> Tensor");
+
   // the SIMD level in use: 0 base, 1 avx2, 2 avx512, 3 avx512_bf16
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");

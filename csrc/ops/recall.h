@@ -184,10 +184,7 @@ inline StepInputs check_step(const char* op, const Tensor& images, const Tensor&
   const ScalarType type = images.scalar_type();
   CLFAST_CHECK(type == ScalarType::Float || type == ScalarType::Double, op,
                ": images must be float32 or float64, got ", name_of(type));
-  for (int64_t i = 0; i < 4; ++i) {
-    CLFAST_CHECK(images.size(i) <= 1 || images.stride(i) != 0, op,
-                 ": images must not be expanded: a step would change an element more than once");
-  }
+  check_not_expanded(op, "images", images);
   check_shape(op, "grad", grad, {in.count, in.channels, in.height, in.width});
   check_same_precision(op, "grad", grad, "images", images);
   check_same_device(op, "grad", grad, "images", images);

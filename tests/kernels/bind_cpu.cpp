@@ -221,4 +221,5 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cpu_adaptation(m);
   bind_cpu_recall(m);
+  bind_cpu_consolidation(m);
 }

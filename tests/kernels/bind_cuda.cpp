@@ -78,4 +78,5 @@ PYBIND11_MODULE(_cuda_kernels, m) {
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cuda_adaptation(m);
   bind_cuda_recall(m);
+  bind_cuda_consolidation(m);
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import consolidation_samples
 import recall_samples
 import torch
 from sizes import Sizes, randn
@@ -37,21 +38,26 @@ class OpCase:
 
     @property
     def op(self) -> Callable[..., Any]:
-        """An op that changes its first argument is called on a copy, which it returns."""
-        if self.in_place:
-            return recall_samples.step_on_a_copy
+        """An op that changes its first argument is called on a copy, which is returned."""
         function: Callable[..., Any] = getattr(ops, self.name)
-        return function
+        return _on_a_copy(function) if self.in_place else function
 
     @property
     def oracle(self) -> Callable[..., Any]:
-        if self.in_place:
-            return recall_samples.reference_step_on_a_copy
         function: Callable[..., Any] = getattr(getattr(reference, self.family), self.name)
-        return function
+        return _on_a_copy(function) if self.in_place else function
 
     def __str__(self) -> str:
         return f"{self.name} {self.variant}".rstrip()
+
+
+def _on_a_copy(change: Callable[..., None]) -> Callable[..., Any]:
+    def changed(first: Any, *others: Any, **options: Any) -> Any:
+        first = map_tensors(first, Tensor.clone)
+        change(first, *others, **options)
+        return first
+
+    return changed
 
 
 def flat(result: Any) -> list[Tensor]:
@@ -65,8 +71,8 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return Neighbors(*(change(t) for t in value))
     if isinstance(value, RoundedKeys):
         return RoundedKeys(*(change(t) for t in value))
-    if isinstance(value, tuple):
-        return tuple(map_tensors(v, change) for v in value)
+    if isinstance(value, tuple | list):
+        return type(value)(map_tensors(v, change) for v in value)
     if isinstance(value, dict):
         return {key: map_tensors(v, change) for key, v in value.items()}
     return value
@@ -200,5 +206,13 @@ CASES = [
     OpCase("image_prior", recall_samples.image_prior, differentiable_in=1),
     OpCase("total_variation", recall_samples.total_variation, differentiable_in=1),
     OpCase("recall_step_", recall_samples.recall_step_, in_place=True),
+    OpCase("project_gradients_", consolidation_samples.opposed_gradients, in_place=True),
+    OpCase(
+        *("project_gradients_", consolidation_samples.agreeing_gradients),
+        in_place=True,
+        variant="agreeing",
+    ),
+    OpCase("gem_project", consolidation_samples.gem_project, scale=1.0),
+    OpCase("gem_project", consolidation_samples.gem_project_agreeing, variant="agreeing"),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from sizes import Sizes, randn
 from torch import Tensor
-
-from clfast import ops, reference
 
 
 def _logits(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -56,16 +53,3 @@ def recall_step_(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
     weights = {"lr": 2.0, "tv_weight": 1.5, "l2_weight": 0.5}
     arguments = (_images(s, dtype, rng), _images(s, dtype, rng))
     return arguments, {**weights, "multiplicity": _multiplicity(s, rng), "per_copy": True}
-
-
-def _on_a_copy(step: Callable[..., None]) -> Callable[..., Tensor]:
-    def stepped(images: Tensor, grad: Tensor, **options: Any) -> Tensor:
-        images = images.clone()
-        step(images, grad, **options)
-        return images
-
-    return stepped
-
-
-step_on_a_copy = _on_a_copy(ops.recall_step_)
-reference_step_on_a_copy = _on_a_copy(reference.recall.recall_step_)

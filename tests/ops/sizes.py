@@ -24,4 +24,4 @@ TAILS = (1, 15, 16, 17, 31, 32, 33)
 
 
 def randn(rng: torch.Generator, *shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)

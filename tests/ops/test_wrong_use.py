@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import wrong_consolidation
 import wrong_recall
 from changes import Arguments, Change, first, put, set_at
 from op_samples import CASES, map_tensors
@@ -234,7 +235,9 @@ def _expect(op: str, message: str) -> Any:
     )
 
 
-@pytest.mark.parametrize(("op", "message", "change"), WRONG + wrong_recall.WRONG)
+@pytest.mark.parametrize(
+    ("op", "message", "change"), WRONG + wrong_recall.WRONG + wrong_consolidation.WRONG
+)
 def test_wrong_arguments(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
     function = getattr(clfast.ops, op)
@@ -248,7 +251,10 @@ def test_wrong_arguments(op: str, message: str, change: Change) -> None:
             function(*map_tensors(tuple(args), fake), **map_tensors(kwargs, fake))
 
 
-@pytest.mark.parametrize(("op", "message", "change"), WRONG_VALUES + wrong_recall.WRONG_VALUES)
+@pytest.mark.parametrize(
+    ("op", "message", "change"),
+    WRONG_VALUES + wrong_recall.WRONG_VALUES + wrong_consolidation.WRONG_VALUES,
+)
 def test_wrong_values(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
     function = getattr(clfast.ops, op)
@@ -378,7 +384,10 @@ def test_weights_that_overflow_are_seen_beside_sound_biases(optimizer: str) -> N
             )
 
 
-@pytest.mark.parametrize(("op", "name", "kind", "change"), WRONG_KINDS + wrong_recall.WRONG_KINDS)
+@pytest.mark.parametrize(
+    ("op", "name", "kind", "change"),
+    WRONG_KINDS + wrong_recall.WRONG_KINDS + wrong_consolidation.WRONG_KINDS,
+)
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_wrong_kinds(op: str, name: str, kind: str, change: Change, backend: str) -> None:
     args, kwargs = _arguments(op, change)

@@ -1,7 +1,8 @@
 # The CPU kernels as an object library: no torch, one object per op and SIMD level. Levels are flags
 # of single files, never of a library: everything else runs on any x86-64.
 set(CLFAST_CPU_OPS rows knn knn_small class_means nearest_class_mean hebbian_update mbpa_update
-  hebb_logits mixture_log_probs recall_gradients divergence soft_cross_entropy image_prior)
+  hebb_logits mixture_log_probs recall_gradients divergence soft_cross_entropy image_prior
+  project_gradients gem_project)
 set(CLFAST_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 
 function(clfast_cpu_kernels target)

@@ -1,0 +1,73 @@
+"""Consolidation in plain PyTorch; see :mod:`clfast.ops.consolidation` for the contracts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .retrieval import _widened
+
+
+def _row(tensors: Sequence[Tensor]) -> Tensor:
+    """All entries of a list behind one another, in float64."""
+    return torch.cat([t.detach().flatten().double() for t in tensors])
+
+
+def project_gradients_(grads: Sequence[Tensor], reference: Sequence[Tensor]) -> None:
+    """A-GEM, Eq. 11: g - (g^T r / r^T r) r, where g^T r < 0."""
+    g, r = _row(grads), _row(reference)
+    dot = g @ r
+    if dot < 0:
+        with torch.no_grad():
+            parts = (dot / (r @ r) * r).split([t.numel() for t in grads])
+            for grad, part in zip(grads, parts, strict=True):
+                grad.copy_(grad - part.view_as(grad))
+
+
+def gem_multipliers(gram: Tensor, products: Tensor, margin: float) -> Tensor:
+    """argmin_v v^T P v / 2 + b^T v subject to v >= margin, with P = gram + 0.001 I.
+
+    By principal pivots (Murty 1974): as long as a free variable is below its bound, or the slope at
+    a bound is negative, the last such variable changes sides. P is positive definite, so it ends.
+    """
+    p = gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    free = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
+    while True:
+        v = torch.full_like(products, margin)
+        rest = products + p[:, ~free] @ v[~free]
+        v[free] = torch.linalg.solve(p[free][:, free], -rest[free])
+        slope = p @ v + products
+        # Where free the slope is a rounding error, at a bound v - margin is 0.
+        error = 1e-12 * (products.abs() + p.abs() @ v.abs())
+        wrong = torch.where(free, v < margin, slope < -error).nonzero()
+        if not len(wrong):
+            return v
+        free[wrong[-1]] ^= True
+
+
+def gem_project(grad: Tensor, memory_grads: Tensor, margin: float) -> Tensor:
+    """GEM, Eq. 11, with the ridge and the margin of the authors' code."""
+    g, m = grad.double(), memory_grads.double()
+    if bool((m @ g >= 0).all()):
+        return _widened(grad).clone()
+    projected = g + gem_multipliers(m @ m.T, m @ g, margin) @ m
+    return projected.to(_widened(grad).dtype)
+
+
+def mir_scores(
+    model: nn.Module, x: Tensor, y: Tensor, grads: Sequence[Tensor | None], lr: float
+) -> Tensor:
+    """Aljundi et al. 2019: s_MI-1(x) = l(f_{theta - lr g}(x), y) - l(f_theta(x), y)."""
+    before, after = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter, grad in zip(after.parameters(), grads, strict=True):
+            if grad is not None:
+                parameter.sub_(lr * grad)
+        old, new = (
+            F.cross_entropy(_widened(net(x)), y, reduction="none") for net in (before, after)
+        )
+    return new - old

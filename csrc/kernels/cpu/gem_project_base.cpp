@@ -1,0 +1,1 @@
+#include "gem_project-inl.h"

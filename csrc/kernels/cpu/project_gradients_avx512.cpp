@@ -1,0 +1,1 @@
+#include "project_gradients-inl.h"

@@ -1,0 +1,68 @@
+// Launchers of the consolidation kernels, for the glue and for the emulator's bindings. Include
+// what defines cudaError_t and cudaStream_t first. The tensors are on the device, the arrays that
+// list them on the host.
+#pragma once
+#include <cstdint>
+
+#include "../common/gem_program.h"
+#include "../common/gradient_lists.h"
+
+namespace clfast::cuda {
+
+// A launch takes so many tensors, since a kernel's arguments have 4 KiB, and so many elements go to
+// a block.
+constexpr int64_t kTensorsOfALaunch = 128;
+constexpr int64_t kElementsOfABlock = 4096;
+
+// How many blocks share the elements of one launch.
+inline int64_t parts_of_elements(int64_t elements) {
+  const int64_t parts = (elements + kElementsOfABlock - 1) / kElementsOfABlock;
+  return parts < 1024 ? parts : 1024;
+}
+
+// Calls f(first, tensors, elements) for the tensors of each launch.
+template <class F>
+void for_launches(const int64_t* ends, int64_t tensors, F&& f) {
+  for (int64_t first = 0; first < tensors; first += kTensorsOfALaunch) {
+    const int64_t rest = tensors - first;
+    const int64_t count = rest < kTensorsOfALaunch ? rest : kTensorsOfALaunch;
+    const int64_t elements = ends[first + count - 1] - (first > 0 ? ends[first - 1] : 0);
+    if (elements > 0) f(first, count, elements);
+  }
+}
+
+// How many blocks all launches have together.
+inline int64_t parts_of_lists(const int64_t* ends, int64_t tensors) {
+  int64_t parts = 0;
+  for_launches(ends, tensors,
+               [&](int64_t, int64_t, int64_t elements) { parts += parts_of_elements(elements); });
+  return parts;
+}
+
+// sums: parts_of_lists() of scratch; scale: one element of scratch.
+template <class T>
+cudaError_t project_gradients(const GradientLists<T>& lists, InnerProducts* sums, double* scale,
+                              cudaStream_t stream);
+
+// How many blocks share the columns of a product: no more than leave its sums below 32 MiB.
+inline int64_t parts_of_gem(int64_t tasks, int64_t columns) {
+  const int64_t room = (int64_t{1} << 22) / (tasks * tasks) + 1, most = room < 256 ? room : 256;
+  const int64_t parts = (columns + kElementsOfABlock - 1) / kElementsOfABlock;
+  return parts < most ? parts : most;
+}
+
+struct GemScratch {
+  double* sums;                    // [parts_of_gem(), T, T]
+  double *products, *multipliers;  // [T]
+  double* conflict;                // one
+  double* gram;                    // [T, T]
+  double* program;                 // [gem_scratch(T)]
+  int64_t* order;                  // [T]
+};
+
+// out [P] of grad [P] and memory_grads [T, P].
+template <class T>
+cudaError_t gem_project(const T* grad, const T* memory_grads, int64_t tasks, int64_t columns,
+                        double margin, const GemScratch& scratch, T* out, cudaStream_t stream);
+
+}  // namespace clfast::cuda

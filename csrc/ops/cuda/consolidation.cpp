@@ -1,0 +1,59 @@
+#include "../consolidation.h"
+
+#include <vector>
+
+#include "device.h"
+// After the CUDA types.
+#include "../../kernels/cuda/consolidation.h"
+
+namespace clfast::ops {
+namespace {
+
+void project_gradients_(std::vector<Tensor> grads, std::vector<Tensor> reference) {
+  const char* op = "project_gradients_";
+  const ListInputs in = check_lists(op, grads, reference);
+  const DeviceStream stream(in.grads[0]);
+  const int64_t parts = cuda::parts_of_lists(in.ends.data(), static_cast<int64_t>(in.ends.size()));
+  const Tensor scratch = scratch_like(in.grads[0], 2 * parts + 1, ScalarType::Double);
+  double* scale = scratch.mutable_data_ptr<double>();
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const ListPointers<T> pointers(in);
+    check_launch(
+        op, cuda::project_gradients<T>(pointers.view(), reinterpret_cast<InnerProducts*>(scale + 1),
+                                       scale, stream));
+  });
+  in.write_back(grads);
+}
+
+Tensor gem_project(const Tensor& grad, const Tensor& memory_grads, double margin) {
+  const char* op = "gem_project";
+  const GemInputs in = check_gem(op, grad, memory_grads, margin);
+  const DeviceStream stream(in.grad);
+  Tensor out = torch::stable::new_empty(in.grad, {in.columns}, in.dtype);
+  const int64_t t = in.tasks, parts = t > 0 ? cuda::parts_of_gem(t, in.columns) : 0;
+  const Tensor doubles =
+      scratch_like(in.grad, 1 + 2 * t + (parts + 1) * t * t + gem_scratch(t), ScalarType::Double);
+  const Tensor order = scratch_like(in.grad, t, ScalarType::Long);
+  double* conflict = doubles.mutable_data_ptr<double>();
+  double *products = conflict + 1, *multipliers = products + t, *gram = multipliers + t;
+  double *program = gram + t * t, *sums = program + gem_scratch(t);
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    check_launch(
+        op, cuda::gem_project<T>(in.grad.const_data_ptr<T>(), in.memory_grads.const_data_ptr<T>(),
+                                 t, in.columns, margin,
+                                 {sums, products, multipliers, conflict, gram, program,
+                                  order.mutable_data_ptr<int64_t>()},
+                                 out.mutable_data_ptr<T>(), stream));
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace clfast::ops
+
+STABLE_TORCH_LIBRARY_IMPL(clfast, CUDA, m) {
+  m.impl("project_gradients_", TORCH_BOX(&clfast::ops::project_gradients_));
+  m.impl("gem_project", TORCH_BOX(&clfast::ops::gem_project));
+}

@@ -1,0 +1,77 @@
+// The raw CPU kernels of consolidation on whole problems, in `pieces` ranges.
+#include "bind_consolidation.h"
+#include "bind_cpu.h"
+#include "common/gem_program.h"
+#include "cpu/gem_project.h"
+#include "cpu/project_gradients.h"
+
+namespace clfast::bind {
+namespace {
+
+void project_gradients(int level, const py::object& problem, int64_t pieces,
+                       const py::object& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const Lists<T> lists(problem);
+    const int64_t elements = lists.elements();
+    InnerProducts sums{0, 0};
+    for (int64_t i = 0; i < pieces; ++i) {
+      const InnerProducts part =
+          cpu::inner_products(lists.view(), i * elements / pieces, (i + 1) * elements / pieces);
+      sums.dot += part.dot;
+      sums.sq_norm += part.sq_norm;
+    }
+    for (int64_t i = 0; i < pieces; ++i) {
+      cpu::subtract_scaled(lists.view(), projection_scale(sums), i * elements / pieces,
+                           (i + 1) * elements / pieces);
+    }
+    lists.write_grads(out);
+  });
+}
+
+void gem_multipliers(const py::object& gram, const py::object& products, double margin,
+                     const py::object& out) {
+  const int64_t tasks = extent(out, 0);
+  Scratch<double> scratch(gem_scratch(tasks));
+  Scratch<int64_t> order(tasks);
+  clfast::gem_multipliers({data_of<const double>(gram, "gram", {tasks, tasks}),
+                           data_of<const double>(products, "products", {tasks}), tasks, margin},
+                          scratch.data(), order.data(), data_of<double>(out, "out", {tasks}));
+}
+
+void gem_project(int level, const py::object& problem, int64_t pieces, const py::object& out) {
+  use_level(level);
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t columns = extent(out, 0), tasks = extent(problem.attr("memory_grads"), 0);
+    const cpu::GemGradients<T> g{field<T>(problem, "grad", {columns}),
+                                 field<T>(problem, "memory_grads", {tasks, columns}), tasks,
+                                 columns};
+    Scratch<double> products(tasks, 0), gram(tasks * tasks, 0), multipliers(tasks);
+    Scratch<double> scratch(cpu::gem_gradients_scratch(tasks)), program(gem_scratch(tasks));
+    Scratch<int64_t> order(tasks);
+    for (int64_t i = 0; i < pieces; ++i) {
+      const int64_t begin = i * columns / pieces, end = (i + 1) * columns / pieces;
+      cpu::gem_products(g, begin, end, scratch.data(), products.data());
+      cpu::gem_gram(g, begin, end, scratch.data(), gram.data());
+    }
+    clfast::gem_multipliers(
+        {gram.data(), products.data(), tasks, problem.attr("margin").cast<double>()},
+        program.data(), order.data(), multipliers.data());
+    for (int64_t i = 0; i < pieces; ++i) {
+      cpu::gem_combine(g, multipliers.data(), i * columns / pieces, (i + 1) * columns / pieces,
+                       data_of<T>(out, "out", {columns}));
+    }
+  });
+}
+
+}  // namespace
+
+void bind_cpu_consolidation(py::module_& m) {
+  m.def("project_gradients", &project_gradients);
+  m.def("gem_multipliers", &gem_multipliers);
+  m.def("gem_project", &gem_project);
+}
+
+}  // namespace clfast::bind

@@ -1,0 +1,45 @@
+// The launchers of consolidation in the SIMT emulator.
+#include "bind_consolidation.h"
+#include "bind_cuda.h"
+#include "cuda/consolidation.h"
+
+namespace clfast::bind {
+namespace {
+
+void project_gradients(const py::object& problem, const py::object& out) {
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const Lists<T> lists(problem);
+    const int64_t tensors = static_cast<int64_t>(lists.ends().size());
+    Scratch<InnerProducts> sums(cuda::parts_of_lists(lists.ends().data(), tensors));
+    Scratch<double> scale(1);
+    check_launch(cuda::project_gradients<T>(lists.view(), sums.data(), scale.data(), nullptr));
+    lists.write_grads(out);
+  });
+}
+
+void gem_project(const py::object& problem, const py::object& out) {
+  with_type_of(out, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t columns = extent(out, 0), tasks = extent(problem.attr("memory_grads"), 0);
+    const int64_t parts = cuda::parts_of_gem(tasks, columns);
+    Scratch<double> sums(parts * tasks * tasks), products(tasks), multipliers(tasks), conflict(1);
+    Scratch<double> gram(tasks * tasks), program(gem_scratch(tasks));
+    Scratch<int64_t> order(tasks);
+    check_launch(cuda::gem_project<T>(field<T>(problem, "grad", {columns}),
+                                      field<T>(problem, "memory_grads", {tasks, columns}), tasks,
+                                      columns, problem.attr("margin").cast<double>(),
+                                      {sums.data(), products.data(), multipliers.data(),
+                                       conflict.data(), gram.data(), program.data(), order.data()},
+                                      data_of<T>(out, "out", {columns}), nullptr));
+  });
+}
+
+}  // namespace
+
+void bind_cuda_consolidation(py::module_& m) {
+  m.def("project_gradients", &project_gradients);
+  m.def("gem_project", &gem_project);
+}
+
+}  // namespace clfast::bind

@@ -1,0 +1,68 @@
+"""Problems for the raw consolidation kernels, and what the reference makes of them in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from guarded_arrays import Array, Shapes
+from kernel_problems import tensor
+
+from clfast import reference
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Lists of gradients, behind one another; ``ends[i]`` is where tensor i ends."""
+
+    kernel: ClassVar[str] = "project_gradients"
+    scale: ClassVar[float] = 1.0  # of what the gradients are differences of
+    units: ClassVar[float] = 16
+
+    grads: Array  # [P]
+    reference: Array  # [P]
+    ends: Array  # [tensors]
+
+    def outputs(self) -> Shapes:
+        return [(self.grads.shape, self.grads.dtype)]
+
+    def oracle(self) -> list[Array]:
+        grads = tensor(self.grads).clone()
+        reference.consolidation.project_gradients_([grads], [tensor(self.reference)])
+        return [grads.numpy()]
+
+
+def opposed(sizes: Sequence[int], dtype: str, rng: np.random.Generator) -> Projection:
+    grads, noise = (rng.standard_normal(sum(sizes)).astype(dtype) for _ in range(2))
+    return Projection(grads, noise / 2 - grads, np.cumsum(sizes))
+
+
+@dataclass(frozen=True)
+class Gem:
+    kernel: ClassVar[str] = "gem_project"
+    scale: ClassVar[float] = 1.0
+    units: ClassVar[float] = 32
+
+    grad: Array  # [P]
+    memory_grads: Array  # [T, P]
+    margin: float
+
+    def outputs(self) -> Shapes:
+        return [(self.grad.shape, self.grad.dtype)]
+
+    def oracle(self) -> list[Array]:
+        grad, memory = tensor(self.grad), tensor(self.memory_grads)
+        return [reference.consolidation.gem_project(grad, memory, self.margin).numpy()]
+
+
+def conflicting(
+    tasks: int, columns: int, dtype: str, rng: np.random.Generator, margin: float = 0.5
+) -> Gem:
+    """Memories of which about half, and one for certain, point away from the gradient."""
+    grad = rng.standard_normal(columns)
+    memory = 0.3 * rng.standard_normal((tasks, columns))
+    memory += 0.1 * rng.standard_normal((tasks, 1)) * grad
+    memory[-1] -= 0.2 * grad * abs(memory[-1] @ grad) / (0.1 * grad @ grad)
+    return Gem(grad.astype(dtype), memory.astype(dtype), margin)
