@@ -102,7 +102,7 @@ class Classifier(Learner):
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         """Take the steps; scalars by name."""
 
-    def _store(self, x: Tensor, y: Tensor) -> None:  # noqa: B027 - most keep no samples
+    def _store(self, x: Tensor, y: Tensor) -> None:
         """Keep of the batch, which has been learnt, what is to be kept."""
 
     def _undo(self) -> Callable[[], None]:
