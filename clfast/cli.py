@@ -229,6 +229,9 @@ def cifar(
     click.echo(f"Plots: {', '.join(map(str, plots))}\nMetrics: {out / 'metrics.jsonl'}")
 
 
+_SEQUENTIAL = ["ARM", "ADI", "LwF", "SGD", "ER", "ER-MIR", "A-GEM", "GEM"]
+
+
 @main.group()
 def run() -> None:
     """Experiments of the papers, by family."""
@@ -239,7 +242,8 @@ def run() -> None:
 @_ROOT
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
 @_THREADS
-@click.option("--method", "methods", multiple=True, type=click.Choice(["ARM", "LwF", "SGD"]))
+@click.option("--method", "methods", multiple=True, type=click.Choice(_SEQUENTIAL))
+@click.option("--memory", type=click.IntRange(min=5), help="Images that ER, GEM and others store.")
 @click.option("--images", type=click.IntRange(min=1), help="M, recalled in each step.")
 @click.option("--steps", type=click.IntRange(min=1), help="S, of gradient descent on them.")
 @click.option("--divergence", type=click.Choice(["ag", "js", "ce"]))
@@ -257,6 +261,7 @@ def run() -> None:
     help="Recall and replay so often a batch.",
 )
 @click.option("--start", type=click.Choice(["batch", "noise"]), help="Of recalled images.")
+@click.option("--save-recall", is_flag=True, help="Pictures of recalled images of the first seed.")
 @_out("arm")
 def arm(
     data: str,
@@ -264,11 +269,13 @@ def arm(
     seeds: int,
     threads: int,
     methods: tuple[str, ...],
+    memory: int | None,
     repeats: int,
+    save_recall: bool,
     out: Path,
     **recall: Any,
 ) -> None:
-    """Sequential MNIST-5k-5 (table 6 of the ARM paper): ARM, LwF and plain SGD.
+    """Sequential MNIST-5k-5 (table 6 of the ARM paper): ARM and what it is compared to.
 
     Prints accuracy and forgetting after five tasks. The options of ARM are those of the authors
     unless they are given here, as for ablations. A minute or two a seed.
@@ -282,9 +289,12 @@ def arm(
     config = experiment.SequentialMnist(
         recall=options, repeats=repeats, seeds=seeds, threads=threads
     )
-    config = dataclasses.replace(config, methods=methods or config.methods)
+    config = dataclasses.replace(
+        config, methods=methods or config.methods, memory=memory or config.memory
+    )
     try:
-        table, plot = experiment.run(config, load_images(data, root), out)
+        images = load_images(data, root)
+        table, plot = experiment.run(config, images, out, save_recall=save_recall)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     table.print(Console())

@@ -7,10 +7,11 @@ the best accuracy that a task has had.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from .._files import write_text
-from ..methods import ARM, Finetune, Learner, LwF
+from ..memory import ReplayBuffer
+from ..methods import ADI, AGEM, ARM, ER, ERMIR, GEM, Finetune, Learner, LwF
 from ..methods.arm import ArmOptions
+from ..methods.image_recall import RecallOptions
+from ..methods.image_replay import ImageReplay
+from ..methods.rehearsal import BufferRehearsal
 from ..streams import AccuracyMatrix, SplitStream
 from .images import NUM_CLASSES, Images
 from .online_adaptation import threads
-from .plots import learning_curves
+from .plots import image_grid, learning_curves
 from .progress import track
 from .run_folder import RunFolder
 from .tables import MeanStd, Table
@@ -40,10 +45,15 @@ RECALL = ArmOptions(images=10, lr=25.0, image_shape=(1, 28, 28))
 class SequentialMnist:
     """All that decides a run, but the folder of the data."""
 
-    methods: tuple[str, ...] = ("ARM", "LwF", "SGD")
+    methods: tuple[str, ...] = ("ARM", "ADI", "LwF", "SGD", "ER", "ER-MIR", "A-GEM", "GEM")
     recall: ArmOptions = RECALL
+    """ADI goes by what it shares with ARM."""
     repeats: int = 1
     """Recall and replay so often a batch."""
+    memory: int = 50
+    """Images that the methods with a buffer store; GEM stores a fifth of them of each task."""
+    replay: int = 10
+    """Of them rehearsed with a batch."""
     samples: int = 500
     """Training images of each digit."""
     batch: int = 10
@@ -67,15 +77,44 @@ def learner(name: str, config: SequentialMnist, seed: int) -> Learner:
             nn.Linear(config.hidden, NUM_CLASSES),
         )
     optimizer = torch.optim.SGD(network.parameters(), lr=config.lr)
-    if name == "SGD":
-        return Finetune(network, optimizer)
-    if name == "LwF":
-        return LwF(network, optimizer)
-    if name == "ARM":
-        generator = torch.Generator().manual_seed(seed)
-        options = vars(config.recall)
-        return ARM(network, optimizer, repeats=config.repeats, generator=generator, **options)
-    raise ValueError(f"SequentialMnist: methods must be ARM, LwF and SGD, got {name!r}")
+    if name not in METHODS:
+        raise ValueError(f"SequentialMnist: methods must be {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name](network, optimizer, config, torch.Generator().manual_seed(seed))
+
+
+Make = Callable[[nn.Module, torch.optim.Optimizer, SequentialMnist, torch.Generator], Learner]
+
+
+def _arm(n: nn.Module, o: torch.optim.Optimizer, c: SequentialMnist, g: torch.Generator) -> ARM:
+    return ARM(n, o, repeats=c.repeats, generator=g, **vars(c.recall))
+
+
+def _adi(n: nn.Module, o: torch.optim.Optimizer, c: SequentialMnist, g: torch.Generator) -> ADI:
+    shared = {field.name: getattr(c.recall, field.name) for field in fields(RecallOptions)}
+    # The weight of the authors' command for MNIST.
+    return ADI(n, o, repeats=c.repeats, generator=g, distill_weight=0.5, **shared)
+
+
+def _buffer(kind: type[BufferRehearsal]) -> Make:
+    def make(
+        n: nn.Module, o: torch.optim.Optimizer, c: SequentialMnist, g: torch.Generator
+    ) -> Learner:
+        memory = ReplayBuffer(c.memory, generator=torch.Generator().manual_seed(g.initial_seed()))
+        return kind(n, o, memory, replay=c.replay, generator=g)
+
+    return make
+
+
+METHODS: dict[str, Make] = {
+    "ARM": _arm,
+    "ADI": _adi,
+    "LwF": lambda n, o, c, g: LwF(n, o),
+    "SGD": lambda n, o, c, g: Finetune(n, o),
+    "ER": _buffer(ER),
+    "ER-MIR": _buffer(ERMIR),
+    "A-GEM": _buffer(AGEM),
+    "GEM": lambda n, o, c, g: GEM(n, o, per_task=max(1, c.memory // TASKS)),
+}
 
 
 def stream_of(config: SequentialMnist, images: Images, seed: int) -> SplitStream:
@@ -91,24 +130,34 @@ def stream_of(config: SequentialMnist, images: Images, seed: int) -> SplitStream
     )
 
 
-def one_seed(config: SequentialMnist, images: Images, seed: int) -> dict[str, Record]:
+def one_seed(
+    config: SequentialMnist, images: Images, seed: int, pictures: Path | None = None
+) -> dict[str, Record]:
     """By method: "accuracy" and "forgetting" in [0, 1] after the last task, "matrix" of accuracies
-    by task after each task, "ms" of learning a batch after the first task."""
+    by task after each task, "ms" of learning a batch after the first task.
+
+    pictures: a folder for the images that methods recall, recalled-<method>.png.
+    """
     stream = stream_of(config, images, seed)
     found = {}
     for name in track(config.methods, f"Sequential MNIST, seed {seed}"):
         method, matrix, spent, batches = learner(name, config, seed), AccuracyMatrix(TASKS), 0.0, 0
+        shown: list[tuple[Tensor, list[str]]] = []
         for task in stream:
             x, y = task.train.x, task.train.y
             begin = time.perf_counter()
             for rows in torch.arange(len(y)).split(config.batch):
                 method.observe(x[rows], y[rows])
+            if pictures is not None and task.index > 0 and isinstance(method, ImageReplay):
+                shown += _recalled(method, x[rows], y[rows])
             method.on_task_end()
             if task.index > 0:
                 spent += time.perf_counter() - begin
                 batches += -(-len(y) // config.batch)
             for known in stream:
                 matrix[task.index, known.index] = _accuracy(method, known.test.x, known.test.y)
+        if shown and pictures is not None:
+            _picture(name, shown, pictures / f"recalled-{name.lower()}.png")
         sizes = [len(task.test.y) for task in stream]
         found[name] = {
             "accuracy": matrix.average_accuracy(weights=sizes),
@@ -123,14 +172,38 @@ def _accuracy(method: Learner, x: Tensor, y: Tensor) -> float:
     return float((method.predict(x) == y).float().mean())
 
 
+def _recalled(method: ImageReplay, x: Tensor, y: Tensor) -> list[tuple[Tensor, list[str]]]:
+    """A batch with its labels, and what is recalled from it with what the old network says; asked
+    of a copy, so that the run goes on as it would."""
+    found = copy.deepcopy(method).recall(x, y)
+    said = found.old_logits.argmax(1).tolist()
+    return [(x, [str(label) for label in y.tolist()]), (found.images, [str(s) for s in said])]
+
+
+def _picture(name: str, shown: list[tuple[Tensor, list[str]]], path: Path) -> None:
+    images, titles = zip(*shown, strict=True)
+    image_grid(
+        torch.cat(images).view(-1, 28, 28),
+        path,
+        columns=len(images[0]),
+        titles=[title for row in titles for title in row],
+        title=f"{name}: batches of tasks 2 to {TASKS}, below each what is recalled",
+    )
+
+
 def run(
-    config: SequentialMnist, images: Images, path: str | os.PathLike[str]
+    config: SequentialMnist,
+    images: Images,
+    path: str | os.PathLike[str],
+    *,
+    save_recall: bool = False,
 ) -> tuple[Table, Path]:
     """All seeds of `config`; returns the table of results and the path of the plot.
 
     The folder `path` gets what `RunFolder` writes, with "seed", "results" (of `one_seed`) and
-    "seconds" a line in metrics.jsonl, and table.json and accuracy.png. A run that was cut short
-    goes on with the seeds that are missing.
+    "seconds" a line in metrics.jsonl, and table.json and accuracy.png; with `save_recall` images
+    that were recalled in the first seed, recalled-<method>.png. A run that was cut short goes on
+    with the seeds that are missing.
 
     Raises:
         ModuleNotFoundError: no matplotlib.
@@ -142,7 +215,8 @@ def run(
         for seed in range(config.seeds):
             if seed not in done:
                 begin = time.perf_counter()
-                results = one_seed(config, images, seed)
+                pictures = folder.path if save_recall and seed == 0 else None
+                results = one_seed(config, images, seed, pictures)
                 folder.log(seed=seed, results=results, seconds=round(time.perf_counter() - begin))
     lines = [line["results"] for line in folder.metrics() if "results" in line]
     results_table = table(config, lines)

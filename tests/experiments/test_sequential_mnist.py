@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from clfast.experiments.images import Images
-from clfast.experiments.sequential_mnist import RECALL, SequentialMnist, learner, run, stream_of
+from clfast.experiments.sequential_mnist import (
+    METHODS,
+    RECALL,
+    SequentialMnist,
+    learner,
+    run,
+    stream_of,
+)
 from clfast.methods import ARM
 
 TINY = SequentialMnist(
@@ -48,7 +55,7 @@ def test_methods_begin_with_the_same_network() -> None:
 
 def test_a_run(images: Images, tmp_path: Path) -> None:
     table, plot = run(TINY, images, tmp_path / "run")
-    assert [row[0] for row in table.rows] == ["ARM", "LwF", "SGD"]
+    assert [row[0] for row in table.rows] == list(METHODS)
     assert plot.read_bytes()[:4] == b"\x89PNG"
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["seed"] for line in lines] == [0, 1]
@@ -61,6 +68,27 @@ def test_a_run(images: Images, tmp_path: Path) -> None:
         assert line["results"]["SGD"]["matrix"][-1][0] < 0.5
     again, _ = run(TINY, images, tmp_path / "run")
     assert again.to_json() == table.to_json()
+
+
+def test_recalled_images_are_shown_and_change_nothing(images: Images, tmp_path: Path) -> None:
+    config = replace(TINY, methods=("ARM", "ADI", "SGD"), seeds=1)
+    run(config, images, tmp_path / "with", save_recall=True)
+    run(config, images, tmp_path / "without")
+    found = []
+    for name in ("with", "without"):
+        line = json.loads((tmp_path / name / "metrics.jsonl").read_text())
+        found.append({method: record["matrix"] for method, record in line["results"].items()})
+    assert found[0] == found[1]
+    pictures = sorted(path.name for path in (tmp_path / "with").glob("recalled-*.png"))
+    assert pictures == ["recalled-adi.png", "recalled-arm.png"]
+    assert not list((tmp_path / "without").glob("recalled-*.png"))
+
+
+def test_buffers_hold_what_the_configuration_says(images: Images) -> None:
+    config = replace(TINY, memory=20, replay=3)
+    assert learner("ER-MIR", config, 0).memory.capacity == 20
+    assert learner("ER", config, 0).replay == 3
+    assert learner("GEM", config, 0).per_task == 4
 
 
 def test_options_reach_the_learner() -> None:
