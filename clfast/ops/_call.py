@@ -9,7 +9,7 @@ through `_check.integer`, `number` and `boolean`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -68,22 +68,38 @@ def check_kinds(op: str, arguments: tuple[Any, ...]) -> None:
 def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:
     """Raises when an input is to be differentiated through.
 
-    That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD.
+    That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD. Lists
+    are taken as they are, parameters and their gradients, but not from a transform of torch.func,
+    which would differentiate as if nothing had happened to them.
     """
     grad_mode = torch.is_grad_enabled()
     forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
     if not grad_mode and not forward_mode:
         return
     for at, argument in enumerate(arguments):
-        if not isinstance(argument, Tensor):
-            continue
-        required = grad_mode and argument.requires_grad
-        if required or (forward_mode and forward_ad.unpack_dual(argument).tangent is not None):
-            name = _public_name(_declared(op)[at])
-            raise RuntimeError(
-                f"clfast::{op}: {name} requires grad, but {op} has no gradient; "
-                f"call it under torch.no_grad() or pass {name}.detach()"
-            )
+        if isinstance(argument, Tensor):
+            if _is_differentiated(argument, grad_mode, forward_mode):
+                _refuse(op, _public_name(_declared(op)[at]))
+        elif isinstance(argument, list | tuple) and (forward_mode or _in_transform()):
+            for i, entry in enumerate(argument):
+                if isinstance(entry, Tensor) and _is_differentiated(entry, grad_mode, forward_mode):
+                    _refuse(op, f"{_public_name(_declared(op)[at])}[{i}]")
+
+
+def _is_differentiated(tensor: Tensor, grad_mode: bool, forward_mode: bool) -> bool:
+    required = grad_mode and tensor.requires_grad
+    return required or (forward_mode and forward_ad.unpack_dual(tensor).tangent is not None)
+
+
+def _in_transform() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def _refuse(op: str, name: str) -> NoReturn:
+    raise RuntimeError(
+        f"clfast::{op}: {name} requires grad, but {op} has no gradient; "
+        f"call it under torch.no_grad() or pass {name}.detach()"
+    )
 
 
 def _declared(op: str) -> Any:

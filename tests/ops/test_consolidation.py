@@ -141,6 +141,38 @@ def test_a_projection_is_seen_by_autograd(backend: str) -> None:
         product.backward()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, at first use
+@backends
+def test_transforms_are_refused(backend: str) -> None:
+    """They would differentiate as if nothing had been projected."""
+
+    def project(g: Tensor) -> Tensor:
+        g = g.clone()
+        ops.project_gradients_([g], [-torch.ones(3)])
+        return g.sum()
+
+    with clfast.backend(backend):
+        for transformed in (
+            lambda x: torch.func.grad(project)(x),
+            lambda x: torch.func.jvp(project, (x,), (x,)),
+        ):
+            with pytest.raises(
+                RuntimeError, match=r"clfast::project_gradients_: grads\[0\] requires grad"
+            ):
+                transformed(torch.ones(3))
+
+
+def test_lists_that_require_grad_compile(rng: torch.Generator) -> None:
+    grads, memory = _opposed((5, 40), rng)
+    wanted = [t.clone() for t in grads]
+    ops.project_gradients_(wanted, memory)
+    compiled = torch.compile(ops.project_gradients_, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        compiled(grads, [r.requires_grad_() for r in memory])
+    assert all(torch.equal(a, b) for a, b in zip(grads, wanted, strict=True))
+    torch.compiler.reset()
+
+
 @backends
 def test_what_is_not_finite_leaves_everything_as_it_was(backend: str) -> None:
     for bad in (float("nan"), float("inf")):
