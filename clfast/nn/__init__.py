@@ -1,5 +1,6 @@
-"""Modules and contexts around modules that continual-learning methods need."""
+"""Networks, and contexts around modules, that continual-learning methods need."""
 
 from .multiplicity import copies_stay_equal, row_multiplicity, statistics_kept
+from .resnet import resnet18
 
-__all__ = ["copies_stay_equal", "row_multiplicity", "statistics_kept"]
+__all__ = ["copies_stay_equal", "resnet18", "row_multiplicity", "statistics_kept"]
