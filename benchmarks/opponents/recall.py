@@ -75,9 +75,8 @@ def recall_by_hand(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, .
     return loss, d_old / len(old), d_new / len(old)
 
 
-@torch.enable_grad()
-def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
-    old, new = old.detach().requires_grad_(), new.detach().requires_grad_()
+def recall_terms_as_published(old: Tensor, new: Tensor, present: Tensor) -> list[Tensor]:
+    """Weighted: divergence, diversity, not local (old, new), sharpness; the loss is their sum."""
     p, q = old.softmax(1), new.softmax(1)
     mean = (p + q) / 2
     divergence = (
@@ -86,26 +85,39 @@ def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tens
     ) / 2
     average = p.mean(0)
     average[(average < EPSILON).detach()] = EPSILON
-    loss = 1 - divergence + 16 * (average * average.log()).sum()
+    terms = [1 - divergence, 16 * (average * average.log()).sum()]
     for weight, logits in ((1.0, old), (0.1, new)):
+        near = logits.new_zeros(())
         for label in present:
             targets = torch.full((len(logits),), 0, device=logits.device) + label
-            loss = loss - weight * F.cross_entropy(logits, targets) / len(present)
-    loss = loss + 0.1 * F.cross_entropy(old, old.argmax(1).detach())
+            near = near + F.cross_entropy(logits, targets)
+        terms.append(-weight / len(present) * near)
+    return [*terms, 0.1 * F.cross_entropy(old, old.argmax(1).detach())]
+
+
+@torch.enable_grad()
+def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, ...]:
+    old, new = old.detach().requires_grad_(), new.detach().requires_grad_()
+    loss = torch.stack(recall_terms_as_published(old, new, present)).sum()
     return (loss.detach(), *torch.autograd.grad(loss, (old, new)))
 
 
 # --- soft_cross_entropy: (loss, gradient) ---------------------------------------------------------
 
 
-@torch.enable_grad()
-def cross_entropy_as_published(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().requires_grad_()
+def cross_entropy_value_as_published(logits: Tensor, target_logits: Tensor) -> Tensor:
     target = target_logits.softmax(1)
     loss = logits.new_zeros(())
     for label in range(logits.shape[1]):
         targets = torch.full((len(logits),), label, device=logits.device)
         loss = loss + (target[:, label] * F.cross_entropy(logits, targets, reduction="none")).mean()
+    return loss
+
+
+@torch.enable_grad()
+def cross_entropy_as_published(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
+    logits = logits.detach().requires_grad_()
+    loss = cross_entropy_value_as_published(logits, target_logits)
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
 
 
