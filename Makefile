@@ -65,11 +65,12 @@ ops-bench: $(VENV)/.built
 # A run that was stopped goes on where it was, and one that is whole is not made again.
 other-bench: $(VENV)/.built
 	@$(RUN) --family online --out $(RESULTS)/online.json
+	$(RUN) --family observe --out $(RESULTS)/observe.json
 	$(RUN) --family calls --out $(RESULTS)/calls.json
 	$(RUN) --family index --out $(RESULTS)/index.json
 	$(RUN) --family retrieval --only "knn B=100 " --avx2 --out $(RESULTS)/avx2.json
 	$(RUN) --family scaling --out $(RESULTS)/scaling.json
-	$(REPORT) $(RESULTS)/{online,calls,index,avx2,scaling}.json --readme docs/performance.md
+	$(REPORT) $(RESULTS)/{online,observe,calls,index,avx2,scaling}.json --readme docs/performance.md
 
 # Uses the Python that is there, with its torch: a GPU machine may have no network.
 gpu-check:

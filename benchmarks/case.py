@@ -73,6 +73,7 @@ class Case:
         error: of a variant's output, given the oracle's and the inputs; NaN counts as wrong.
         tolerance: largest `error` of a variant that is right.
         small: so small that only the overhead of a call is seen; also what slow checkers run.
+        memory: the peak of its memory is measured, too.
     """
 
     op: str
@@ -84,6 +85,7 @@ class Case:
     work: Callable[[Any], Work]
     variants: tuple[Variant, ...]
     small: bool = False
+    memory: bool = False
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from .bystanders import Bystanders
 from .case import Call, Case, Variant, tensors
+from .memory import peak_memory
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def measure(
     case: Case, device: str, seed: int, timer: Timer, settings: Settings, cache: int = 0
 ) -> dict[str, Any]:
     """The record of one case in one process: its work, the share of the cores that other processes
-    used, and for each variant either its time and error or why there is none.
+    used, and for each variant either its time and error, and the peak of its memory if the case
+    wants it, or why there is none.
 
     Calls rotate among inputs that together overflow `cache` bytes.
     """
@@ -168,6 +170,9 @@ def measure(
                 "fastest": min(samples),
                 "samples": len(samples),
             }
+        if case.memory:
+            for name, bound in calls.items():
+                found[name]["peak"] = peak_memory(bound[0], device)
     return {
         "op": case.op,
         "size": case.size_text,

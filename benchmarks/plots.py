@@ -24,7 +24,8 @@ OPS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E44
 
 def draw(result: dict[str, Any], folder: Path, stem: str) -> list[Path]:
     """Writes `<stem>-ratios.png` and `<stem>-roofline.png`; of the sweeps `<stem>-times.png`, of
-    online adaptation `<stem>-overhead.png`, of indexes the ratios alone, of empty calls nothing."""
+    online adaptation `<stem>-overhead.png`, of indexes the ratios alone, of empty calls and of
+    steps of learning nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = _OF_OTHERS.get(result.get("family", ""), _OF_FAMILIES)
     paths = [folder / f"{stem}-{name}.png" for name in drawn]
@@ -183,6 +184,7 @@ _OF_FAMILIES = {"ratios": ratios, "roofline": roofline}
 _OF_OTHERS: dict[str, dict[str, Callable[[dict[str, Any]], Figure]]] = {
     families.SCALING: {"times": times},
     families.CALLS: {},
+    families.OBSERVE: {},
     families.INDEX: {"ratios": ratios},
     families.ONLINE: {"overhead": overhead},
 }

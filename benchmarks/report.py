@@ -107,6 +107,8 @@ def table(result: dict[str, Any]) -> str:
         columns.append([f"over {names}", "---:", *(_over_base(row) for _, row in rows)])
     if result["family"] == INDEX:
         columns.append(["recall", "---:", *(_recall(row) for _, row in rows)])
+    if any("peak" in row for _, row in rows):
+        columns.append(["peak memory", "---:", *(_peak(row) for _, row in rows)])
     lines = [(*line, *added) for line, *added in zip(lines, *columns, strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -156,6 +158,19 @@ def _over_base(row: dict[str, Any]) -> str:
 def _recall(row: dict[str, Any]) -> str:
     """Of an index, whose error is the share of neighbours that it misses."""
     return f"{1 - row['error']:.3f}" if "error" in row else NOT_MEASURED
+
+
+def _peak(row: dict[str, Any]) -> str:
+    """And that of others over it."""
+    if "peak" not in row:
+        return NOT_MEASURED
+    names = {"torch": "best PyTorch", "loop": "loop"}
+    more = [
+        f"{name} {_three_digits(row[rival]['peak'] / max(row['peak'], 1))}x"
+        for rival, name in names.items()
+        if rival in row
+    ]
+    return ", ".join([f"{_three_digits(row['peak'] / 1e6)} MB", *more])
 
 
 def _shares(limits: dict[str, dict[str, float]]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .families import INDEX, ONLINE, SCALING
+from .families import INDEX, OBSERVE, ONLINE, SCALING
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_OF = ("csrc", "clfast", "benchmarks", "CMakeLists.txt", "setup.py")
@@ -19,7 +19,12 @@ _TIMED = (
 )
 # Families that take cases or inputs of others.
 _TAKES = {SCALING: ("retrieval", "adaptation"), INDEX: ("retrieval",)}
-_METHODS = ("clfast/memory", "clfast/methods", "clfast/experiments/naive.py")
+_METHODS = ("clfast/memory", "clfast/methods", "clfast/nn", "clfast/experiments/naive.py")
+_PARTS = {
+    ONLINE: _METHODS,
+    INDEX: _METHODS,
+    OBSERVE: (*_METHODS, "benchmarks/baselines", "benchmarks/memory.py"),
+}
 SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}
 
 
@@ -28,7 +33,7 @@ def timed(families: Sequence[str]) -> list[str]:
     found = [*_TIMED]
     for family in families:
         found += [f"benchmarks/families/{name}.py" for name in (family, *_TAKES.get(family, ()))]
-        found += _METHODS if family in (ONLINE, INDEX) else ()
+        found += _PARTS.get(family, ())
     return list(dict.fromkeys(found))
 
 

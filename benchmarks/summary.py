@@ -58,6 +58,8 @@ def _add(variant: dict[str, Any], measured: dict[str, Any]) -> None:
         return
     variant["seconds"].append(measured["seconds"])
     variant["error"].append(measured["error"])
+    if measured.get("peak") is not None:
+        variant.setdefault("peak", []).append(measured["peak"])
 
 
 def _rows(case: dict[str, Any], machines: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -76,6 +78,8 @@ def _row(
     if own["status"] != "measured":
         return row
     row |= {"seconds": statistics.median(own["seconds"]), "error": max(own["error"])}
+    if "peak" in own:
+        row["peak"] = statistics.median(own["peak"])
     for label, kinds in RIVALS.items():
         if best := _fastest(case["variants"], kinds):
             rival = case["variants"][best]["seconds"]
@@ -83,6 +87,8 @@ def _row(
             row[label]["ratio"] = _spread(
                 [theirs / ours for theirs, ours in zip(rival, own["seconds"], strict=True)]
             )
+            if "peak" in row:
+                row[label]["peak"] = statistics.median(case["variants"][best]["peak"])
     row["limits"] = _limits(own["seconds"], case, machines)
     return row
 

@@ -1,13 +1,17 @@
-"""Shared fixtures."""
+"""Shared fixtures. Makes the `benchmarks` package importable, wherever pytest was started from."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 import clfast
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """The cases of every family of ops: one module each, with the list `CASES`; what begins with _ is
-shared by some of them. Four modules are no family of ops: `scaling` takes ops at many sizes,
-`calls` ops that have nothing to do, `online` whole methods, `index` a memory with each kind of
-index."""
+shared by some of them. Five modules are no family of ops: `scaling` takes ops at many sizes,
+`calls` ops that have nothing to do, `online` whole predictions, `observe` whole steps of learning,
+`index` a memory with each kind of index."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pkgutil
 
 from ..case import Case
 
-SCALING, CALLS, ONLINE, INDEX = OTHERS = "scaling", "calls", "online", "index"
+OTHERS = ("scaling", "calls", "online", "observe", "index")
+SCALING, CALLS, ONLINE, OBSERVE, INDEX = OTHERS
 
 
 def names() -> list[str]:

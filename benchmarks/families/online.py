@@ -14,12 +14,13 @@ from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from clfast.experiments.naive import naive_scores
 from clfast.memory import KeyValueMemory
 from clfast.methods import Hebb, MbPA, Mixture, Parametric
+from clfast.nn import resnet18
+from clfast.nn.resnet import BasicBlock
 
 from ..case import Case, Variant, Work
 from ..opponents import online as opponents
@@ -49,49 +50,20 @@ class Online(NamedTuple):
     labels: Tensor  # [M]
 
 
-class _Block(nn.Module):
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outside),
-            nn.ReLU(),
-            nn.Conv2d(outside, outside, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outside),
-        )
-        self.around: nn.Module = nn.Identity()
-        if inside != outside:
-            convolution = nn.Conv2d(inside, outside, 1, stride, bias=False)
-            self.around = nn.Sequential(convolution, nn.BatchNorm2d(outside))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.around(x))
-
-
-def _resnet18() -> nn.Module:
-    """He et al. 2016, with the first layer that images of 32x32 take."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    width = 64
-    for outside in (64, 128, 256, DIM):
-        layers += [_Block(width, outside, 1 if outside == 64 else 2), _Block(outside, outside, 1)]
-        width = outside
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
 @lru_cache
 def network_and_head(kind: Network) -> tuple[nn.Module, nn.Linear]:
     """The same in every process and for all who compete."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = (
-            _resnet18()
+            resnet18(CLASSES).features
             if kind == "ResNet-18"
             else nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, DIM), nn.ReLU())
         )
         for module in network.modules():
             if isinstance(module, nn.Conv2d):  # otherwise features all but vanish
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if isinstance(module, _Block):
+            if isinstance(module, BasicBlock):
                 nn.init.constant_(module.body[-1].weight, 0.5)
         head = nn.Linear(DIM, CLASSES)
     return network.eval().requires_grad_(False), head.requires_grad_(False)

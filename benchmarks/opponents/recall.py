@@ -92,7 +92,8 @@ def recall_by_hand(old: Tensor, new: Tensor, present: Tensor) -> tuple[Tensor, .
     return loss, d_old / len(old), d_new / len(old)
 
 
-def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> Tensor:
+def recall_terms_as_published(old: Tensor, new: Tensor, present: Tensor) -> list[Tensor]:
+    """Weighted: divergence, diversity, not local (old, new), sharpness; the loss is their sum."""
     p, q = old.softmax(1), new.softmax(1)
     mean = (p + q) / 2
     divergence = (
@@ -101,12 +102,18 @@ def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> Tensor:
     ) / 2
     average = p.mean(0)
     average[(average < EPSILON).detach()] = EPSILON
-    loss = 1 - divergence + 16 * (average * average.log()).sum()
+    terms = [1 - divergence, 16 * (average * average.log()).sum()]
     for weight, logits in ((1.0, old), (0.1, new)):
+        near = logits.new_zeros(())
         for label in present:
             targets = torch.full((len(logits),), 0, device=logits.device) + label
-            loss = loss - weight * F.cross_entropy(logits, targets) / len(present)
-    return loss + 0.1 * F.cross_entropy(old, old.argmax(1).detach())
+            near = near + F.cross_entropy(logits, targets)
+        terms.append(-weight / len(present) * near)
+    return [*terms, 0.1 * F.cross_entropy(old, old.argmax(1).detach())]
+
+
+def recall_as_published(old: Tensor, new: Tensor, present: Tensor) -> Tensor:
+    return torch.stack(recall_terms_as_published(old, new, present)).sum()
 
 
 # --- soft_cross_entropy: a loss -------------------------------------------------------------------

@@ -24,7 +24,7 @@ def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
         ValueError,
         match=r"'nothing'; there are adaptation, consolidation, recall, retrieval, "
-        r"scaling, calls, online, index",
+        r"scaling, calls, online, observe, index",
     ):
         families.cases("nothing")
 
@@ -69,6 +69,28 @@ def test_methods_and_their_rivals_predict_the_same(case: Case) -> None:
             right = case.error(call(), expected, inputs) <= case.tolerance
             # Without an adaptation the prediction is another one, or nothing would be compared.
             assert right == variant.judged, variant.name
+
+
+OBSERVE = [
+    pytest.param(case, id=case.name)
+    for case in families.cases(families.OBSERVE)
+    if case.size["network"] != "ResNet-18"
+]
+
+
+@pytest.mark.parametrize("case", OBSERVE)
+def test_steps_of_learning_lead_to_the_same_parameters(case: Case) -> None:
+    inputs, others = (case.make_inputs(seed, "cpu") for seed in (1, 2))
+    with torch.no_grad():
+        expected, wrong = case.oracle(inputs), case.oracle(others)
+        for variant in case.variants:
+            if "compiled" not in variant.name:
+                (call,) = variant.bind([inputs])
+                # Every call does what the first does.
+                for _ in range(2):
+                    output = call()
+                    assert case.error(output, expected, inputs) <= case.tolerance, variant.name
+                assert case.error(output, wrong, inputs) > 100 * case.tolerance
 
 
 def test_recall_counts_a_key_once_and_none_that_is_too_far() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import harness, machine
+from benchmarks import harness, machine, memory
 from benchmarks.bystanders import Bystanders, busy_seconds
 from benchmarks.case import Case, Variant, Work, forms, in_chunks, largest, relative_error
 from benchmarks.harness import Settings, WallTimer, alternate
@@ -137,14 +139,15 @@ def _fail(_: Tensor) -> Tensor:
     raise RuntimeError("out of something\nand a second line")
 
 
-def _measured(*variants: Variant, clock: FakeClock, cache: int = 0) -> dict:
+def _measured(*variants: Variant, clock: FakeClock, cache: int = 0, memory: bool = False) -> dict:
     # The clock moves by itself here: what is measured costs nothing that a test could rely on.
     def ticking() -> float:
         clock.now += 1e-3
         return clock.now
 
     settings = Settings(rounds=3, pause=0)
-    return harness.measure(_case(*variants), "cpu", 0, WallTimer(ticking), settings, cache)
+    case = replace(_case(*variants), memory=memory)
+    return harness.measure(case, "cpu", 0, WallTimer(ticking), settings, cache)
 
 
 def test_a_record_holds_the_work_and_every_variant(clock: FakeClock) -> None:
@@ -162,6 +165,20 @@ def test_a_record_holds_the_work_and_every_variant(clock: FakeClock) -> None:
         "fastest": pytest.approx(1e-3),
         "samples": 3,
     }
+
+
+def test_the_peak_of_memory_is_measured_where_a_case_wants_it(clock: FakeClock) -> None:
+    variants = [_variant(str(n), lambda x, n=n: 2 * x + torch.zeros(n << 18)[0]) for n in (64, 16)]
+    found = _measured(*variants, clock=clock, memory=True)["variants"]
+    for mebibytes in (64, 16):
+        assert 0.9 < found[str(mebibytes)]["peak"] / (mebibytes << 20) < 1.5
+
+
+def test_memory_is_not_measured_where_the_system_does_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "nothing")
+    assert memory.peak_memory(lambda: None, "cpu") is None
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,18 @@ def test_the_recall_of_an_index_has_a_column(records: list[dict[str, Any]]) -> N
     assert "recall" not in report.table(summary.result(HEADER, records))
 
 
+def test_peak_memory_has_a_column(records: list[dict[str, Any]]) -> None:
+    for record in records[3:]:
+        peaks = {"clfast": 40_000_000, "loop": 300_000_000, "addmm, compiled": 60_000_000}
+        for name, peak in peaks.items():
+            record["variants"][name]["peak"] = peak
+        record["variants"]["addmm"]["peak"] = None
+    lines = report.table(summary.result(HEADER, records)).splitlines()
+    assert lines[0].endswith("| peak memory |")
+    assert lines[2].endswith("| 40 MB, best PyTorch 1.5x, loop 7.5x |")
+    assert lines[3].endswith("| not measured |")
+
+
 def test_a_rival_that_does_not_exist_is_none(records: list[dict[str, Any]]) -> None:
     for record in records[3:]:
         del record["variants"]["faiss"]

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from networks import Residual, batches, mlp, same
 from torch import Tensor, nn
 
-from clfast import reference
+from benchmarks.baselines.arm import AS_PUBLISHED, VECTORISED, Losses, PlainARM
 from clfast.methods import ARM
 
 OPTIONS: dict[str, Any] = {"snapshot": 2, "images": 20, "steps": 3, "lr": 0.5}
@@ -34,49 +33,34 @@ def _flat() -> nn.Module:
     return mlp().double()
 
 
-def _published(
-    model: nn.Module, stream: list[tuple[Tensor, Tensor]], generator: torch.Generator
-) -> list[Tensor]:
-    """Algorithm 1 as the authors' code runs it, on every copy and by autograd; all parameters and
-    buffers at the end."""
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    old = copy.deepcopy(model)
-    for t, (x, y) in enumerate(stream):
-        if t % OPTIONS["snapshot"] == 0:
-            old = copy.deepcopy(model)
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-        if t < OPTIONS["snapshot"]:
-            continue
-        images = x[torch.randint(len(x), (OPTIONS["images"],), generator=generator)]
-        for _ in range(OPTIONS["steps"]):
-            images = images.detach().requires_grad_()
-            loss = reference.recall.recall_loss(old(images), model(images), y.unique())
-            loss = loss + reference.recall.image_prior(images)
-            images = images - OPTIONS["lr"] * torch.autograd.grad(loss, images)[0]
-        images = images.detach()
-        with torch.no_grad():
-            target, target_here = old(images), old(x)
-        loss = F.cross_entropy(model(images), target.softmax(1))
-        loss = loss + F.cross_entropy(model(x), target_here.softmax(1))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return [*model.parameters(), *model.buffers()]
-
-
 @pytest.mark.parametrize("dedup", [True, False])
-def test_the_algorithm(dedup: bool) -> None:
-    stream = batches(6, 2, 4, 6)
-    wanted = _published(_residual(), stream, torch.Generator().manual_seed(7))
-    learner = _arm(_residual(), dedup=dedup)
-    for x, y in stream:
-        learner.observe(x, y)
-    got = [*learner.model.parameters(), *learner.model.buffers()]
-    for ours, theirs in zip(got, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+@pytest.mark.parametrize("losses", [VECTORISED, AS_PUBLISHED], ids=["vectorised", "published"])
+@pytest.mark.parametrize(("flat", "images"), [(False, 20), (True, 20), (True, 3)])
+def test_the_algorithm(dedup: bool, losses: Losses, flat: bool, images: int) -> None:
+    """As the authors' code runs it, on every copy and by autograd."""
+    make, shape = (_flat, (2, 4, 6)) if flat else (_residual, None)
+    learner = _arm(make(), teach_from=0, images=images, image_shape=shape, dedup=dedup)
+    model = make()
+    plain = PlainARM(
+        *(model, torch.optim.SGD(model.parameters(), lr=0.05), losses),
+        images=images,
+        steps=OPTIONS["steps"],
+        lr=OPTIONS["lr"],
+        image_shape=shape,
+        generator=torch.Generator().manual_seed(7),
+    )
+    for t, (x, y) in enumerate(batches(6, 2, 4, 6)):
+        given = x.flatten(1) if flat else x
+        if t % OPTIONS["snapshot"] == 0:
+            plain.on_task_end()
+        plain.observe(given, y)
+        learner.observe(given, y)
+    for ours, theirs in ((learner.model, plain.model), (learner.old, plain.old)):
+        assert ours is not None
+        assert theirs is not None
+        expected = theirs.state_dict()
+        for name, value in ours.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -1,0 +1,65 @@
+"""The residual network: sizes, strides, and that its blocks are residual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clfast.nn import resnet18
+from clfast.nn.resnet import BasicBlock
+
+
+def test_width_20_has_the_parameters_of_arm() -> None:
+    count = sum(p.numel() for p in resnet18(10, width=20).parameters())
+    assert count == 1_094_750
+
+
+def test_width_64_has_the_parameters_of_the_paper() -> None:
+    """11.69 million with 7x7 at first and 1000 classes (torchvision's count)."""
+    network = resnet18(1000)
+    count = sum(p.numel() for p in network.parameters())
+    assert count - 3 * 64 * 3**2 + 3 * 64 * 7**2 == 11_689_512
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 28), (2, 5)])
+def test_outputs(channels: int, side: int, rng: torch.Generator) -> None:
+    network = resnet18(7, width=2, channels=channels)
+    x = torch.rand(3, channels, side, side, generator=rng)
+    assert network(x).shape == (3, 7)
+    assert network.features(x).shape == (3, 16)
+    torch.testing.assert_close(network.head(network.features(x)), network(x))
+
+
+def test_each_stage_but_the_first_halves_the_sides(rng: torch.Generator) -> None:
+    x, shapes = torch.rand(2, 3, 32, 32, generator=rng), []
+    for layer in resnet18(10, width=2).features:
+        x = layer(x)
+        if isinstance(layer, BasicBlock):
+            shapes.append(tuple(x.shape[1:]))
+    stages = [(2, 32, 32), (4, 16, 16), (8, 8, 8), (16, 4, 4)]
+    assert shapes == [shape for shape in stages for _ in range(2)]
+
+
+def test_a_block_adds_to_its_input(rng: torch.Generator) -> None:
+    x = torch.randn(2, 3, 4, 4, generator=rng)
+    same, other = BasicBlock(3, 3, 1), BasicBlock(3, 3, 2)
+    for block in (same, other):
+        nn.init.zeros_(block.body[-1].weight)
+    torch.testing.assert_close(same(x), F.relu(x))
+    torch.testing.assert_close(other(x), F.relu(other.shortcut(x)))
+
+
+@pytest.mark.parametrize("name", ["classes", "width", "channels"])
+def test_wrong_arguments(name: str) -> None:
+    def make(value: Any) -> nn.Module:
+        return resnet18(**{"classes": 2, name: value})
+
+    where = rf"clfast\.nn\.resnet18: {name}"
+    with pytest.raises(ValueError, match=f"{where} must be at least 1, got 0"):
+        make(0)
+    with pytest.raises(TypeError, match=f"{where} must be an integer, got float"):
+        make(2.0)
