@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .._files import atomic_write
 
-# Okabe and Ito's palette: told apart under every common colour blindness.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette and a grey: told apart under every common colour blindness.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
 def learning_curves(

@@ -1,4 +1,4 @@
-"""Sequential MNIST-5k-5 on made-up digits."""
+"""Sequential MNIST-5k-5 and CIFAR on made-up images."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from clfast.experiments.images import Images
-from clfast.experiments.sequential_mnist import (
+from clfast.experiments.sequential_tasks import (
+    CIFAR100,
     METHODS,
-    RECALL,
-    SequentialMnist,
+    MNIST,
+    Samples,
     learner,
     run,
     stream_of,
 )
 from clfast.methods import ARM
 
-TINY = SequentialMnist(
-    recall=replace(RECALL, steps=2), samples=30, batch=10, hidden=20, seeds=2, threads=1
+TINY = replace(
+    MNIST, recall=replace(MNIST.recall, steps=2), samples=30, width=20, seeds=2, threads=1
 )
 
 
 @pytest.fixture(scope="module")
-def images() -> Images:
+def images() -> tuple[Samples, Samples]:
     """A blob a digit, and noise."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(10).repeat(40)
     x = 0.3 * torch.rand(400, 1, 28, 28, generator=generator)
     for digit in range(10):
         x[y == digit, :, 2 * digit : 2 * digit + 6, 4:24] += 0.7
-    return Images((x, y), (x[:100], y[:100]), (x[200:], y[200:]))
+    return (x, y), (x[200:], y[200:])
 
 
-def test_a_stream_has_five_tasks_of_two_digits(images: Images) -> None:
-    stream = stream_of(TINY, images, 3)
+def test_a_stream_has_five_tasks_of_two_digits(images: tuple[Samples, Samples]) -> None:
+    stream = stream_of(TINY, *images, 3)
     assert [task.classes for task in stream] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
     assert all(task.train.y.bincount(minlength=10).amax() == 30 for task in stream)
-    again, other = stream_of(TINY, images, 3), stream_of(TINY, images, 4)
+    again, other = stream_of(TINY, *images, 3), stream_of(TINY, *images, 4)
     assert torch.equal(stream[1].train.x, again[1].train.x)
     assert not torch.equal(stream[1].train.x, other[1].train.x)
 
@@ -53,8 +53,8 @@ def test_methods_begin_with_the_same_network() -> None:
         learner("EWC", TINY, 0)
 
 
-def test_a_run(images: Images, tmp_path: Path) -> None:
-    table, plot = run(TINY, images, tmp_path / "run")
+def test_a_run(images: tuple[Samples, Samples], tmp_path: Path) -> None:
+    table, plot = run(TINY, *images, tmp_path / "run")
     assert [row[0] for row in table.rows] == list(METHODS)
     assert plot.read_bytes()[:4] == b"\x89PNG"
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -66,14 +66,16 @@ def test_a_run(images: Images, tmp_path: Path) -> None:
             assert record["accuracy"] == pytest.approx(sum(last) / 5)
         # Plain training knows the last task and none before it.
         assert line["results"]["SGD"]["matrix"][-1][0] < 0.5
-    again, _ = run(TINY, images, tmp_path / "run")
+    again, _ = run(TINY, *images, tmp_path / "run")
     assert again.to_json() == table.to_json()
 
 
-def test_recalled_images_are_shown_and_change_nothing(images: Images, tmp_path: Path) -> None:
+def test_recalled_images_are_shown_and_change_nothing(
+    images: tuple[Samples, Samples], tmp_path: Path
+) -> None:
     config = replace(TINY, methods=("ARM", "ADI", "SGD"), seeds=1)
-    run(config, images, tmp_path / "with", save_recall=True)
-    run(config, images, tmp_path / "without")
+    run(config, *images, tmp_path / "with", save_recall=True)
+    run(config, *images, tmp_path / "without")
     found = []
     for name in ("with", "without"):
         line = json.loads((tmp_path / name / "metrics.jsonl").read_text())
@@ -84,7 +86,7 @@ def test_recalled_images_are_shown_and_change_nothing(images: Images, tmp_path: 
     assert not list((tmp_path / "without").glob("recalled-*.png"))
 
 
-def test_buffers_hold_what_the_configuration_says(images: Images) -> None:
+def test_buffers_hold_what_the_configuration_says(images: tuple[Samples, Samples]) -> None:
     config = replace(TINY, memory=20, replay=3)
     assert learner("ER-MIR", config, 0).memory.capacity == 20
     assert learner("ER", config, 0).replay == 3
@@ -92,8 +94,40 @@ def test_buffers_hold_what_the_configuration_says(images: Images) -> None:
 
 
 def test_options_reach_the_learner() -> None:
-    config = replace(TINY, recall=replace(RECALL, steps=7, diversity=0.0, start="noise"))
+    config = replace(TINY, recall=replace(MNIST.recall, steps=7, diversity=0.0, start="noise"))
     method = learner("ARM", config, 0)
     assert isinstance(method, ARM)
     options = method._recall.options
     assert (options.steps, options.diversity, options.start) == (7, 0.0, "noise")
+
+
+def test_cifar_draws_ten_classes_and_names_them_in_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(12).repeat(8)
+    x = torch.randint(256, (96, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    x[:, 0, 0, 0] = y.to(torch.uint8)
+    config = replace(CIFAR100, samples=5)
+    stream, other = (stream_of(config, (x, y), (x, y), seed) for seed in (0, 1))
+    assert [task.classes for task in stream] == [(2 * i, 2 * i + 1) for i in range(5)]
+    drawn = []
+    for task in stream:
+        assert task.train.x.max() <= 1
+        assert task.train.y.bincount(minlength=10).tolist().count(5) == 2
+        for label in task.classes:
+            (was,) = (255 * task.train.x[task.train.y == label][:, 0, 0, 0]).unique().tolist()
+            drawn.append(round(was))
+    assert len(set(drawn)) == 10
+    assert stream.class_order == tuple(drawn) != other.class_order
+
+
+def test_a_short_run_on_cifar(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(10).repeat(6)
+    x = torch.randint(256, (60, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    recall = replace(CIFAR100.recall, images=12, steps=1)
+    config = replace(
+        CIFAR100, recall=recall, width=2, batches=1, methods=("ARM", "ER"), seeds=1, threads=1
+    )
+    table, _ = run(config, (x, y), (x, y), tmp_path / "run", save_recall=True)
+    assert [row[0] for row in table.rows] == ["ARM", "ER"]
+    assert (tmp_path / "run/recalled-arm.png").exists()
