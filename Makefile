@@ -11,7 +11,7 @@ CLFAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
 export CLFAST_CUDA
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-FAMILY ?= retrieval,adaptation,recall
+FAMILY ?= retrieval,adaptation,recall,consolidation
 OUT ?= gpu-check
 PROCESSES ?= 5
 
@@ -59,8 +59,9 @@ RESULTS := benchmarks/results
 bench: ops-bench other-bench
 
 ops-bench: $(VENV)/.built
-	@$(RUN) --family $(FAMILY) --out $(RESULTS)/cpu.json
-	$(REPORT) $(RESULTS)/cpu.json --readme README.md
+	@$(RUN) --family retrieval,adaptation --out $(RESULTS)/cpu.json
+	$(RUN) --family recall,consolidation --out $(RESULTS)/recall.json
+	$(REPORT) $(RESULTS)/{cpu,recall}.json --readme README.md
 
 # A run that was stopped goes on where it was, and one that is whole is not made again.
 other-bench: $(VENV)/.built
