@@ -130,8 +130,7 @@ void image_prior(int level, const py::object& problem, int64_t pieces, const py:
     const T* images = field<T>(problem, "images", {count, size});
     const auto run = [&](T* values_out, T* gradient_out) {
       for_pieces(count, pieces, [&](int64_t begin, int64_t end) {
-        cpu::image_prior(p, images, weights.data(), begin, end,
-                         Scratch<T>(cpu::image_prior_scratch(p)).data(), values_out, gradient_out);
+        cpu::image_prior(p, images, weights.data(), begin, end, values_out, gradient_out);
       });
     };
     run(values.data(), data_of<T>(gradient, "gradient", {count, size}));
@@ -158,7 +157,7 @@ void recall_step(int level, const py::object& problem, int64_t pieces, const py:
     std::copy_n(field<T>(problem, "images", {count, size}), count * size, images);
     for_pieces(count, pieces, [&](int64_t begin, int64_t end) {
       cpu::recall_step(p, field<T>(problem, "grad", {count, size}), weights.data(), rates.data(),
-                       begin, end, Scratch<T>(cpu::image_prior_scratch(p)).data(), images);
+                       begin, end, Scratch<T>(cpu::recall_step_scratch(p)).data(), images);
     });
   });
 }

@@ -6,131 +6,162 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// A row as it was before any step, with `lag` elements at either end repeated: a difference across
-// the border is then 0, as it should be, and all elements are treated alike.
+// Elements of a row in a vector, and their neighbours: across the border the element itself, from
+// which it does not differ.
 template <class T>
-inline void take_row(const ImagePrior<T>& p, const T* row, T* out) {
-  const int64_t lag = p.lag, width = p.row;  // rows are short: calls of memcpy would cost more
-#pragma omp simd
-  for (int64_t j = 0; j < width; ++j) out[lag + j] = row[j];
-  for (int64_t j = 0; j < lag; ++j) out[j] = row[j];
-  for (int64_t j = 0; j < lag; ++j) out[lag + width + j] = row[width - lag + j];
+struct Pixels {
+  Vector<T> here, up, down, left, right;
+};
+
+// The elements `lag` before those at `j`.
+template <class T>
+inline Vector<T> left_of(const T* row, int64_t j, int64_t count, int64_t lag, Vector<T> here) {
+  if (j >= lag) return load_first(row + j - lag, count, T(0));
+  if (j + count <= lag) return here;
+  const LaneIndex<T> lane = lane_numbers<T>();
+  const LaneOf<T> inside = static_cast<LaneOf<T>>(lag - j);  // lanes without a neighbour
+  const Vector<T> first = load_first(row, count, T(0));
+  return lane < inside ? here : __builtin_shuffle(first, lane - inside);
 }
 
-// f(at, up, here, down) for all rows of an image: where it starts, and the rows as take_row() left
-// them, of which `up` and `down` are `here` itself at the border.
-template <class T, class F>
-inline void for_rows(const ImagePrior<T>& p, const T* image, T* scratch, F&& f) {
-  const int64_t width = p.row + 2 * p.lag;
-  T *up = scratch, *here = up + width, *down = here + width;
+// The elements `lag` behind those at `j`.
+template <class T>
+inline Vector<T> right_of(const T* row, int64_t width, int64_t j, int64_t lag, Vector<T> here) {
+  const int64_t left = width - lag - j;  // lanes with a neighbour
+  if (left >= kLanes<T>) return load(row + j + lag);
+  if (left <= 0) return here;
+  const Vector<T> found = load_partial(row + j + lag, left);
+  return lane_numbers<T>() < static_cast<LaneOf<T>>(left) ? found : here;
+}
+
+// visit(at, j, count, pixels) for the vectors of an image: the `count` elements from `j` on of the
+// row that begins at `at`, zeros behind them. done(at) behind each row.
+template <class T, class Visit, class Done>
+inline __attribute__((always_inline)) void for_pixels(const ImagePrior<T>& p, const T* image,
+                                                      const Visit& visit, const Done& done) {
+  const int64_t width = p.row, height = p.height, lag = p.lag;
+  int64_t at = 0;
   for (int64_t plane = 0; plane < p.planes; ++plane) {
-    const int64_t first = plane * p.height * p.row;
-    for (int64_t i = 0; i < p.height; ++i) {
-      const int64_t at = first + i * p.row;
-      if (i == 0) take_row(p, image + at, here);
-      const bool last = i + 1 == p.height;
-      if (!last) take_row(p, image + at + p.row, down);
-      f(at, i == 0 ? here : up, here, last ? here : down);
-      T* const free = up;
-      up = here, here = down, down = free;
+    for (int64_t i = 0; i < height; ++i, at += width) {
+      const T* here = image + at;
+      const T *up = i > 0 ? here - width : here, *down = i + 1 < height ? here + width : here;
+      for_vectors<T>(width, [&](int64_t j, int64_t count) {
+        Pixels<T> x;
+        x.here = load_first(here + j, count, T(0));
+        x.up = load_first(up + j, count, T(0)), x.down = load_first(down + j, count, T(0));
+        x.left = left_of(here, j, count, lag, x.here);
+        x.right = right_of(here, width, j, lag, x.here);
+        visit(at, j, count, x);
+      });
+      done(at);
     }
   }
 }
 
+template <bool kAbsolute, class T>
+inline Vector<T> size_of_difference(Vector<T> a, Vector<T> b) {
+  const Vector<T> difference = a - b;
+  if constexpr (!kAbsolute) return difference * difference;
+  return difference < T(0) ? -difference : difference;
+}
+
 template <class T>
-inline T sign_of(T x) {
-  return static_cast<T>((x > T(0)) - (x < T(0)));
+inline Vector<T> sign_of(Vector<T> x) {
+  const Vector<T> none = {}, one = none + T(1);
+  return x > T(0) ? one : (x < T(0) ? -one : none);
 }
 
 // The gradient of both differences of x with a and with b.
 template <bool kAbsolute, class T>
-inline T slope_of(T x, T a, T b) {
-  return kAbsolute ? sign_of(x - a) + sign_of(x - b) : T(2) * ((x - a) + (x - b));
+inline Vector<T> slope_of(Vector<T> x, Vector<T> a, Vector<T> b) {
+  if constexpr (kAbsolute) return sign_of<T>(x - a) + sign_of<T>(x - b);
+  return T(2) * ((x - a) + (x - b));
 }
 
+// The gradient of an image's value; toward_zero: what its elements count in that of the norm.
 template <bool kAbsolute, class T>
-inline T size_of_difference(T a, T b) {
-  const T difference = a - b;
-  return kAbsolute ? (difference < T(0) ? -difference : difference) : difference * difference;
+inline Vector<T> slope_of_value(const ImagePrior<T>& p, const Pixels<T>& x, T toward_zero) {
+  return p.down * slope_of<kAbsolute, T>(x.here, x.up, x.down) +
+         p.right * slope_of<kAbsolute, T>(x.here, x.left, x.right) + toward_zero * x.here;
 }
 
 template <class T>
 inline T norm_of(const ImagePrior<T>& p, const T* image) {
-  double sum = 0;  // of many rows
-  for (int64_t i = 0; i < p.planes * p.height; ++i) {
-    sum += static_cast<double>(reduce_pair<Product>(image + i * p.row, image + i * p.row, p.row));
-  }
-  return static_cast<T>(std::sqrt(sum));
+  return std::sqrt(reduce_pair<Product>(image, image, size_of(p)));
 }
 
-// What an element of the image counts in its norm's gradient: nothing in an image of zeros.
+// Nothing in an image of zeros.
 template <class T>
 inline T slope_of_norm(const ImagePrior<T>& p, T norm) {
   return norm > T(0) ? p.norm / norm : T(0);
 }
 
 template <bool kAbsolute, class T>
-inline void priors(const ImagePrior<T>& p, const T* images, const T* weights, int64_t begin,
-                   int64_t end, T* scratch, T* values, T* gradient) {
-  const T along_height = p.down, along_width = p.right;
-  const int64_t lag = p.lag, width = p.row;
+inline void priors(const ImagePrior<T>& given, const T* images, const T* weights, int64_t begin,
+                   int64_t end, T* values, T* gradient) {
+  const ImagePrior<T> p = given;  // known not to change
   for (int64_t i = begin; i < end; ++i) {
     const T* image = images + i * size_of(p);
     T* out = gradient == nullptr ? nullptr : gradient + i * size_of(p);
     const T norm = norm_of(p, image), toward_zero = slope_of_norm(p, norm), weight = weights[i];
     double sum = static_cast<double>(p.norm * norm);
-    for_rows(p, image, scratch, [&](int64_t at, const T* up, const T* here, const T* down) {
-      T of_row = 0;
-#pragma omp simd reduction(+ : of_row)
-      for (int64_t j = 0; j < width; ++j) {
-        const T x = here[lag + j];
-        of_row += along_height * size_of_difference<kAbsolute>(x, down[lag + j]) +
-                  along_width * size_of_difference<kAbsolute>(x, here[2 * lag + j]);
-      }
-      sum += static_cast<double>(of_row);
-      if (out == nullptr) return;
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        const T x = here[lag + j];
-        out[at + j] = weight * (along_height * slope_of<kAbsolute>(x, up[lag + j], down[lag + j]) +
-                                along_width * slope_of<kAbsolute>(x, here[j], here[2 * lag + j]) +
-                                toward_zero * x);
-      }
-    });
+    Vector<T> of_row = {};
+    for_pixels(
+        p, image,
+        [&](int64_t at, int64_t j, int64_t count, const Pixels<T>& x) {
+          of_row += p.down * size_of_difference<kAbsolute, T>(x.here, x.down) +
+                    p.right * size_of_difference<kAbsolute, T>(x.here, x.right);
+          if (out == nullptr) return;
+          store_first<T>(out + at + j, count,
+                         weight * slope_of_value<kAbsolute>(p, x, toward_zero));
+        },
+        [&](int64_t) {
+          sum += static_cast<double>(sum_lanes<T>(of_row));
+          of_row = Vector<T>{};
+        });
     values[i] = static_cast<T>(sum);
   }
 }
 
+// A row is written when the one below it has been read.
 template <class T>
-inline void steps(const ImagePrior<T>& p, const T* grad, const T* weights, const T* rates,
+inline void steps(const ImagePrior<T>& given, const T* grad, const T* weights, const T* rates,
                   int64_t begin, int64_t end, T* scratch, T* images) {
-  const T along_height = p.down, along_width = p.right;
-  const int64_t lag = p.lag, width = p.row;
+  const ImagePrior<T> p = given;  // known not to change
+  T *moved = scratch, *waiting = scratch + p.row;
   for (int64_t i = begin; i < end; ++i) {
     T* image = images + i * size_of(p);
-    const T* given = grad + i * size_of(p);
+    const T* slopes = grad + i * size_of(p);
     const T toward_zero = slope_of_norm(p, p.norm == T(0) ? T(0) : norm_of(p, image));
     const T weight = weights[i], rate = rates[i];
-    for_rows(p, image, scratch, [&](int64_t at, const T* up, const T* here, const T* down) {
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        const T x = here[lag + j];
-        const T slope = along_height * slope_of<false>(x, up[lag + j], down[lag + j]) +
-                        along_width * slope_of<false>(x, here[j], here[2 * lag + j]) +
-                        toward_zero * x;
-        image[at + j] = x - rate * (given[at + j] + weight * slope);
-      }
-    });
+    const auto write = [&](const T* row, int64_t at) {
+      for_vectors<T>(p.row, [&](int64_t j, int64_t count) {
+        store_first<T>(image + at + j, count, load_first(row + j, count, T(0)));
+      });
+    };
+    for_pixels(
+        p, image,
+        [&](int64_t at, int64_t j, int64_t count, const Pixels<T>& x) {
+          const Vector<T> slope = load_first(slopes + at + j, count, T(0)) +
+                                  weight * slope_of_value<false>(p, x, toward_zero);
+          store_first<T>(moved + j, count, x.here - rate * slope);
+        },
+        [&](int64_t at) {
+          if (at > 0) write(waiting, at - p.row);
+          T* const free = waiting;
+          waiting = moved, moved = free;
+        });
+    write(waiting, size_of(p) - p.row);
   }
 }
 
 #define CLFAST_IMAGE_PRIOR_OF(T)                                                                 \
   void image_prior(const ImagePrior<T>& prior, const T* images, const T* weights, int64_t begin, \
-                   int64_t end, T* scratch, T* values, T* gradient) {                            \
+                   int64_t end, T* values, T* gradient) {                                        \
     if (prior.absolute) {                                                                        \
-      priors<true>(prior, images, weights, begin, end, scratch, values, gradient);               \
+      priors<true>(prior, images, weights, begin, end, values, gradient);                        \
     } else {                                                                                     \
-      priors<false>(prior, images, weights, begin, end, scratch, values, gradient);              \
+      priors<false>(prior, images, weights, begin, end, values, gradient);                       \
     }                                                                                            \
   }                                                                                              \
   void recall_step(const ImagePrior<T>& prior, const T* grad, const T* weights, const T* rates,  \

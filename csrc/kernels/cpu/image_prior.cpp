@@ -4,9 +4,8 @@ namespace clfast::cpu {
 
 #define CLFAST_PICK_IMAGE_PRIOR(T)                                                               \
   void image_prior(const ImagePrior<T>& prior, const T* images, const T* weights, int64_t begin, \
-                   int64_t end, T* scratch, T* values, T* gradient) {                            \
-    CLFAST_CALL_AT_LEVEL(                                                                        \
-        image_prior(prior, images, weights, begin, end, scratch, values, gradient));             \
+                   int64_t end, T* values, T* gradient) {                                        \
+    CLFAST_CALL_AT_LEVEL(image_prior(prior, images, weights, begin, end, values, gradient));     \
   }                                                                                              \
   void recall_step(const ImagePrior<T>& prior, const T* grad, const T* weights, const T* rates,  \
                    int64_t begin, int64_t end, T* scratch, T* images) {                          \

@@ -195,8 +195,7 @@ std::tuple<Tensor, Tensor> prior(const char* op, const ImageInputs& in, double t
     const T* images = in.images.const_data_ptr<T>();
     T* out = with_gradient ? gradient.mutable_data_ptr<T>() : nullptr;
     for_ranges(size_of(p) > 0 ? in.count : 0, size_of(p), [&](int64_t begin, int64_t end) {
-      std::vector<T> scratch(cpu::image_prior_scratch(p));
-      cpu::image_prior(p, images, weights.data(), begin, end, scratch.data(), values.data(), out);
+      cpu::image_prior(p, images, weights.data(), begin, end, values.data(), out);
     });
     const double sum = weighted_sum<T>(weights, values.data());
     raise_on_nan_loss<T>(op, std::isnan(sum), {{"images", &in.images}});
@@ -219,7 +218,7 @@ void step(const char* op, const StepInputs& inputs, double lr, double tv_weight,
     const T* given = inputs.grad.const_data_ptr<T>();
     T* out = in.images.mutable_data_ptr<T>();
     for_ranges(size_of(p) > 0 ? in.count : 0, size_of(p), [&](int64_t begin, int64_t end) {
-      std::vector<T> scratch(cpu::image_prior_scratch(p));
+      std::vector<T> scratch(cpu::recall_step_scratch(p));
       cpu::recall_step(p, given, weights.data(), rates.data(), begin, end, scratch.data(), out);
     });
   });
