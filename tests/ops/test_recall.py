@@ -305,10 +305,47 @@ def test_a_step_is_seen_by_autograd() -> None:
 def test_logits_far_below_zero_and_very_high_temperatures(
     dtype: torch.dtype, simd_level: str
 ) -> None:
-    """Rows are padded in the kernels; nothing may come of it."""
-    low = torch.full((2, 5), -2e30, dtype=dtype)
+    """Vectors are filled up in the kernels; nothing may come of it."""
     logits = torch.arange(10.0, dtype=dtype).view(2, 5)
-    for given, temperature in ((low, 1.0), (logits, 1e30)):
+    largest = 0.5 * torch.finfo(dtype).max
+    for given, temperature in (
+        (torch.full((2, 5), -2e30, dtype=dtype), 1.0),
+        (torch.full((2, 5), -largest, dtype=dtype), 1.0),
+        (logits, 1e30),
+    ):
         got = ops.soft_cross_entropy(given, given, temperature=temperature)
         torch.testing.assert_close(got, torch.log(torch.tensor(5.0, dtype=dtype)))
-    _recall(low, low, torch.tensor([0]))
+        _recall(given, given, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 5, 10, 17])
+def test_low_temperatures_and_large_weights(
+    dtype: torch.dtype, classes: int, simd_level: str, rng: torch.Generator
+) -> None:
+    old, new = (torch.randn(4, classes, generator=rng, dtype=dtype) for _ in range(2))
+    for temperature in (0.2, 0.05, 1e-3):
+        torch.testing.assert_close(
+            ops.soft_cross_entropy(old, new, temperature=temperature),
+            reference.recall.soft_cross_entropy(old, new, temperature=temperature),
+        )
+    weights = {"not_local_old": 100.0, "not_local_new": 50.0, "divergence_weight": 30.0}
+    present = torch.tensor([1])
+    for kind in ("ag", "js", "ce"):
+        got = ops.recall_gradients(old, new, present, divergence=kind, **weights)
+        wanted = reference.recall.recall_gradients(old, new, present, divergence=kind, **weights)
+        for ours, theirs in zip(got, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["js", "ce"])
+def test_classes_masked_by_the_lowest_number(kind: Any, simd_level: str) -> None:
+    old, new = torch.randn(2, 3, 7).unbind()
+    for logits in (old, new):
+        logits[:, 4] = torch.finfo(torch.float32).min
+    present = torch.tensor([1])
+    got = ops.recall_gradients(old, new, present, divergence=kind)
+    wanted = reference.recall.recall_gradients(old, new, present, divergence=kind)
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

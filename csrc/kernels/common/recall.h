@@ -8,9 +8,10 @@ enum class Divergence : int { kAg, kJs, kCe };
 
 // With p and q the two distributions, m their mean, and
 //   x_j = old_mean log m_j + old_p log p_j + old_q log q_j,   y_j likewise with new_*,
-// the divergence is (sum_j p_j x_j + sum_j q_j y_j) / 2. Its gradients by the logits of p and q are
-//   (p_j (x_j - sum_k p_k x_k) + old_difference (p_j - q_j)) / 2,
-//   (q_j (y_j - sum_k q_k y_k) + new_difference (q_j - p_j)) / 2.
+// the divergence is sum_j p_j x_j + sum_j q_j y_j. Its gradients by the logits of p and q are
+//   p_j (x_j - sum_k p_k x_k) + old_difference (p_j - q_j),
+//   q_j (y_j - sum_k q_k y_k) + new_difference (q_j - p_j).
+// No coefficient is above 1, so that x and y of a logit that masks a class do not overflow.
 template <class T>
 struct DivergenceForm {
   T old_mean, old_p, old_q, old_difference;
@@ -21,14 +22,14 @@ struct DivergenceForm {
 // KL(q || m) / 2. kCe: -sum_j p_j log q_j.
 template <class T>
 CLFAST_HD DivergenceForm<T> form_of(Divergence divergence) {
-  const T half = T(0.5), one = T(1), none = T(0);
+  const T quarter = T(0.25), half = T(0.5), one = T(1), none = T(0);
   switch (divergence) {
     case Divergence::kAg:
-      return {one, -half, -half, half, one, -half, -half, half};
+      return {half, -quarter, -quarter, quarter, half, -quarter, -quarter, quarter};
     case Divergence::kJs:
-      return {-one, one, none, none, -one, none, one, none};
+      return {-half, half, none, none, -half, none, half, none};
     default:
-      return {none, none, -2 * one, none, none, none, none, 2 * one};
+      return {none, none, -one, none, none, none, none, one};
   }
 }
 

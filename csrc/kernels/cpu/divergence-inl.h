@@ -18,14 +18,14 @@ inline void divergence_of_rows(const T* p_logits, const T* q_logits, int64_t cla
     Vector<T> sums[2] = {};
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {
       const DivergenceTerms<T> t = divergence_terms<T>(
-          form, of_p, of_q, load_logits(p_row + i, count), load_logits(q_row + i, count),
+          form, of_p, of_q, of_p.logits(p_row + i, count), of_q.logits(q_row + i, count),
           load_first(p_out + i, count, T(0)), load_first(q_out + i, count, T(0)));
       sums[0] += t.p * t.x, sums[1] += t.q * t.y;
       store(x + i, t.x), store(y + i, t.y);
     });
     T means[2];
     sum_lanes<T, 2>(sums, means);
-    values[row] = T(0.5) * (means[0] + means[1]);
+    values[row] = means[0] + means[1];
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {
       const Vector<T> p = load_first(p_out + i, count, T(0)) * of_p.share;
       const Vector<T> q = load_first(q_out + i, count, T(0)) * of_q.share;

@@ -31,12 +31,12 @@ inline DivergenceTerms<T> divergence_terms(const DivergenceForm<T>& form, const 
 template <class T>
 inline Vector<T> old_slope(const DivergenceForm<T>& form, Vector<T> p, Vector<T> q, Vector<T> x,
                            T mean_x) {
-  return T(0.5) * (p * (x - mean_x) + form.old_difference * (p - q));
+  return p * (x - mean_x) + form.old_difference * (p - q);
 }
 template <class T>
 inline Vector<T> new_slope(const DivergenceForm<T>& form, Vector<T> p, Vector<T> q, Vector<T> y,
                            T mean_y) {
-  return T(0.5) * (q * (y - mean_y) + form.new_difference * (q - p));
+  return q * (y - mean_y) + form.new_difference * (q - p);
 }
 
 }  // namespace clfast::cpu::CLFAST_LEVEL

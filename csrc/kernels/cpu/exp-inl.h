@@ -6,14 +6,14 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// Relative error below 2e-7 on [-87.3, 88.7]; 0 below (where floats turn subnormal), NaN for NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2: 2^n goes into the exponent bits, e^r is a polynomial.
 // 2^n for n from -126 to 127; any number, without overflow, where x is NaN.
 template <class F>
 inline F power_of_two(BitsOf<F> n) {
   return bits_as<F>((UnsignedBitsOf<F>)(n + 127) << 23);
 }
 
+// Relative error below 2e-7 on [-87.3, 88.7]; 0 below (where floats turn subnormal), NaN for NaN.
+// x = n ln 2 + r with |r| <= ln 2 / 2: 2^n goes into the exponent bits, e^r is a polynomial.
 template <class F>
 inline F exp_of_floats(F x) {
   using Bits = BitsOf<F>;

@@ -39,9 +39,10 @@ inline void diversity_of_classes(const RecallProblem<T>& p, int64_t begin, int64
 // The first class whose logit is not below `top`; `classes` where there is none.
 template <class T>
 inline int64_t first_of_largest(const T* logits, int64_t classes, T top) {
+  constexpr T behind = -INFINITY;
   for (int64_t i = 0; i < classes; i += kLanes<T>) {
     const int64_t count = classes - i < kLanes<T> ? classes - i : kLanes<T>;
-    const uint32_t found = not_above<T>(Vector<T>{} + top, load_logits(logits + i, count));
+    const uint32_t found = not_above<T>(Vector<T>{} + top, load_first(logits + i, count, behind));
     const int64_t first = i + (found ? __builtin_ctz(found) : classes);
     if (found) return first < classes ? first : classes;
   }
@@ -66,19 +67,19 @@ inline void gradients_of_rows(const RecallProblem<T>& p, int64_t begin, int64_t 
     Vector<T> sums[4] = {};
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {
       const DivergenceTerms<T> t = divergence_terms<T>(
-          form, of_old, of_new, load_logits(old_logits + i, count),
-          load_logits(new_logits + i, count), load_first(old_out + i, count, T(0)),
+          form, of_old, of_new, of_old.logits(old_logits + i, count),
+          of_new.logits(new_logits + i, count), load_first(old_out + i, count, T(0)),
           load_first(new_out + i, count, T(0)));
       sums[0] += t.p * t.x, sums[1] += t.q * t.y, sums[2] += t.p * load(slopes + i);
-      sums[3] += load(present + i) * (not_local_old * t.log_p + not_local_new * t.log_q);
+      const Vector<T> here = load(present + i);
+      sums[3] += here * not_local_old * t.log_p + here * not_local_new * t.log_q;
       store(x + i, t.x), store(y + i, t.y);
     });
     T means[4];
     sum_lanes<T, 4>(sums, means);
     const T mean_x = means[0], mean_y = means[1], mean_slope = means[2], not_local = means[3];
     // -log of the largest prediction, which softmax() scaled to e^0.
-    values[row] =
-        not_local + sharpness * of_old.log_sum - divergence * (T(0.5) * (mean_x + mean_y));
+    values[row] = not_local + sharpness * of_old.log_sum - divergence * (mean_x + mean_y);
     const T weight = p.row_weights[row];
     const int64_t sharpest = first_of_largest(old_logits, classes, of_old.top);
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {

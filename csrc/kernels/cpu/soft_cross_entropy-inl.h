@@ -20,7 +20,7 @@ inline void cross_entropy_of_rows(const SoftCrossEntropyProblem<T>& p, int64_t b
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {
       const Vector<T> target = load_first(targets + i, count, T(0)) * of_target.share;
       const Vector<T> share = load_first(out + i, count, T(0)) * of_logits.share;
-      sum -= target * of_logits.log_of_share(load_logits(logits + i, count));
+      sum -= target * of_logits.log_of_share(of_logits.logits(logits + i, count));
       store_first<T>(out + i, count, factor * (share - target));
     });
     values[row] = sum_lanes<T>(sum);

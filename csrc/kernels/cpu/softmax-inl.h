@@ -17,31 +17,25 @@ inline T largest(const T* x, int64_t count) {
   return largest_lane<T>(maximum);
 }
 
-// Logits of a vector; lanes behind the last class have probability 0, and a logarithm of it that is
-// finite.
-template <class T>
-inline Vector<T> load_logits(const T* z, int64_t count) {
-  // Far below any logit, and small enough to be doubled.
-  constexpr T behind = static_cast<T>(sizeof(T) == sizeof(float) ? -4e37 : -2e307);
-  return load_first(z, count, behind);
-}
-
 // Of p = softmax(scale z): log p_i = (z_i - top) scale - log_sum, p_i = e^((z_i - top) scale)
 // share.
 template <class T>
 struct Softmax {
   T top, scale, log_sum, share;
 
+  // Lanes behind the last class have a finite logarithm, for a probability of 0 beside it.
+  inline Vector<T> logits(const T* z, int64_t count) const { return load_first(z, count, top); }
   inline Vector<T> log_of_share(Vector<T> z) const { return (z - top) * scale - log_sum; }
 };
 
 // Leaves e^((z - top) scale), which `share` makes probabilities, in `powers` [classes].
 template <class T>
 inline Softmax<T> softmax(const T* z, int64_t classes, T scale, T* powers) {
+  constexpr T behind = -INFINITY;  // e^behind is 0
   const T top = largest(z, classes);
   Vector<T> sum = {};
   for_vectors<T>(classes, [&](int64_t i, int64_t count) {
-    const Vector<T> power = exp_of((load_logits(z + i, count) - top) * scale);
+    const Vector<T> power = exp_of((load_first(z + i, count, behind) - top) * scale);
     store_first<T>(powers + i, count, power);
     sum += power;
   });

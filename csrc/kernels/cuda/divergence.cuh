@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   mean_x = block_sum<kThreads>(mean_x, shared);
   mean_y = block_sum<kThreads>(mean_y, shared);
-  if (threadIdx.x == 0) values[row] = T(0.5) * (mean_x + mean_y);
+  if (threadIdx.x == 0) values[row] = mean_x + mean_y;
   for (int64_t i = threadIdx.x; i < classes; i += kThreads) {
     const DivergenceTerms<T> t = divergence_terms(form, of_p.log_of_share(p_logits[at + i]),
                                                   of_q.log_of_share(q_logits[at + i]));

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads)
   new_here = block_sum<kThreads>(new_here, shared);
   if (threadIdx.x == 0) {
     s.values[row] = p.not_local_old * old_here + p.not_local_new * new_here +
-                    p.sharpness * of_old.log_sum - p.divergence_weight * T(0.5) * (mean_x + mean_y);
+                    p.sharpness * of_old.log_sum - p.divergence_weight * (mean_x + mean_y);
   }
   const T weight = s.weights[row];
   for (int64_t i = threadIdx.x; i < p.classes; i += kThreads) {

@@ -81,12 +81,12 @@ __device__ __forceinline__ DivergenceTerms<T> divergence_terms(const DivergenceF
 template <class T>
 __device__ __forceinline__ T old_slope(const DivergenceForm<T>& form, const DivergenceTerms<T>& t,
                                        T mean_x) {
-  return T(0.5) * (t.p * (t.x - mean_x) + form.old_difference * (t.p - t.q));
+  return t.p * (t.x - mean_x) + form.old_difference * (t.p - t.q);
 }
 template <class T>
 __device__ __forceinline__ T new_slope(const DivergenceForm<T>& form, const DivergenceTerms<T>& t,
                                        T mean_y) {
-  return T(0.5) * (t.q * (t.y - mean_y) + form.new_difference * (t.q - t.p));
+  return t.q * (t.y - mean_y) + form.new_difference * (t.q - t.p);
 }
 
 }  // namespace clfast::cuda
