@@ -172,6 +172,13 @@ def test_demo_misused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_methods_of_sequential_tasks_are_those_of_the_experiment() -> None:
+    from clfast import cli
+    from clfast.experiments.sequential_tasks import METHODS
+
+    assert list(METHODS) == cli._SEQUENTIAL
+
+
 @pytest.mark.parametrize("command", [["permuted-mnist"], ["cifar"], ["run", "arm"]])
 def test_experiments_name_what_is_missing(command: list[str], tmp_path: Path) -> None:
     found = call(*command, "--root", str(tmp_path), "--out", str(tmp_path / "run"))

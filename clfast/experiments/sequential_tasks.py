@@ -186,38 +186,50 @@ def one_seed(
     pictures: Path | None = None,
 ) -> dict[str, Record]:
     """By method: "accuracy" and "forgetting" in [0, 1] after the last task, "matrix" of accuracies
-    by task after each task, "ms" of learning a batch after the first task.
+    by task after each task, "ms" of learning a batch after the first task; or "error", what a
+    method had to say that could not go on, as when recalled images grow without bound.
 
     pictures: a folder for the images that methods recall, recalled-<method>.png.
     """
     stream = stream_of(config, train, test, seed)
     found = {}
     for name in track(config.methods, f"{TITLES[config.data]}, seed {seed}"):
-        method, matrix, spent, batches = learner(name, config, seed), AccuracyMatrix(TASKS), 0.0, 0
-        shown: list[tuple[Tensor, list[str]]] = []
-        for task in stream:
-            x, y = task.train.x, task.train.y
-            begin = time.perf_counter()
-            for rows in torch.arange(len(y)).split(config.batch)[: config.batches]:
-                method.observe(x[rows], y[rows])
-            if pictures is not None and task.index > 0 and isinstance(method, ImageReplay):
-                shown += _recalled(method, x[rows], y[rows])
-            method.on_task_end()
-            if task.index > 0:
-                spent += time.perf_counter() - begin
-                batches += min(-(-len(y) // config.batch), config.batches or len(y))
-            for known in stream:
-                matrix[task.index, known.index] = _accuracy(method, known.test.x, known.test.y)
-        if shown and pictures is not None:
-            _picture(name, shown, pictures / f"recalled-{name.lower()}.png")
-        sizes = [len(task.test.y) for task in stream]
-        found[name] = {
-            "accuracy": matrix.average_accuracy(weights=sizes),
-            "forgetting": matrix.forgetting(),
-            "matrix": matrix.values.tolist(),
-            "ms": 1e3 * spent / max(1, batches),
-        }
+        path = None if pictures is None else pictures / f"recalled-{name.lower()}.png"
+        method = learner(name, config, seed)
+        try:
+            found[name] = _one_run(name, method, config, stream, path)
+        except ValueError as error:
+            found[name] = {"error": str(error)}
     return found
+
+
+def _one_run(
+    name: str, method: Learner, config: SequentialTasks, stream: SplitStream, picture: Path | None
+) -> Record:
+    matrix, spent, batches = AccuracyMatrix(TASKS), 0.0, 0
+    shown: list[tuple[Tensor, list[str]]] = []
+    for task in stream:
+        x, y = task.train.x, task.train.y
+        taken = torch.arange(len(y)).split(config.batch)[: config.batches]
+        begin = time.perf_counter()
+        for rows in taken:
+            method.observe(x[rows], y[rows])
+        if task.index > 0:
+            spent += time.perf_counter() - begin
+            batches += len(taken)
+            if picture is not None and isinstance(method, ImageReplay):
+                shown += _recalled(method, x[taken[-1]], y[taken[-1]])
+        method.on_task_end()
+        for known in stream:
+            matrix[task.index, known.index] = _accuracy(method, known.test.x, known.test.y)
+    if shown and picture is not None:
+        _picture(name, shown, picture)
+    return {
+        "accuracy": matrix.average_accuracy(weights=[len(task.test.y) for task in stream]),
+        "forgetting": matrix.forgetting(),
+        "matrix": matrix.values.tolist(),
+        "ms": 1e3 * spent / max(1, batches),
+    }
 
 
 def _accuracy(method: Learner, x: Tensor, y: Tensor) -> float:
@@ -261,10 +273,16 @@ def run(
 
     Raises:
         ModuleNotFoundError: no matplotlib.
-        ValueError: the folder holds something else; a method that is not known.
+        ValueError: the folder holds something else; a method that is not known; `save_recall` for a
+            run whose first seed is there already.
     """
     folder = RunFolder(path, config)
     done = {line.get("seed") for line in folder.metrics()}
+    if save_recall and 0 in done:
+        raise ValueError(
+            f"SequentialTasks: {folder.path} has its first seed, whose images are gone: images are "
+            "saved by a run into a new folder"
+        )
     with threads(config.threads):
         for seed in range(config.seeds):
             if seed not in done:
@@ -278,6 +296,11 @@ def run(
     return results_table, plot(config, lines, folder.path / "accuracy.png")
 
 
+def _whole(lines: Sequence[dict[str, Record]], name: str) -> list[Record]:
+    """Of the seeds in which the method came to the end."""
+    return [line[name] for line in lines if "error" not in line[name]]
+
+
 def table(config: SequentialTasks, lines: Sequence[dict[str, Record]]) -> Table:
     """A row a method, mean and deviation over seeds."""
     found = Table(
@@ -286,9 +309,13 @@ def table(config: SequentialTasks, lines: Sequence[dict[str, Record]]) -> Table:
         digits=[0, 2, 2, 3],
     )
     for name in config.methods:
-        records = [line[name] for line in lines]
+        records = _whole(lines, name)
+        if not records:
+            found.add_row(f"{name}, ended in an error", "", "", "")
+            continue
+        shown = name if len(records) == len(lines) else f"{name}, {len(records)} seeds"
         percent = [MeanStd.of(100 * r[key] for r in records) for key in ("accuracy", "forgetting")]
-        found.add_row(name, *percent, MeanStd.of(r["ms"] for r in records))
+        found.add_row(shown, *percent, MeanStd.of(r["ms"] for r in records))
     return found
 
 
@@ -296,10 +323,11 @@ def plot(config: SequentialTasks, lines: Sequence[dict[str, Record]], path: Path
     """The mean accuracy on the tasks so far, against their number; a PNG."""
     curves = {
         name: [
-            [100 * sum(row[: i + 1]) / (i + 1) for i, row in enumerate(line[name]["matrix"])]
-            for line in lines
+            [100 * sum(row[: i + 1]) / (i + 1) for i, row in enumerate(line["matrix"])]
+            for line in whole
         ]
         for name in config.methods
+        if (whole := _whole(lines, name))
     }
     return learning_curves(
         curves,

@@ -33,8 +33,10 @@ class PastClassImages(ImageRecall):
     """Each image shall be of a class drawn from those that the batch does not show."""
 
     def draw(self, model: nn.Module, x: Tensor, y: Tensor, seen: set[int]) -> Drawn:
-        present = set(y.tolist())
-        classes = torch.tensor(sorted(seen - present or seen))
+        past = seen - set(y.tolist()) or seen
+        if not past:
+            raise ValueError("no class has been learnt before; recall() takes past_classes")
+        classes = torch.tensor(sorted(past))
         rows = self._rows(len(x))
         chosen = torch.randint(len(classes), rows.shape, generator=self.generator)
         if not self._copies_are_run_once(model, x):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nn.buffers import put_back, saved_buffers
 from . import checks
 from .modes import evaluating
 from .protocol import Learner
@@ -56,23 +57,23 @@ class Classifier(Learner):
         """Learn from a batch, in train mode; afterwards every module has the mode it had.
 
         Args:
-            x: [B, ...]; B may be 0, then nothing is learnt.
+            x: [B, ...].
             y: [B] int64 in [0, C).
 
         Returns:
-            The losses by name; ``{"loss": 0.0}`` for an empty batch.
+            The losses by name.
 
         Raises:
-            TypeError, ValueError: as `predict`; y of another dtype, shape, range or device; a loss
-                that is not finite. Model, optimizer and the rest of the learner are as before, less
-                the gradients.
+            TypeError, ValueError: as `predict`; an empty batch, of which no loss is the mean; y of
+                another dtype, shape, range or device; a loss
+                that is not finite. Model, optimizer and the rest of the learner are as before.
         """
         where = f"{type(self).__name__}.observe"
         self._check(where)
         checks.check_samples(x, where)
         if not len(x):
-            return {"loss": 0.0}
-        with self._guarded():
+            raise ValueError(f"{where}: x is an empty batch")
+        with self._guarded(where):
             # Autograd may not keep inference tensors.
             x, y = (t.clone() if isinstance(t, Tensor) and t.is_inference() else t for t in (x, y))
             losses = self._learn(x, y, where)
@@ -83,19 +84,24 @@ class Classifier(Learner):
         return found
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Train mode and gradients inside; when the block raises, all is as before."""
+    def _guarded(self, where: str) -> Iterator[None]:
+        """Train mode and gradients inside; when the block raises, all is as before, and what torch
+        or an op has to say is said in the name of `where`."""
         undo = self._undo()
         try:
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 _training(self.model),
-                _undone_if_it_fails(self._modules(), self.optimizer),
+                _undone_if_it_fails(self.model, self._modules(), self.optimizer),
             ):
                 yield
-        except BaseException:
+        except BaseException as error:
             undo()
+            # Subclasses tell of other things: of memory that is out, of a device's fault.
+            plain = type(error) in (RuntimeError, ValueError, IndexError)
+            if plain and not str(error).startswith(type(self).__name__):
+                raise ValueError(f"{where}: {error}") from error
             raise
 
     @abstractmethod
@@ -118,18 +124,23 @@ class Classifier(Learner):
         return loss, logits
 
     def _step(self, loss: Tensor, where: str) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(loss, where)
+        self.optimizer.step()
+
+    def _backward(self, loss: Tensor, where: str) -> None:
+        """Gradients of this loss alone, also of parameters that the optimizer does not have."""
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         checks.check_gradients(self.optimizer, where)
-        self.optimizer.step()
 
     def _modules(self) -> list[nn.Module]:
         """What is put back when learning fails."""
         return [self.model]
 
-    def _logits(self, x: Tensor, where: str) -> Tensor:
+    def _logits(self, x: Tensor, where: str, network: nn.Module | None = None) -> Tensor:
+        """Of the model, or of another network like it."""
         try:
-            logits = self.model(x)
+            logits = (network or self.model)(x)
         except (RuntimeError, IndexError, ValueError) as error:
             # Subclasses of RuntimeError tell of the machine: out of memory, a device's fault.
             if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
@@ -232,13 +243,15 @@ def _training(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _undone_if_it_fails(
-    modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer
+    model: nn.Module, modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer
 ) -> Iterator[None]:
-    """Puts parameters, buffers and the optimizer's state back when the block raises, and drops the
-    gradients."""
-    live = [tensor for m in modules for tensor in (*m.parameters(), *m.buffers())]
+    """Puts parameters and buffers of the modules, the gradients of the model and the optimizer's
+    state back when the block raises."""
+    live = [parameter for module in modules for parameter in module.parameters()]
+    buffers = saved_buffers(*modules)
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     with torch.no_grad():
-        saved = [tensor.detach().clone() for tensor in live]
+        saved = [parameter.detach().clone() for parameter in live]
         state = {
             parameter: {k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()}
             for parameter, values in optimizer.state.items()
@@ -247,10 +260,11 @@ def _undone_if_it_fails(
         yield
     except BaseException:
         with torch.no_grad():
-            for tensor, before in zip(live, saved, strict=True):
-                tensor.copy_(before)
+            for parameter, before in zip(live, saved, strict=True):
+                parameter.copy_(before)
+        put_back(buffers)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
         optimizer.state.clear()
         optimizer.state.update(state)
-        for module in modules:
-            module.zero_grad(set_to_none=True)
         raise

@@ -37,6 +37,8 @@ class DeepInversionOptions(RecallOptions):
         super().check(where)
         integer(self.jitter, "jitter", where, least=0)
         integer(self.warm_up, "warm_up", where, least=1)
+        if not isinstance(self.values, tuple | list) or len(self.values) != 2:
+            raise ValueError(f"{where}: values must be (lowest, highest), got {self.values!r}")
         low, high = (real(value, "values", where) for value in self.values)
         if low >= high:
             raise ValueError(f"{where}: values must be (lowest, highest), got {self.values}")
@@ -114,18 +116,19 @@ def _competition(old_logits: Tensor, new_logits: Tensor) -> Tensor:
 
 
 def _schedule(step: int, steps: int, warm_up: int) -> float:
-    """The learning rate's factor: a linear rise, then half a cosine over all steps."""
+    """The learning rate's factor: a linear rise, then half a cosine over what is left."""
     if step < warm_up:
         return (step + 1) / warm_up
-    return (1 + math.cos(math.pi * step / steps)) / 2
+    return (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
 
 
 class DeepInversion(ImageReplay):
     """Replay of images by DeepInversion with adaptive competition.
 
     As :class:`ADI`, whose loss on images it shares but for the prior, with images from noise, Adam,
-    jitter and mirroring, both networks in eval mode, and many steps: the defaults are the code's
-    for images of 32 x 32, and a call of ``observe`` takes 2,000 passes through both networks.
+    jitter and mirroring, both networks in eval mode, and many steps. Recipe and defaults are those
+    of the authors' code for ImageNet, at one resolution and with the jitter of their code for
+    CIFAR-10; a call of ``observe`` takes 2,000 passes through both networks.
 
     minimised: CE(a, class) + w_D (1 - min(1, D_3)) + w_S sum over layers of (‖μ - μ_run‖ +
     ‖σ² - σ²_run‖), the first layer ten times, + w_TV sum over four directions ‖difference‖ + w_1

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._arguments import integer, real
+from .._arguments import cpu_generator, integer, real
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
 from ..ops import recall_step_
 from . import checks
@@ -52,6 +52,12 @@ class RecallOptions:
                 real(getattr(self, field.name), field.name, where)
         if self.start not in ("batch", "noise"):
             raise ValueError(f"{where}: start must be batch or noise, got {self.start!r}")
+        if self.image_shape is not None:
+            sizes = self.image_shape
+            if not isinstance(sizes, tuple | list) or len(sizes) != 3:
+                raise ValueError(f"{where}: image_shape must be (Ch, H, W), got {sizes!r}")
+            for size in sizes:
+                integer(size, "image_shape", where, least=1)
 
 
 class Drawn(NamedTuple):
@@ -73,12 +79,8 @@ class ImageRecall(ABC):
         self, options: RecallOptions, generator: torch.Generator | None, name: str
     ) -> None:
         options.check(name)
-        given: object = generator
-        if given is not None and not isinstance(given, torch.Generator):
-            kind = type(given).__name__
-            raise TypeError(f"{name}: generator must be a torch.Generator, got {kind}")
         self.options = options
-        self.generator = generator
+        self.generator = None if generator is None else cpu_generator(generator, name)
         self._name = name
         self._tried: nn.Module | None = None
         self._exact = False  # whether copies stay equal in the model that was tried
@@ -86,8 +88,7 @@ class ImageRecall(ABC):
 
     @abstractmethod
     def draw(self, model: nn.Module, x: Tensor, y: Tensor, seen: set[int]) -> Drawn:
-        """With the same draws whether copies are run once or not; `seen` classes have been learnt,
-        those of the batch among them."""
+        """With the same draws whether copies are run once or not; `seen`: classes learnt so far."""
 
     @abstractmethod
     def objective(
@@ -115,6 +116,20 @@ class ImageRecall(ABC):
             )
         if not len(x):
             raise ValueError(f"{where}: x is an empty batch")
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"{where}: x holds NaN or Inf")
+
+    def random_state(self) -> Tensor:
+        """Of what draws: the generator, or torch's global one."""
+        return torch.get_rng_state() if self.generator is None else self.generator.get_state()
+
+    def restore(self, state: Tensor) -> None:
+        """After a failure: what `random_state` returned, and what was found out in the meantime."""
+        if self.generator is None:
+            torch.set_rng_state(state)
+        else:
+            self.generator.set_state(state)
+        self.forget()
 
     def forget(self) -> None:
         """Try out again whether copies stay equal: the model may have changed."""
@@ -181,8 +196,8 @@ class ImageRecall(ABC):
                 self._warned = True
                 warnings.warn(
                     f"{self._name}: model treats equal images of a batch differently, or looks at "
-                    "the batch in other layers than batch normalisation: every copy is run; "
-                    "dedup=False says so from the start",
+                    "the batch in other layers than batch normalisation, or says nothing of them "
+                    "yet: every copy is run; dedup=False says so from the start",
                     stacklevel=2,
                 )
         return self._exact

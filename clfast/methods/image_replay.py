@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,28 +62,37 @@ class ImageReplay(SnapshotClassifier):
         self.refine_from_scratch = refine_from_scratch
         self._recall = recall
 
-    def recall(self, x: Tensor, y: Tensor) -> Recalled:
+    def recall(
+        self, x: Tensor, y: Tensor, *, past_classes: Iterable[int] | None = None
+    ) -> Recalled:
         """Recalled images and the old network's logits, for use in another loop.
 
         Runs in train mode. Parameters, gradients and modes stay as they are; running statistics
-        move as in ``observe``.
+        move as in ``observe``. Such a loop calls ``on_task_end`` itself, with
+        ``snapshot="task"``.
+
+        Args:
+            x, y: as of ``observe``.
+            past_classes: for learners that ask for images of them, the classes learnt before;
+                default: those that ``observe`` has seen and the batch does not show.
 
         Raises:
             RuntimeError: there is no old network yet.
-            TypeError, ValueError: as `observe`.
+            TypeError, ValueError: as `observe`; no past class is known.
         """
         where = f"{type(self).__name__}.recall"
         if self.old is None:
             raise RuntimeError(
-                f"{where}: there is no network from before yet; call on_task_end() after the first "
-                "task, or observe() with snapshot=<number of steps>"
+                f"{where}: there is no network from before yet; with snapshot='task' on_task_end() "
+                "takes it after the first task, with a number of steps observe() does"
             )
         self._recall.check(x, where)
-        with self._guarded():
+        with self._guarded(where):
             with torch.no_grad():
-                classes = self.old(x).shape[1]
+                classes = self._logits(x, where, self.old).shape[1]
             checks.check_labels(y, len(x), classes, x.device, where)
-            drawn = self._recall.draw(self.model, x, y, self.seen | set(y.tolist()))
+            known = self.seen if past_classes is None else set(past_classes)
+            drawn = self._recall.draw(self.model, x, y, known)
             images = self._recall.begin(x, drawn)
             images, _ = self._recall.refine(self.old, self.model, images, drawn)
             with torch.no_grad(), self._recall.counted(drawn, self.old):
@@ -97,14 +106,11 @@ class ImageReplay(SnapshotClassifier):
         self._recall.forget()
 
     def _undo(self) -> Callable[[], None]:
-        undo, generator = super()._undo(), self._recall.generator
-        if generator is None:
-            return undo
-        state = generator.get_state()
+        undo, state = super()._undo(), self._recall.random_state()
 
         def undo_all() -> None:
             undo()
-            generator.set_state(state)
+            self._recall.restore(state)
 
         return undo_all
 
@@ -152,5 +158,8 @@ class ImageReplay(SnapshotClassifier):
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         super()._load_own_state(state)
-        if self._recall.generator is not None:
-            self._recall.generator.set_state(state["generator"])
+        generator, saved = self._recall.generator, state["generator"]
+        if (generator is None) != (saved is None):
+            raise ValueError("one learner was made with a generator, the other without")
+        if generator is not None:
+            generator.set_state(saved)

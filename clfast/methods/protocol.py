@@ -46,7 +46,8 @@ class Learner(ABC):
         """Learn from a batch.
 
         Args:
-            x: [B, ...], what the model takes. B may be 0: then nothing is learnt.
+            x: [B, ...], what the model takes. B may be 0 where the learner has a memory for keys:
+                then nothing is learnt. The others refuse an empty batch.
             y: [B] int64 class labels.
 
         Returns:

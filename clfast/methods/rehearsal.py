@@ -3,6 +3,7 @@ take no step against them."""
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,31 +45,36 @@ class Rehearsal(Classifier):
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         loss, _ = self._cross_entropy(x, y, where)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        checks.check_gradients(self.optimizer, where)
+        self._backward(loss, where)
         losses = {"loss": loss.detach(), **self._rehearse()}
         checks.check_gradients(self.optimizer, where)
         self.optimizer.step()
         return losses
 
     def _loss_on(self, samples: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(self._logits(samples["x"], type(self).__name__), samples["y"])
+        device = next(self.model.parameters()).device
+        x, y = (samples[name].to(device) for name in ("x", "y"))
+        return F.cross_entropy(self._logits(x, f"{type(self).__name__}, of stored samples"), y)
+
+    def _weights(self) -> list[nn.Parameter]:
+        """Which the step is about to change: those of the optimizer that have a gradient."""
+        held = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return [p for p in held if p.grad is not None]
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._weights() if p.grad is not None]
 
     def _gradients_on(self, samples: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The loss, and gradients in the order of `_gradients`; ``.grad`` stays."""
         loss = self._loss_on(samples)
-        weights = [p for p in self.model.parameters() if p.grad is not None]
-        return loss.detach(), list(torch.autograd.grad(loss, weights, materialize_grads=True))
-
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.model.parameters() if p.grad is not None]
+        slopes = torch.autograd.grad(loss, self._weights(), materialize_grads=True)
+        return loss.detach(), list(slopes)
 
     def _own_state(self) -> dict[str, Any]:
         return {"task": self.task}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        self.task = state["task"]
+        self.task = integer(state["task"], "task", type(self).__name__, least=0)
 
 
 class BufferRehearsal(Rehearsal):
@@ -76,7 +82,8 @@ class BufferRehearsal(Rehearsal):
 
     Args:
         model, optimizer: see `Classifier`.
-        memory: a `ReplayBuffer` that is empty, or holds x, y and task as the learner stores them.
+        memory: a `ReplayBuffer` that is empty, or holds x, y and task as the learner stores them;
+            then the tasks that are in it are past.
         replay: samples of a step, drawn without replacement.
         generator: on the CPU, draws them; None: one of the learner's own with seed 0.
     """
@@ -101,18 +108,19 @@ class BufferRehearsal(Rehearsal):
             )
         if generator is None:
             generator = torch.Generator("cpu").manual_seed(0)
+        if len(memory):
+            self.task = int(memory.rows["task"].max()) + 1
         self.memory = memory
         self.replay = integer(replay, "replay", name, least=1)
         self.generator = cpu_generator(generator, name)
 
     def _past(self, count: int) -> Mapping[str, Tensor] | None:
-        """So many samples of past tasks, on the model's device; None where there are none."""
+        """So many samples of past tasks; None where there are none."""
         if not self.task or not len(self.memory):
             return None
         of_past = self.memory.rows["task"] != self.task
         batch = self.memory.sample(count, self.generator, where=of_past)
-        device = next(self.model.parameters()).device
-        return {k: v.to(device) for k, v in batch.items()} if len(batch["y"]) else None
+        return batch if len(batch["y"]) else None
 
     def _store(self, x: Tensor, y: Tensor) -> None:
         self.memory.add(x=x, y=y, task=torch.full_like(y, self.task))
@@ -199,10 +207,13 @@ class ERMIR(ER):
         if samples is None:
             return None
         lr = float(self.optimizer.param_groups[0]["lr"]) if self.lr is None else self.lr
-        grads = [p.grad for p in self.model.parameters()]
-        scores = mir_scores(self.model, samples["x"], samples["y"], grads, lr)
+        moving = {id(weight) for weight in self._weights()}
+        weights = list(self.model.parameters())
+        grads = [weight.grad if id(weight) in moving else None for weight in weights]
+        x, y = (samples[name].to(weights[0].device) for name in ("x", "y"))
+        scores = mir_scores(self.model, x, y, grads, lr)
         worst = scores.topk(min(self.replay, len(scores))).indices
-        return {name: rows[worst] for name, rows in samples.items()}
+        return {"x": x[worst], "y": y[worst]}
 
 
 class AGEM(BufferRehearsal):
@@ -279,6 +290,14 @@ class GEM(Rehearsal):
     def _new_memory(self) -> ReplayBuffer:
         device = next(self.model.parameters()).device
         return ReplayBuffer(self.per_task, policy="ring", device=device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GEM:
+        """With memories of its own: nobody else has those of a learner."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        clones = {task: memory.clone() for task, memory in self.memories.items()}
+        twin.__dict__ = copy.deepcopy({**self.__dict__, "memories": clones}, memo)
+        return twin
 
     def _own_state(self) -> dict[str, Any]:
         memories = {task: memory.state_dict() for task, memory in self.memories.items()}

@@ -87,12 +87,7 @@ class SnapshotClassifier(Classifier):
         self._count(y)
         if old is None:
             return losses
-        try:
-            return losses | self._taught(old, x, y, where)
-        except RuntimeError as error:
-            if not str(error).startswith("clfast::"):
-                raise
-            raise ValueError(f"{where}: {error}") from error
+        return losses | self._taught(old, x, y, where)
 
     def _teacher(self) -> nn.Module | None:
         """The network before, taken now if it is time; None while it does not teach yet."""
@@ -108,6 +103,7 @@ class SnapshotClassifier(Classifier):
         self.calls += 1
         self.seen.update(y.tolist())
 
+    @torch.inference_mode(False)
     def _take_snapshot(self) -> None:
         self.old = copy.deepcopy(self.model).requires_grad_(False).train()
         self.old_classes = sorted(self.seen)
@@ -122,7 +118,7 @@ class SnapshotClassifier(Classifier):
         }
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        self.calls = state["calls"]
+        self.calls = integer(state["calls"], "calls", type(self).__name__, least=0)
         self.seen = set(state["seen"])
         self.old_classes = state["old_classes"]
         old: nn.Module | None = None

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .buffers import put_back, saved_buffers
+
 _WEIGHED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -80,45 +82,61 @@ class _AnotherBatchError(ValueError):
 def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float | None = None) -> bool:
     """Whether a batch with repeated rows can be run as its distinct rows under `row_multiplicity`.
 
-    Tried out: the model runs once in train mode on rows of ``x`` of which one stands there three
-    times, and once on the distinct rows. Other layers that look at the batch, and layers that treat
-    equal rows differently, as dropout, come to light. Buffers, modes and random state are put back.
+    Tried out: the model runs once in train mode on a batch of which one row stands there three
+    times, and once on the distinct rows. Other layers that look at the batch come to light, and so
+    do layers that draw random numbers of torch's, as dropout. The rows are noise, since those of
+    ``x`` may be equal, or images of zeros. Buffers, modes and random state are put back.
 
     Args:
         model: from [B, ...] to [B, C].
-        x: [B, ...], B >= 2.
+        x: [B, ...], B >= 2, floating point: rows as the model takes them.
         tolerance: largest difference of outputs and of running statistics, in units of the largest
             entry; default: 1e-3, or 16 roundings where that is more.
+
+    Raises:
+        TypeError, ValueError: x that is not floating point, or of fewer than two rows.
     """
+    where = "clfast.nn.copies_stay_equal"
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{where}: x must be a floating-point tensor, got {kind}")
+    if len(x) < 2:
+        raise ValueError(f"{where}: x must have two rows or more, got {len(x)}")
     rows = torch.arange(min(len(x), 4), device=x.device)
     copies = torch.ones_like(rows)
     copies[0] = 3
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = saved_buffers(model)
     modes = [(module, module.training) for module in model.modules()]
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         try:
             model.train()
-            repeated = model(x[rows.repeat_interleave(copies)])
-            wanted = [repeated, *(buffer.clone() for buffer, _ in buffers)]
-            _put_back(buffers)
+            noise = torch.rand(len(rows), *x.shape[1:], dtype=x.dtype, device=x.device)
+            drawn = _random_state(x.device)
+            repeated = model(noise[rows.repeat_interleave(copies)])
+            if not torch.equal(_random_state(x.device), drawn):
+                return False
+            wanted = [repeated, *(buffer.clone() for buffer in model.buffers())]
+            put_back(buffers)
             with row_multiplicity(model, copies):
-                once = model(x[rows]).repeat_interleave(copies, 0)
-            found = [once, *(buffer.clone() for buffer, _ in buffers)]
+                once = model(noise).repeat_interleave(copies, 0)
+            found = [once, *(buffer.clone() for buffer in model.buffers())]
         except _AnotherBatchError:
             return False
         finally:
             for module, mode in modes:
                 module.training = mode
-            _put_back(buffers)
+            put_back(buffers)
     if not bool(repeated.any()):  # outputs of zeros tell nothing
         return False
     return all(_near(a, b, tolerance) for a, b in zip(found, wanted, strict=True))
 
 
-def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, saved in buffers:
-        buffer.copy_(saved)
+def _random_state(device: torch.device) -> Tensor:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
 
 
 def _near(a: Tensor, b: Tensor, tolerance: float | None) -> bool:

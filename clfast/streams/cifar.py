@@ -106,7 +106,7 @@ def _of_pickle(path: Path, layout: _Layout, where: str) -> Images:
         raise ValueError(f"{where}: {path} cannot be read: {error}") from error
     # Python 2 wrote bytes where Python 3 writes text.
     named = {
-        key.decode() if isinstance(key, bytes) else key: value
+        key.decode(errors="replace") if isinstance(key, bytes) else key: value
         for key, value in (content.items() if isinstance(content, dict) else ())
     }
     if missing := {"data", layout.labels} - named.keys():
@@ -115,12 +115,17 @@ def _of_pickle(path: Path, layout: _Layout, where: str) -> Images:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
         raise ValueError(f"{where}: {path}: data must be uint8 [N, 3072]")
     images = torch.from_numpy(data.copy()).view(-1, 3, 32, 32)
-    return images, _labels(torch.tensor(named[layout.labels]), images, path, layout)
+    try:
+        labels = torch.tensor(named[layout.labels])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{where}: {path}: labels must be integers: {error}") from error
+    return images, _labels(labels, images, path, layout)
 
 
 def _labels(labels: Tensor, images: Tensor, path: Path, layout: _Layout) -> Tensor:
     where, classes = f"load_cifar{layout.classes}", layout.classes
-    if labels.is_floating_point() or labels.shape != images.shape[:1] or not len(labels):
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    if not whole or labels.shape != images.shape[:1] or not len(labels):
         raise ValueError(
             f"{where}: {path}: labels must be integers, one an image, got {labels.dtype} "
             f"{list(labels.shape)} for {len(images)} images"

@@ -101,6 +101,20 @@ def test_options_reach_the_learner() -> None:
     assert (options.steps, options.diversity, options.start) == (7, 0.0, "noise")
 
 
+def test_a_method_that_diverges_does_not_end_the_run(
+    images: tuple[Samples, Samples], tmp_path: Path
+) -> None:
+    recall = replace(TINY.recall, lr=1e30)
+    config = replace(TINY, recall=recall, methods=("ARM", "SGD"), seeds=1)
+    table, plot = run(config, *images, tmp_path / "run")
+    assert [row[0] for row in table.rows] == ["ARM, ended in an error", "SGD"]
+    assert plot.exists()
+    line = json.loads((tmp_path / "run/metrics.jsonl").read_text())
+    assert line["results"]["ARM"]["error"].startswith("ARM.observe")
+    with pytest.raises(ValueError, match="has its first seed"):
+        run(config, *images, tmp_path / "run", save_recall=True)
+
+
 def test_cifar_draws_ten_classes_and_names_them_in_order() -> None:
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(12).repeat(8)

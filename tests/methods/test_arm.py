@@ -213,7 +213,7 @@ def _nan(x: Tensor) -> Tensor:
         (lambda x, y: (x.long(), y), TypeError, "x must be float32 or float64"),
         (lambda x, y: (x[0], y[:1]), ValueError, "image_shape"),
         (lambda x, y: (x.numpy(), y), TypeError, "x must be a torch.Tensor"),
-        (lambda x, y: (_nan(x), y), ValueError, "ARM.observe"),
+        (lambda x, y: (_nan(x), y), ValueError, "ARM.observe: x holds NaN"),
     ],
 )
 @pytest.mark.parametrize("calls", [0, 2, 3])
@@ -233,10 +233,11 @@ def test_bad_batches_leave_everything_as_it_was(
     learner.observe(*stream[-1])
 
 
-def test_an_empty_batch_teaches_nothing() -> None:
+def test_an_empty_batch_is_refused() -> None:
     learner = _arm(_residual())
     before = learner.state_dict()
-    assert learner.observe(torch.zeros(0, 2, 4, 6).double(), torch.zeros(0).long()) == {"loss": 0.0}
+    with pytest.raises(ValueError, match=r"ARM\.observe: x is an empty batch"):
+        learner.observe(torch.zeros(0, 2, 4, 6).double(), torch.zeros(0).long())
     assert same(before, learner.state_dict())
 
 
@@ -251,6 +252,9 @@ def test_an_empty_batch_teaches_nothing() -> None:
         ({"start": "zeros"}, "start must be"),
         ({"replay_mean": "sum"}, "replay_mean must be"),
         ({"repeats": 0}, "repeats must be"),
+        ({"image_shape": (8, 8)}, r"image_shape must be \(Ch, H, W\)"),
+        ({"image_shape": (-1, 8, -8)}, "image_shape must be at least 1"),
+        ({"image_shape": "x"}, "image_shape must be"),
         ({"teach_from": -1}, "teach_from must be"),
         ({"lr": float("nan")}, "lr must be finite"),
         ({"tv_weight": float("inf")}, "tv_weight must be finite"),
@@ -297,6 +301,41 @@ def test_vectors_need_the_shape_of_their_images() -> None:
         _arm(_flat(), image_shape=(1, 8, 7)).observe(x.flatten(1), y)
 
 
+def test_what_a_model_puts_in_place_of_its_buffers_is_undone() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(48, 4)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            logits: Tensor = self.layer(x.flatten(1))
+            return logits
+
+    learner = _arm(Counting().double())
+    x, y = batches(1, 2, 4, 6)[0]
+    with pytest.raises(ValueError, match="y holds label"):
+        learner.observe(x, y + 9)
+    assert learner.model.calls == 0
+
+
+def test_states_of_learners_with_and_without_a_generator_do_not_mix() -> None:
+    with_one, without = _arm(_residual()), _arm(_residual(), generator=None)
+    for first, second in ((with_one, without), (without, with_one)):
+        with pytest.raises(ValueError, match="with a generator, the other without"):
+            first.load_state_dict(second.state_dict())
+
+
+def test_a_snapshot_taken_in_inference_mode_teaches() -> None:
+    learner = _arm(_residual(), snapshot="task")
+    stream = batches(4, 2, 4, 6)
+    learner.observe(*stream[0])
+    with torch.inference_mode():
+        learner.on_task_end()
+    assert "replay" in learner.observe(*stream[1])
+
+
 class _Infinite(nn.Module):
     """A finite output whose gradient is not."""
 
@@ -323,8 +362,12 @@ def test_recall_refuses_what_observe_refuses() -> None:
     stream = batches(4, 2, 4, 6)
     for x, y in stream:
         learner.observe(x, y)
+    learner.model(x).sum().backward()
+    gradients = [p.grad.clone() for p in learner.model.parameters()]
     before = learner.state_dict()
     for bad_x, bad_y, error in (
+        (torch.cat([x, x], 1), y, ValueError),
+        (x * float("nan"), y, ValueError),
         (x, y + 9, ValueError),
         (x, y[1:], ValueError),
         (x, y.double(), TypeError),
@@ -334,6 +377,9 @@ def test_recall_refuses_what_observe_refuses() -> None:
         with pytest.raises(error, match=r"ARM\.recall"):
             learner.recall(bad_x, bad_y)
         assert same(before, learner.state_dict())
+        now = [p.grad for p in learner.model.parameters()]
+        assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True))
+    assert len(learner._recall.draw(learner.model, x, y, set()).rows) <= 5  # still run once
 
 
 def test_a_model_that_has_grown_has_a_new_network_before() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 from typing import Any
 
@@ -151,6 +150,20 @@ def test_images_become_more_of_their_classes() -> None:
         assert losses[1] < losses[0]
 
 
+@pytest.mark.parametrize("kind", [ADI, DeepInversion])
+def test_recall_in_another_loop_is_told_of_past_classes(kind: Any) -> None:
+    learner = _learner(kind)
+    learner.on_task_end()
+    x, y = batches(1, 2, 4, 6)[0]
+    with pytest.raises(ValueError, match=r"recall: no class has been learnt before.*past_classes"):
+        learner.recall(x, y + 2)
+    asked: list[Tensor] = []
+    draw = learner._recall.draw
+    learner._recall.draw = lambda *given: asked.append(draw(*given).classes) or draw(*given)
+    learner.recall(x, y + 2, past_classes=[0, 1])
+    assert set(asked[0].tolist()) == {0, 1}
+
+
 def test_without_other_classes_the_known_ones_are_drawn() -> None:
     learner = _learner()
     x, y = batches(1, 2, 4, 6)[0]
@@ -217,9 +230,7 @@ def test_deep_inversion_is_the_loss_of_its_authors() -> None:
 def test_the_learning_rate_rises_and_falls() -> None:
     from clfast.methods.deep_inversion import _schedule
 
-    factors = [_schedule(step, 8, 2) for step in range(8)]
-    assert factors[:2] == [0.5, 1.0]
-    assert factors[2:] == pytest.approx([(1 + math.cos(math.pi * t / 8)) / 2 for t in range(2, 8)])
+    assert [_schedule(step, 5, 2) for step in range(5)] == pytest.approx([0.5, 1, 1, 0.75, 0.25])
 
 
 def test_images_stay_within_their_values_and_models_as_they_are() -> None:
@@ -272,6 +283,8 @@ def test_states_and_failures(kind: Any) -> None:
         (DeepInversion, {"jitter": -1}, ValueError, "DeepInversion: jitter must be at least 0"),
         (DeepInversion, {"warm_up": 0}, ValueError, "DeepInversion: warm_up must be at least 1"),
         (DeepInversion, {"values": (1, 0)}, ValueError, "DeepInversion: values must be"),
+        (DeepInversion, {"values": (0, 1, 2)}, ValueError, "DeepInversion: values must be"),
+        (DeepInversion, {"values": 3}, ValueError, "DeepInversion: values must be"),
         (DeepInversion, {"values": (0, "a")}, TypeError, "DeepInversion: values must be"),
         (DeepInversion, {"replay_mean": "both"}, ValueError, "DeepInversion: replay_mean must be"),
     ],

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from networks import Residual, batches, mlp, same
 from torch import Tensor, nn
 
+from clfast import reference
 from clfast.memory import ReplayBuffer
 from clfast.methods import AGEM, ER, ERMIR, GEM
 
@@ -151,6 +152,84 @@ def test_gem_agrees_with_every_past_task() -> None:
     assert min(float(after @ g) for g in past) > -0.01 * abs(min(float(before @ g) for g in past))
 
 
+def test_gem_is_the_loop_with_the_projection() -> None:
+    stream = batches(6, 2, 4, 6)
+    learner = _learner(GEM, margin=0.3, per_task=4)
+    _taught(learner, stream)
+    model = _model().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights = list(model.parameters())
+    first: list[tuple[Tensor, Tensor]] = []
+    turned = []
+    for i, (x, y) in enumerate(stream):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        if i >= 3:
+            # a ring of four: rows 12, 13, 14 and 11 of the fifteen, by slot
+            past_x, past_y = (
+                torch.cat(part)[[12, 13, 14, 11]] for part in zip(*first, strict=True)
+            )
+            slopes = torch.autograd.grad(F.cross_entropy(model(past_x), past_y), weights)
+            own = torch.cat([p.grad.flatten() for p in weights])
+            memory = torch.cat([slope.flatten() for slope in slopes])
+            turned.append(bool(own @ memory < 0))
+            own = reference.consolidation.gem_project(own, memory[None], 0.3)
+            for p, part in zip(weights, own.split([p.numel() for p in weights]), strict=True):
+                p.grad = part.view_as(p)
+        else:
+            first.append((x, y))
+        optimizer.step()
+    assert any(turned)
+    _same_model(learner.model, model)
+
+
+def test_gem_copies_have_rings_of_their_own() -> None:
+    stream = batches(4, 2, 4, 6)
+    learner = _learner(GEM)
+    learner.observe(*stream[0])
+    twin, state = copy.deepcopy(learner), learner.state_dict()
+    twin.observe(*stream[1])
+    assert same(state, learner.state_dict())
+    shared = _learner(ER)
+    assert copy.deepcopy(shared).memory is shared.memory
+
+
+@pytest.mark.parametrize("kind", [ERMIR, AGEM, GEM])
+def test_an_optimizer_of_the_head_alone_is_as_a_frozen_body(kind: Any) -> None:
+    stream = batches(8, 2, 4, 6)
+    finished = []
+    for frozen in (True, False):
+        model = _model()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not frozen or name.startswith("head"))
+        learner = _learner(kind, model)
+        learner.optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)
+        _taught(learner, stream)
+        finished.append(model)
+    _same_model(*finished)
+
+
+def test_tasks_of_a_filled_buffer_are_past() -> None:
+    memory = ReplayBuffer(20)
+    for task in range(3):
+        x, y = batches(1, 2, 4, 6)[0]
+        memory.add(x=x, y=y, task=torch.full_like(y, task))
+    model = _model()
+    learner = ER(model, torch.optim.SGD(model.parameters(), lr=0.1), memory)
+    assert learner.task == 3
+    assert set(learner.observe(x, y)) == {"loss", "replay"}
+
+
+def test_stored_samples_that_the_model_cannot_take_are_named() -> None:
+    stream = batches(4, 2, 4, 6)
+    learner = _learner(GEM)
+    _taught(learner, stream[:2])
+    learner.on_task_end()
+    learner.model.float()
+    with pytest.raises(ValueError, match=r"GEM, of stored samples: model cannot take x"):
+        learner.observe(stream[2][0].float(), stream[2][1])
+
+
 def test_gem_rings_hold_the_last_samples_of_their_task() -> None:
     learner = _learner(GEM, per_task=7)
     stream = batches(6, 2, 4, 6)
@@ -191,6 +270,8 @@ def test_states_and_failures(kind: Any) -> None:
     before = learner.state_dict()
     with pytest.raises(ValueError, match=r"(?s)load_state_dict.*nothing was loaded"):
         learner.load_state_dict({**state, "model": {}})
+    with pytest.raises(ValueError, match="task must be an integer"):
+        learner.load_state_dict({**state, "task": "three"})
     assert same(before, learner.state_dict())
 
 

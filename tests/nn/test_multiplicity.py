@@ -174,6 +174,39 @@ def test_models_are_tried_out(layer: nn.Module, fine: bool, rng: torch.Generator
     assert model[1].training
 
 
+class _RarelyDropped(nn.Module):
+    """Stochastic depth: a row in a hundred skips a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = (torch.rand(len(x), 1) > 0.01).to(x)
+        return x + kept * self.layer(x)
+
+
+@pytest.mark.parametrize("layer", [_RarelyDropped(), nn.Dropout(0.001)])
+def test_layers_that_draw_are_found_however_rarely_it_shows(layer: nn.Module) -> None:
+    assert not copies_stay_equal(nn.Sequential(nn.Linear(6, 6), layer), torch.rand(5, 6))
+
+
+def test_equal_rows_hide_nothing() -> None:
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(0)
+
+    assert not copies_stay_equal(nn.Sequential(nn.Linear(6, 6), Centred()), torch.ones(5, 6))
+
+
+@pytest.mark.parametrize(
+    ("x", "error"), [(torch.ones(1, 6), ValueError), (torch.ones(3, 6).long(), TypeError)]
+)
+def test_rows_that_nothing_can_be_tried_on(x: Tensor, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"clfast\.nn\.copies_stay_equal: x must"):
+        copies_stay_equal(nn.Linear(6, 6), x)
+
+
 def test_instance_normalisation_is_not_touched(rng: torch.Generator) -> None:
     norm = nn.InstanceNorm2d(3, track_running_stats=True).eval()
     x = torch.randn(2, 3, 4, 4, generator=rng)

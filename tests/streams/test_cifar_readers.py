@@ -100,6 +100,13 @@ class _Evil:
         (pickle.dumps({"data": np.zeros((1, 9), "u1"), "fine_labels": [0]}), "data must be uint8"),
         (pickle.dumps({"data": [0], "fine_labels": [0]}), "data must be uint8"),
         (pickle.dumps({"data": _Evil()}), r"cannot be read: it names \w+\.system"),
+        (pickle.dumps({"data": np.zeros((1, 3072), "u1"), "fine_labels": ["a"]}), "labels must be"),
+        (pickle.dumps({"data": np.zeros((1, 3072), "u1"), "fine_labels": None}), "labels must be"),
+        (
+            pickle.dumps({"data": np.zeros((1, 3072), "u1"), "fine_labels": [True]}),
+            "labels must be",
+        ),
+        (pickle.dumps({b"\xff": 1}), "holds no data"),
         (b"", "cannot be read"),
         (pickle.dumps({"data": np.zeros((9, 3072))})[:-100], "cannot be read"),
     ],
