@@ -213,9 +213,11 @@ def _moments(x: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     by_row = wide.flatten(2) if wide.dim() > 2 else wide[:, :, None]
     counts = multiplicity.to(wide.dtype)
     shares = counts / counts.sum()
-    mean = shares @ by_row.mean(2)
+    # Sums, where autocast would have products of matrices in 16 bits.
+    mean = (shares[:, None] * by_row.mean(2)).sum(0)
     centred = by_row - mean[:, None]
-    return centred, mean, shares @ centred.square().mean(2), shares
+    variance = (shares[:, None] * centred.square().mean(2)).sum(0)
+    return centred, mean, variance, shares
 
 
 class _WeighedBatchNorm(torch.autograd.Function):
