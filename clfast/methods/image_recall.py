@@ -6,14 +6,14 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .._arguments import integer, real
+from .._arguments import integer, one_of, real
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
 from ..ops import recall_step_
 from . import checks
@@ -42,6 +42,8 @@ class RecallOptions:
     """Recalled images move the running statistics of batch normalisation: the authors' code."""
     image_shape: tuple[int, int, int] | None = None
     """[Ch, H, W] of a sample that the model takes as a vector; None: samples are images."""
+    autocast: torch.dtype | None = None
+    """torch.bfloat16 or torch.float16, in which the networks run under torch.autocast."""
 
     def check(self, where: str) -> None:
         """Raises TypeError or ValueError for what cannot be."""
@@ -52,6 +54,7 @@ class RecallOptions:
                 real(getattr(self, field.name), field.name, where)
         if self.start not in ("batch", "noise"):
             raise ValueError(f"{where}: start must be batch or noise, got {self.start!r}")
+        one_of(self.autocast, (None, torch.bfloat16, torch.float16), "autocast", where)
 
 
 class Drawn(NamedTuple):
@@ -152,6 +155,17 @@ class ImageRecall(ABC):
                     per_copy=True,
                 )
         return images, loss
+
+    def passes(self, device: torch.device) -> AbstractContextManager[object]:
+        """A context for forward passes alone, under autocast where that is wanted."""
+        dtype = self.options.autocast
+        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Of x [K, ...]: [K, C], at least in float32."""
+        with self.passes(x.device):
+            logits: Tensor = network(x)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _rows(self, batch: int) -> Tensor:
         """[M]; with replacement where the batch is smaller."""
