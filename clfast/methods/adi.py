@@ -107,8 +107,9 @@ class ADI(ImageReplay):
     Args:
         model, optimizer, snapshot, teach_from, images, steps, lr, replay_weight, distill_weight,
             replay_mean, repeats, refine_from_scratch, start, dedup, bn_track_recall, image_shape,
-            autocast, generator: see :class:`ARM`. The defaults are the authors' for
-            CIFAR-10; for MNIST they use distill_weight=0.5.
+            autocast, cuda_graph, generator: see :class:`ARM`. The defaults are the authors' for
+            CIFAR-10; for MNIST they use distill_weight=0.5. A graph needs the same number of images
+            again, which ``dedup`` lets vary here more than there.
         divergence_weight: w_D; 8 for a snapshot before every batch.
         statistics_weight: w_S; for networks without batch normalisation it means nothing.
         tv_weight, l2_weight: of the image prior, see :func:`clfast.ops.image_prior`.
@@ -141,6 +142,7 @@ class ADI(ImageReplay):
         bn_track_recall: bool = True,
         image_shape: tuple[int, int, int] | None = None,
         autocast: torch.dtype | None = None,
+        cuda_graph: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         options = AdiOptions(
@@ -156,6 +158,7 @@ class ADI(ImageReplay):
             bn_track_recall=bn_track_recall,
             image_shape=image_shape,
             autocast=autocast,
+            cuda_graph=cuda_graph,
         )
         super().__init__(
             *(model, optimizer, snapshot, teach_from, InvertedImages(options, generator, "ADI")),

@@ -100,6 +100,10 @@ class ARM(ImageReplay):
             ``recall`` run under :class:`torch.autocast`; losses, images and parameters stay
             float32, and what is float64 stays that. Gradients are not scaled: in float16 small ones
             may become 0.
+        cuda_graph: on CUDA, capture the S steps in a CUDA graph and replay it while networks,
+            shapes and options repeat: from the second time on, anew for every network before. What
+            cannot be captured, as a model for which the host waits, runs as without, with one
+            warning; modules must do nothing on the host that matters. On the CPU it means nothing.
         generator: on the CPU, draws images and noise; None: torch's global one.
 
     Raises:
@@ -134,6 +138,7 @@ class ARM(ImageReplay):
         bn_track_recall: bool = True,
         image_shape: tuple[int, int, int] | None = None,
         autocast: torch.dtype | None = None,
+        cuda_graph: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         options = ArmOptions(
@@ -153,6 +158,7 @@ class ARM(ImageReplay):
             bn_track_recall=bn_track_recall,
             image_shape=image_shape,
             autocast=autocast,
+            cuda_graph=cuda_graph,
         )
         super().__init__(
             *(model, optimizer, snapshot, teach_from, DisagreeingImages(options, generator, "ARM")),

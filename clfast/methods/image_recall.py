@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .._arguments import integer, one_of, real
+from .._backend import backend_in_use
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
 from ..ops import recall_step_
 from . import checks
+from .graphed import Graphed
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class RecallOptions:
     """[Ch, H, W] of a sample that the model takes as a vector; None: samples are images."""
     autocast: torch.dtype | None = None
     """torch.bfloat16 or torch.float16, in which the networks run under torch.autocast."""
+    cuda_graph: bool = False
+    """Capture the S steps in a CUDA graph, see :class:`.graphed.Graphed`."""
 
     def check(self, where: str) -> None:
         """Raises TypeError or ValueError for what cannot be."""
@@ -83,6 +87,7 @@ class ImageRecall(ABC):
         self.options = options
         self.generator = generator
         self._name = name
+        self._graphs = Graphed(name)
         self._tried: nn.Module | None = None
         self._exact = False  # whether copies stay equal in the model that was tried
         self._warned = False
@@ -120,8 +125,9 @@ class ImageRecall(ABC):
             raise ValueError(f"{where}: x is an empty batch")
 
     def forget(self) -> None:
-        """Try out again whether copies stay equal: the model may have changed."""
+        """Try out again whether copies stay equal: the model may have changed. Drop the graphs."""
         self._tried = None
+        self._graphs.forget()
 
     def begin(self, x: Tensor, drawn: Drawn) -> Tensor:
         """What the images are before the first step."""
@@ -136,8 +142,25 @@ class ImageRecall(ABC):
     ) -> tuple[Tensor, Tensor]:
         """S steps; returns the images [K, ...] and the loss before the last step, less the prior.
 
-        No gradient of a parameter is computed, and on CUDA nothing waits for the device.
+        No gradient of a parameter is computed, and on CUDA nothing waits for the device,
+        but where a graph is captured.
         """
+
+        def steps(
+            images: Tensor, multiplicity: Tensor | None, classes: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            given = drawn._replace(multiplicity=multiplicity, classes=classes)
+            return self._steps(old, new, images, given)
+
+        inputs = images, drawn.multiplicity, drawn.classes
+        if not self.options.cuda_graph:
+            return steps(*inputs)
+        images, loss = self._graphs(steps, inputs, (old, new), self.options, backend_in_use())
+        return images, loss
+
+    def _steps(
+        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
+    ) -> tuple[Tensor, Tensor]:
         o = self.options
         images = images.clone()
         shape = (len(images), *(o.image_shape or images.shape[1:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -34,19 +34,29 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     yield
 
 
+def saved_buffers(*modules: nn.Module) -> Callable[[], None]:
+    """A call that makes the buffers what they are now."""
+    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for buffer, saved in buffers:
+            buffer.copy_(saved)
+
+    return put_back
+
+
 @contextmanager
 def as_before_if_it_fails(*modules: nn.Module) -> Iterator[None]:
     """Puts buffers back, and drops gradients, when the block raises.
 
     A forward pass in train mode has moved batch-norm statistics by the time anything fails.
     """
-    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
+    put_back = saved_buffers(*modules)
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
+        put_back()
         for module in modules:
             module.zero_grad(set_to_none=True)
         raise
