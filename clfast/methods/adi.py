@@ -60,9 +60,9 @@ class InvertedImages(PastClassImages):
         o = self.options
         counts = drawn.multiplicity
         with statistics_distances(old, counts) as distances:
-            before = old(images)
+            before = self.logits(old, images)
         each = F.cross_entropy(before, drawn.classes, reduction="none")
-        each = each + o.divergence_weight * (1 - divergence(before, new(images)))
+        each = each + o.divergence_weight * (1 - divergence(before, self.logits(new, images)))
         loss = each.mean() if counts is None else (each * counts).sum() / counts.sum()
         if distances:
             loss = loss + o.statistics_weight * torch.stack(distances).mean()
@@ -109,8 +109,9 @@ class ADI(ImageReplay):
     Args:
         model, optimizer, snapshot, teach_from, images, steps, lr, replay_weight, distill_weight,
             replay_mean, repeats, refine_from_scratch, start, dedup, bn_track_recall, image_shape,
-            generator: see :class:`ARM`. The defaults are the authors' for CIFAR-10; for MNIST they
-            use distill_weight=0.5.
+            autocast, cuda_graph, generator: see :class:`ARM`. The defaults are the authors' for
+            CIFAR-10; for MNIST they use distill_weight=0.5. A graph needs the same number of images
+            again, which ``dedup`` lets vary here more than there.
         divergence_weight: w_D; 8 for a snapshot before every batch.
         statistics_weight: w_S; for networks without batch normalisation it means nothing.
         tv_weight, l2_weight: of the image prior, see :func:`clfast.ops.image_prior`.
@@ -142,6 +143,8 @@ class ADI(ImageReplay):
         dedup: bool = True,
         bn_track_recall: bool = True,
         image_shape: tuple[int, int, int] | None = None,
+        autocast: torch.dtype | None = None,
+        cuda_graph: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         options = AdiOptions(
@@ -156,6 +159,8 @@ class ADI(ImageReplay):
             dedup=dedup,
             bn_track_recall=bn_track_recall,
             image_shape=image_shape,
+            autocast=autocast,
+            cuda_graph=cuda_graph,
         )
         super().__init__(
             *(model, optimizer, snapshot, teach_from, InvertedImages(options, generator, "ADI")),

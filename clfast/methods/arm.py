@@ -51,7 +51,7 @@ class DisagreeingImages(ImageRecall):
         self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
     ) -> tuple[Tensor, Tensor]:
         o = self.options
-        logits = old(images), new(images)
+        logits = self.logits(old, images), self.logits(new, images)
         loss, *slopes = recall_gradients(
             *(logits[0].detach(), logits[1].detach(), drawn.classes),
             divergence_weight=o.divergence_weight,
@@ -62,7 +62,6 @@ class DisagreeingImages(ImageRecall):
             divergence=o.divergence,
             multiplicity=drawn.multiplicity,
         )
-        slopes = [s.to(z.dtype) for s, z in zip(slopes, logits, strict=True)]
         return loss, torch.autograd.grad(logits, images, slopes)[0]
 
 
@@ -97,6 +96,14 @@ class ARM(ImageReplay):
             differently runs every copy, with one warning.
         bn_track_recall: recalled images move the running statistics of batch normalisation.
         image_shape: [Ch, H, W] where x comes as vectors.
+        autocast: ``torch.bfloat16`` or ``torch.float16``: the networks' passes in ``observe`` and
+            ``recall`` run under :class:`torch.autocast`; losses, images and parameters stay
+            float32, and what is float64 stays that. Gradients are not scaled: in float16 small ones
+            may become 0.
+        cuda_graph: on CUDA, capture the S steps in a CUDA graph and replay it while networks,
+            shapes and options repeat: from the second time on, anew for every network before. What
+            cannot be captured, as a model for which the host waits, runs as without, with one
+            warning; modules must do nothing on the host that matters. On the CPU it means nothing.
         generator: on the CPU, draws images and noise; None: torch's global one.
 
     Raises:
@@ -130,6 +137,8 @@ class ARM(ImageReplay):
         dedup: bool = True,
         bn_track_recall: bool = True,
         image_shape: tuple[int, int, int] | None = None,
+        autocast: torch.dtype | None = None,
+        cuda_graph: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         options = ArmOptions(
@@ -148,6 +157,8 @@ class ARM(ImageReplay):
             dedup=dedup,
             bn_track_recall=bn_track_recall,
             image_shape=image_shape,
+            autocast=autocast,
+            cuda_graph=cuda_graph,
         )
         super().__init__(
             *(model, optimizer, snapshot, teach_from, DisagreeingImages(options, generator, "ARM")),

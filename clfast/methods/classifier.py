@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.buffers import put_back, saved_buffers
+from ..nn.buffers import saved_buffers
 from . import checks
 from .modes import evaluating
 from .protocol import Learner
@@ -248,7 +248,7 @@ def _undone_if_it_fails(
     """Puts parameters and buffers of the modules, the gradients of the model and the optimizer's
     state back when the block raises."""
     live = [parameter for module in modules for parameter in module.parameters()]
-    buffers = saved_buffers(*modules)
+    put_back = saved_buffers(*modules)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     with torch.no_grad():
         saved = [parameter.detach().clone() for parameter in live]
@@ -262,7 +262,7 @@ def _undone_if_it_fails(
         with torch.no_grad():
             for parameter, before in zip(live, saved, strict=True):
                 parameter.copy_(before)
-        put_back(buffers)
+        put_back()
         for parameter, gradient in gradients:
             parameter.grad = gradient
         optimizer.state.clear()

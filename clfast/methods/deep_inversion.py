@@ -75,10 +75,11 @@ class ImagesFromNoise(PastClassImages):
         moved = self._moved(images.view(len(images), *(o.image_shape or images.shape[1:])))
         inputs = moved.reshape(images.shape)
         with statistics_distances(old, None, unbiased=False) as distances:
-            before = old(inputs)
+            before = self.logits(old, inputs)
         loss = F.cross_entropy(before, drawn.classes)
         if o.divergence_weight:
-            loss = loss + o.divergence_weight * (1 - _competition(before, new(inputs)))
+            after = self.logits(new, inputs)
+            loss = loss + o.divergence_weight * (1 - _competition(before, after))
         for i, distance in enumerate(distances):
             loss = loss + o.statistics_weight * (1.0 if i else _FIRST_LAYER) * distance
         differences = four_directions(moved)
@@ -137,7 +138,7 @@ class DeepInversion(ImageReplay):
 
     Args:
         model, optimizer, snapshot, teach_from, images, replay_weight, distill_weight, replay_mean,
-            repeats, refine_from_scratch, image_shape, generator: see :class:`ARM`.
+            repeats, refine_from_scratch, image_shape, autocast, generator: see :class:`ARM`.
         steps, lr: of Adam with betas (0.5, 0.9); the rate rises over ``warm_up`` steps and then
             falls by half a cosine.
         divergence_weight, statistics_weight: w_D and w_S.
@@ -173,6 +174,7 @@ class DeepInversion(ImageReplay):
         repeats: int = 1,
         refine_from_scratch: bool = False,
         image_shape: tuple[int, int, int] | None = None,
+        autocast: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         options = DeepInversionOptions(
@@ -189,6 +191,7 @@ class DeepInversion(ImageReplay):
             values=values,
             start="noise",
             image_shape=image_shape,
+            autocast=autocast,
         )
         recall = ImagesFromNoise(options, generator, "DeepInversion")
         super().__init__(

@@ -6,17 +6,19 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .._arguments import cpu_generator, integer, real
+from .._arguments import cpu_generator, integer, one_of, real
+from .._backend import backend_in_use
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
 from ..ops import recall_step_
 from . import checks
+from .graphed import Graphed
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class RecallOptions:
     """Recalled images move the running statistics of batch normalisation: the authors' code."""
     image_shape: tuple[int, int, int] | None = None
     """[Ch, H, W] of a sample that the model takes as a vector; None: samples are images."""
+    autocast: torch.dtype | None = None
+    """torch.bfloat16 or torch.float16, in which the networks run under torch.autocast."""
+    cuda_graph: bool = False
+    """Capture the S steps in a CUDA graph, see :class:`.graphed.Graphed`."""
 
     def check(self, where: str) -> None:
         """Raises TypeError or ValueError for what cannot be."""
@@ -58,6 +64,7 @@ class RecallOptions:
                 raise ValueError(f"{where}: image_shape must be (Ch, H, W), got {sizes!r}")
             for size in sizes:
                 integer(size, "image_shape", where, least=1)
+        one_of(self.autocast, (None, torch.bfloat16, torch.float16), "autocast", where)
 
 
 class Drawn(NamedTuple):
@@ -82,6 +89,7 @@ class ImageRecall(ABC):
         self.options = options
         self.generator = None if generator is None else cpu_generator(generator, name)
         self._name = name
+        self._graphs = Graphed(name)
         self._tried: nn.Module | None = None
         self._exact = False  # whether copies stay equal in the model that was tried
         self._warned = False
@@ -132,8 +140,9 @@ class ImageRecall(ABC):
         self.forget()
 
     def forget(self) -> None:
-        """Try out again whether copies stay equal: the model may have changed."""
+        """Try out again whether copies stay equal: the model may have changed. Drop the graphs."""
         self._tried = None
+        self._graphs.forget()
 
     def begin(self, x: Tensor, drawn: Drawn) -> Tensor:
         """What the images are before the first step."""
@@ -148,8 +157,25 @@ class ImageRecall(ABC):
     ) -> tuple[Tensor, Tensor]:
         """S steps; returns the images [K, ...] and the loss before the last step, less the prior.
 
-        No gradient of a parameter is computed, and on CUDA nothing waits for the device.
+        No gradient of a parameter is computed, and on CUDA nothing waits for the device,
+        but where a graph is captured.
         """
+
+        def steps(
+            images: Tensor, multiplicity: Tensor | None, classes: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            given = drawn._replace(multiplicity=multiplicity, classes=classes)
+            return self._steps(old, new, images, given)
+
+        inputs = images, drawn.multiplicity, drawn.classes
+        if not self.options.cuda_graph:
+            return steps(*inputs)
+        images, loss = self._graphs(steps, inputs, (old, new), self.options, backend_in_use())
+        return images, loss
+
+    def _steps(
+        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
+    ) -> tuple[Tensor, Tensor]:
         o = self.options
         images = images.clone()
         shape = (len(images), *(o.image_shape or images.shape[1:]))
@@ -167,6 +193,17 @@ class ImageRecall(ABC):
                     per_copy=True,
                 )
         return images, loss
+
+    def passes(self, device: torch.device) -> AbstractContextManager[object]:
+        """A context for forward passes alone, under autocast where that is wanted."""
+        dtype = self.options.autocast
+        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Of x [K, ...]: [K, C], at least in float32."""
+        with self.passes(x.device):
+            logits: Tensor = network(x)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _rows(self, batch: int) -> Tensor:
         """[M]; with replacement where the batch is smaller."""

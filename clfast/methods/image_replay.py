@@ -20,7 +20,7 @@ class Recalled(NamedTuple):
     """M recalled images and what the old network says of them."""
 
     images: Tensor  # [M, ...]
-    old_logits: Tensor  # [M, C]
+    old_logits: Tensor  # [M, C], at least in float32
 
 
 class ImageReplay(SnapshotClassifier):
@@ -88,7 +88,7 @@ class ImageReplay(SnapshotClassifier):
             )
         self._recall.check(x, where)
         with self._guarded(where):
-            with torch.no_grad():
+            with torch.no_grad(), self._recall.passes(x.device):
                 classes = self._logits(x, where, self.old).shape[1]
             checks.check_labels(y, len(x), classes, x.device, where)
             known = self.seen if past_classes is None else set(past_classes)
@@ -96,7 +96,7 @@ class ImageReplay(SnapshotClassifier):
             images = self._recall.begin(x, drawn)
             images, _ = self._recall.refine(self.old, self.model, images, drawn)
             with torch.no_grad(), self._recall.counted(drawn, self.old):
-                logits = self.old(images)
+                logits = self._recall.logits(self.old, images)
         return Recalled(images[drawn.copies], logits[drawn.copies])
 
     def on_task_end(self, loader: Batches | None = None) -> None:
@@ -118,6 +118,10 @@ class ImageReplay(SnapshotClassifier):
         self._recall.check(x, where)
         return super()._learn(x, y, where)
 
+    def _cross_entropy(self, x: Tensor, y: Tensor, where: str) -> tuple[Tensor, Tensor]:
+        with self._recall.passes(x.device):
+            return super()._cross_entropy(x, y, where)
+
     def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         weights = self._replay_weights(len(x))
         images: Tensor | None = None
@@ -129,11 +133,11 @@ class ImageReplay(SnapshotClassifier):
             images, of_recall = self._recall.refine(old, self.model, images, drawn)
             with torch.no_grad():
                 with self._recall.counted(drawn, old):
-                    target = old(images)
-                target_here = old(x)
+                    target = self._recall.logits(old, images)
+                target_here = self._recall.logits(old, x)
             with self._recall.counted(drawn, self.model):
-                recalled = self.model(images)
-            here = self.model(x)
+                recalled = self._recall.logits(self.model, images)
+            here = self._recall.logits(self.model, x)
             replay = soft_cross_entropy(recalled, target, multiplicity=drawn.multiplicity)
             distill = soft_cross_entropy(here, target_here)
             self._step(weights[0] * replay + weights[1] * distill, where)

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
+
+from ..nn.buffers import saved_buffers
 
 _MODES = threading.RLock()
 
@@ -40,13 +41,11 @@ def as_before_if_it_fails(*modules: nn.Module) -> Iterator[None]:
 
     A forward pass in train mode has moved batch-norm statistics by the time anything fails.
     """
-    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
+    put_back = saved_buffers(*modules)
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
+        put_back()
         for module in modules:
             module.zero_grad(set_to_none=True)
         raise

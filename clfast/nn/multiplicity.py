@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .buffers import put_back, saved_buffers
+from .buffers import saved_buffers
 
 _WEIGHED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -105,7 +105,7 @@ def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float | None = 
     rows = torch.arange(min(len(x), 4), device=x.device)
     copies = torch.ones_like(rows)
     copies[0] = 3
-    buffers = saved_buffers(model)
+    put_back = saved_buffers(model)
     modes = [(module, module.training) for module in model.modules()]
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -117,7 +117,7 @@ def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float | None = 
             if not torch.equal(_random_state(x.device), drawn):
                 return False
             wanted = [repeated, *(buffer.clone() for buffer in model.buffers())]
-            put_back(buffers)
+            put_back()
             with row_multiplicity(model, copies):
                 once = model(noise).repeat_interleave(copies, 0)
             found = [once, *(buffer.clone() for buffer in model.buffers())]
@@ -126,7 +126,7 @@ def copies_stay_equal(model: nn.Module, x: Tensor, *, tolerance: float | None = 
         finally:
             for module, mode in modes:
                 module.training = mode
-            put_back(buffers)
+            put_back()
     if not bool(repeated.any()):  # outputs of zeros tell nothing
         return False
     return all(_near(a, b, tolerance) for a, b in zip(found, wanted, strict=True))
@@ -231,9 +231,11 @@ def _moments(x: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor, Tensor, T
     by_row = wide.flatten(2) if wide.dim() > 2 else wide[:, :, None]
     counts = multiplicity.to(wide.dtype)
     shares = counts / counts.sum()
-    mean = shares @ by_row.mean(2)
+    # Sums, where autocast would have products of matrices in 16 bits.
+    mean = (shares[:, None] * by_row.mean(2)).sum(0)
     centred = by_row - mean[:, None]
-    return centred, mean, shares @ centred.square().mean(2), shares
+    variance = (shares[:, None] * centred.square().mean(2)).sum(0)
+    return centred, mean, variance, shares
 
 
 class _WeighedBatchNorm(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clfast.nn import copies_stay_equal, row_multiplicity, statistics_kept
+from clfast.nn import batch_moments, copies_stay_equal, row_multiplicity, statistics_kept
 
 COPIES = torch.tensor([2, 1, 4, 3])
 
@@ -56,6 +56,26 @@ def test_as_the_batch_with_all_copies(
             torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
         for ours, theirs in zip(norm.buffers(), plain.buffers(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_the_moments_in_float32(dtype: torch.dtype, rng: torch.Generator) -> None:
+    """Of inputs in 16 bits; parameters and running statistics are float32."""
+    norm, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    x = (5 + torch.randn(4, 3, 5, 2, generator=rng)).to(dtype)
+    rows = torch.arange(4).repeat_interleave(COPIES)
+    wanted = plain(x[rows].float())
+    with torch.autocast("cpu", dtype), row_multiplicity(norm, COPIES):
+        got = norm(x)
+    assert got.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(got[rows].float(), wanted, rtol=eps, atol=1e-5)
+    for ours, theirs in zip(norm.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", dtype):
+        moments = batch_moments(x, COPIES)
+    for ours, theirs in zip(moments, batch_moments(x[rows].float()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_eval_mode_is_as_ever(rng: torch.Generator) -> None:
