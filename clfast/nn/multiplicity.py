@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .buffers import saved_buffers
@@ -212,7 +213,7 @@ def batch_moments(
     """
     if multiplicity is None:
         multiplicity = torch.ones(len(x), dtype=torch.int64, device=x.device)
-    _, mean, variance, _ = _moments(x, multiplicity)
+    mean, variance, _ = _moments(x, multiplicity)
     if not unbiased:
         return mean, variance
     return mean, _unbiased(variance, multiplicity.sum() * math.prod(x.shape[2:]))
@@ -224,25 +225,34 @@ def _unbiased(variance: Tensor, values: Tensor) -> Tensor:
     return variance * (values / (values - 1).clamp_min(1))
 
 
-def _moments(x: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x [M, C, S] less its mean, mean [C], biased variance [C], shares [M] of the rows; at least in
-    float32."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    by_row = wide.flatten(2) if wide.dim() > 2 else wide[:, :, None]
-    counts = multiplicity.to(wide.dtype)
+def _moments(x: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance [C], and the shares [M, 1] of the rows; at least in float32."""
+    wide = _wide(x)
+    counts = multiplicity.to(wide.dtype)[:, None]
     shares = counts / counts.sum()
     # Sums, where autocast would have products of matrices in 16 bits.
-    mean = (shares[:, None] * by_row.mean(2)).sum(0)
-    centred = by_row - mean[:, None]
-    variance = (shares[:, None] * centred.square().mean(2)).sum(0)
-    return centred, mean, variance, shares
+    mean = (shares * _of_rows(wide)).sum(0)
+    centred = wide - mean.view((-1,) + (1,) * (x.dim() - 2))
+    return mean, (shares * _of_rows(centred.square())).sum(0), shares
+
+
+def _of_rows(x: Tensor) -> Tensor:
+    """Means [M, C] over the positions of each row."""
+    return x.mean(tuple(range(2, x.dim()))) if x.dim() > 2 else x
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _WeighedBatchNorm(torch.autograd.Function):
     """y = (x - mean) / sqrt(var + eps) weight + bias with mean and variance [C] under the weights
     w_i = multiplicity_i / (M S) of the S positions of row i. With xhat the normalised values,
 
-    dL/dx_i = weight / sqrt(var + eps) (g_i - w_i sum g - w_i xhat_i sum g xhat).
+    dL/dx_i = weight / sqrt(var + eps) (g_i - w_i sum g - w_i xhat_i sum g xhat),
+
+    of which torch's batch normalisation under given moments makes y, the first term and the sums,
+    in whatever order of memory.
     """
 
     @staticmethod
@@ -254,35 +264,38 @@ class _WeighedBatchNorm(torch.autograd.Function):
         multiplicity: Tensor,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        centred, mean, variance, shares = _moments(x, multiplicity)
-        inverse = (variance + eps).rsqrt()
-        normalised = centred * inverse[:, None]
-        result = normalised
-        if weight is not None:
-            result = result * weight.to(result.dtype)[:, None]
-        if bias is not None:
-            result = result + bias.to(result.dtype)[:, None]
-        saved = () if weight is None else (weight,)
-        ctx.save_for_backward(normalised, inverse, shares, *saved)
+        mean, variance, shares = _moments(x, multiplicity)
+        scale = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
+        shift = None if bias is None else bias.to(mean.dtype)
+        result = F.batch_norm(_wide(x), mean, variance, scale, shift, eps=eps)
+        ctx.save_for_backward(x, scale, mean, variance, shares)
+        ctx.eps = eps
+        ctx.affine = None if weight is None else weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(mean, variance)
-        return result.reshape(x.shape).to(x.dtype), mean, variance
+        return result.to(x.dtype), mean, variance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> object:
-        normalised, inverse, shares, *saved = ctx.saved_tensors
-        weight = saved[0] if saved else None
-        given = grads[0].reshape(normalised.shape).to(normalised.dtype)
-        of_bias = given.sum((0, 2))
-        of_weight = (given * normalised).sum((0, 2))
-        scale = inverse if weight is None else inverse * weight.to(inverse.dtype)
-        each = shares[:, None, None] / normalised.shape[2]
-        slope = given - each * (of_bias[:, None] + normalised * of_weight[:, None])
+        x, scale, mean, variance, shares = ctx.saved_tensors
+        wide = _wide(x)
+        slope, of_scale, of_shift = torch.ops.aten.native_batch_norm_backward(
+            *(_wide(grads[0]), wide, scale, mean, variance, None, None, False, ctx.eps),
+            output_mask=[True, True, True],
+        )
+        inverse = (variance + ctx.eps).rsqrt()
+        each = shares / math.prod(x.shape[2:]) * scale * inverse  # [M, C]
+        steepness = each * inverse * of_scale
+        offset = steepness * mean - each * of_shift
+        spread = (len(x), -1) + (1,) * (x.dim() - 2)
+        slope += offset.view(spread)
+        slope.addcmul_(wide, steepness.view(spread), value=-1)
+        weight_dtype, bias_dtype = ctx.affine
         needs = ctx.needs_input_grad
         return (
-            (slope * scale[:, None]).reshape(grads[0].shape).to(grads[0].dtype),
-            of_weight.to(weight.dtype) if weight is not None and needs[1] else None,
-            of_bias.to(inverse.dtype) if needs[2] else None,
+            slope.to(grads[0].dtype),
+            of_scale.to(weight_dtype) if needs[1] else None,
+            of_shift.to(bias_dtype) if needs[2] else None,
             None,
             None,
         )
