@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -120,53 +119,5 @@ class ADI(ImageReplay):
         TypeError, ValueError: as :class:`ARM`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        snapshot: Literal["task"] | int = "task",
-        teach_from: int | None = None,
-        images: int = 100,
-        steps: int = 10,
-        lr: float = 10.0,
-        replay_weight: float = 1.0,
-        distill_weight: float = 1.0,
-        replay_mean: Literal["separate", "joint"] = "separate",
-        divergence_weight: float = 1.0,
-        statistics_weight: float = 0.1,
-        tv_weight: float = 1.0,
-        l2_weight: float = 1.0,
-        repeats: int = 1,
-        refine_from_scratch: bool = False,
-        start: Literal["batch", "noise"] = "batch",
-        dedup: bool = True,
-        bn_track_recall: bool = True,
-        image_shape: tuple[int, int, int] | None = None,
-        autocast: torch.dtype | None = None,
-        cuda_graph: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        options = AdiOptions(
-            images=images,
-            steps=steps,
-            lr=lr,
-            divergence_weight=divergence_weight,
-            statistics_weight=statistics_weight,
-            tv_weight=tv_weight,
-            l2_weight=l2_weight,
-            start=start,
-            dedup=dedup,
-            bn_track_recall=bn_track_recall,
-            image_shape=image_shape,
-            autocast=autocast,
-            cuda_graph=cuda_graph,
-        )
-        super().__init__(
-            *(model, optimizer, snapshot, teach_from, InvertedImages(options, generator, "ADI")),
-            replay_weight=replay_weight,
-            distill_weight=distill_weight,
-            replay_mean=replay_mean,
-            repeats=repeats,
-            refine_from_scratch=refine_from_scratch,
-        )
+    _OPTIONS = AdiOptions
+    _RECALL = InvertedImages

@@ -7,7 +7,6 @@ and the Brain". Where the authors' code differs from the paper, the code is the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,61 +109,5 @@ class ARM(ImageReplay):
         TypeError, ValueError: as `Classifier`; options out of range.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        snapshot: Literal["task"] | int = "task",
-        teach_from: int | None = None,
-        images: int = 100,
-        steps: int = 10,
-        lr: float = 10.0,
-        replay_weight: float = 1.0,
-        distill_weight: float = 1.0,
-        replay_mean: Literal["separate", "joint"] = "separate",
-        divergence: Divergence = "ag",
-        divergence_weight: float = 1.0,
-        not_local_old: float = 1.0,
-        not_local_new: float = 0.1,
-        diversity: float = 16.0,
-        sharpness: float = 0.1,
-        tv_weight: float = 1.0,
-        l2_weight: float = 1.0,
-        repeats: int = 1,
-        refine_from_scratch: bool = False,
-        start: Literal["batch", "noise"] = "batch",
-        dedup: bool = True,
-        bn_track_recall: bool = True,
-        image_shape: tuple[int, int, int] | None = None,
-        autocast: torch.dtype | None = None,
-        cuda_graph: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        options = ArmOptions(
-            images=images,
-            steps=steps,
-            lr=lr,
-            divergence=divergence,
-            divergence_weight=divergence_weight,
-            not_local_old=not_local_old,
-            not_local_new=not_local_new,
-            diversity=diversity,
-            sharpness=sharpness,
-            tv_weight=tv_weight,
-            l2_weight=l2_weight,
-            start=start,
-            dedup=dedup,
-            bn_track_recall=bn_track_recall,
-            image_shape=image_shape,
-            autocast=autocast,
-            cuda_graph=cuda_graph,
-        )
-        super().__init__(
-            *(model, optimizer, snapshot, teach_from, DisagreeingImages(options, generator, "ARM")),
-            replay_weight=replay_weight,
-            distill_weight=distill_weight,
-            replay_mean=replay_mean,
-            repeats=repeats,
-            refine_from_scratch=refine_from_scratch,
-        )
+    _OPTIONS = ArmOptions
+    _RECALL = DisagreeingImages

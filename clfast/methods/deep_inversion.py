@@ -7,7 +7,7 @@ inversion, as their code runs it. :mod:`.adi` is what the ARM paper compares to.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -27,6 +27,14 @@ _FIRST_LAYER = 10.0  # weight of its statistics among those of all layers
 
 @dataclass(frozen=True)
 class DeepInversionOptions(RecallOptions):
+    steps: int = 2000
+    lr: float = 0.25
+    divergence_weight: float = 0.2
+    tv_weight: float = 1e-4
+    l2_weight: float = 1e-5
+    start: Literal["batch", "noise"] = field(default="noise", init=False)
+    dedup: bool = field(default=False, init=False)  # no two images begin alike
+    cuda_graph: bool = field(default=False, init=False)  # jitter is drawn on the host
     l1_variation_weight: float = 0.0
     statistics_weight: float = 0.05
     jitter: int = 2
@@ -150,55 +158,5 @@ class DeepInversion(ImageReplay):
         TypeError, ValueError: as :class:`ARM`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        *,
-        snapshot: Literal["task"] | int = "task",
-        teach_from: int | None = None,
-        images: int = 100,
-        steps: int = 2000,
-        lr: float = 0.25,
-        replay_weight: float = 1.0,
-        distill_weight: float = 1.0,
-        replay_mean: Literal["separate", "joint"] = "separate",
-        divergence_weight: float = 0.2,
-        statistics_weight: float = 0.05,
-        tv_weight: float = 1e-4,
-        l1_variation_weight: float = 0.0,
-        l2_weight: float = 1e-5,
-        jitter: int = 2,
-        warm_up: int = 100,
-        values: tuple[float, float] = (0.0, 1.0),
-        repeats: int = 1,
-        refine_from_scratch: bool = False,
-        image_shape: tuple[int, int, int] | None = None,
-        autocast: torch.dtype | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        options = DeepInversionOptions(
-            images=images,
-            steps=steps,
-            lr=lr,
-            divergence_weight=divergence_weight,
-            statistics_weight=statistics_weight,
-            tv_weight=tv_weight,
-            l1_variation_weight=l1_variation_weight,
-            l2_weight=l2_weight,
-            jitter=jitter,
-            warm_up=warm_up,
-            values=values,
-            start="noise",
-            image_shape=image_shape,
-            autocast=autocast,
-        )
-        recall = ImagesFromNoise(options, generator, "DeepInversion")
-        super().__init__(
-            *(model, optimizer, snapshot, teach_from, recall),
-            replay_weight=replay_weight,
-            distill_weight=distill_weight,
-            replay_mean=replay_mean,
-            repeats=repeats,
-            refine_from_scratch=refine_from_scratch,
-        )
+    _OPTIONS = DeepInversionOptions
+    _RECALL = ImagesFromNoise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .._arguments import integer, real
 from ..ops import soft_cross_entropy
 from . import checks
-from .image_recall import ImageRecall
+from .image_recall import ImageRecall, RecallOptions
 from .protocol import Batches
 from .snapshot import SnapshotClassifier
 
@@ -29,30 +30,41 @@ class ImageReplay(SnapshotClassifier):
 
     Args:
         model, optimizer, snapshot, teach_from: see `SnapshotClassifier`.
-        recall: makes the images.
         replay_weight, distill_weight: lambda_0 of the recalled images and of the batch.
         replay_mean: ``"separate"``, a mean over each; or ``"joint"``, one over both.
         repeats: recall and replay so often a call.
         refine_from_scratch: with more than one repeat, each begins with images of the batch; else
             with those that the repeat before ended with.
+        generator: on the CPU, draws images and noise; None: torch's global one.
+        recall: how images are recalled, the fields of the learner's options.
     """
+
+    _OPTIONS: ClassVar[type[RecallOptions]]
+    _RECALL: ClassVar[type[ImageRecall]]
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        snapshot: Literal["task"] | int,
-        teach_from: int | None,
-        recall: ImageRecall,
         *,
-        replay_weight: float,
-        distill_weight: float,
-        replay_mean: Literal["separate", "joint"],
-        repeats: int,
-        refine_from_scratch: bool,
+        snapshot: Literal["task"] | int = "task",
+        teach_from: int | None = None,
+        replay_weight: float = 1.0,
+        distill_weight: float = 1.0,
+        replay_mean: Literal["separate", "joint"] = "separate",
+        repeats: int = 1,
+        refine_from_scratch: bool = False,
+        generator: torch.Generator | None = None,
+        **recall: Any,
     ) -> None:
         super().__init__(model, optimizer, snapshot, teach_from)
         name = type(self).__name__
+        known = [field.name for field in fields(self._OPTIONS) if field.init]
+        for option in recall:
+            if option not in known:
+                raise TypeError(
+                    f"{name}: there is no option {option}; of recall: {', '.join(known)}"
+                )
         if replay_mean not in ("separate", "joint"):
             raise ValueError(f"{name}: replay_mean must be separate or joint, got {replay_mean!r}")
         self.replay_weight = real(replay_weight, "replay_weight", name)
@@ -60,7 +72,7 @@ class ImageReplay(SnapshotClassifier):
         self.replay_mean = replay_mean
         self.repeats = integer(repeats, "repeats", name, least=1)
         self.refine_from_scratch = refine_from_scratch
-        self._recall = recall
+        self._recall = self._RECALL(self._OPTIONS(**recall), generator, name)
 
     def recall(
         self, x: Tensor, y: Tensor, *, past_classes: Iterable[int] | None = None

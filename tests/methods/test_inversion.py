@@ -279,6 +279,13 @@ def test_states_and_failures(kind: Any) -> None:
     [
         (ADI, {"steps": 0}, ValueError, "ADI: steps must be at least 1"),
         (ADI, {"statistics_weight": float("nan")}, ValueError, "ADI: statistics_weight must be"),
+        (
+            ADI,
+            {"diversity": 1.0},
+            TypeError,
+            "ADI: there is no option diversity; of recall: images",
+        ),
+        (DeepInversion, {"cuda_graph": True}, TypeError, "there is no option cuda_graph"),
         (ADI, {"generator": 1}, TypeError, "ADI: generator must be"),
         (DeepInversion, {"jitter": -1}, ValueError, "DeepInversion: jitter must be at least 0"),
         (DeepInversion, {"warm_up": 0}, ValueError, "DeepInversion: warm_up must be at least 1"),

@@ -320,8 +320,9 @@ def test_bad_options(make: Callable[[], Any], error: type[Exception], message: s
 def test_memories_of_another_kind() -> None:
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    no_buffer: Any = 50
     with pytest.raises(TypeError, match="ER: memory must be a ReplayBuffer, got int"):
-        ER(model, optimizer, 50)  # type: ignore[arg-type]
+        ER(model, optimizer, no_buffer)
     memory = ReplayBuffer(3)
     memory.add(x=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="ER: memory must be empty or hold x, y and task, got x"):
