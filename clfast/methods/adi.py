@@ -111,8 +111,8 @@ class ADI(ImageReplay):
             autocast, cuda_graph, generator: see :class:`ARM`. The defaults are the authors' for
             CIFAR-10; for MNIST they use distill_weight=0.5. A graph needs the same number of images
             again, which ``dedup`` lets vary here more than there.
-        divergence_weight: w_D; 8 for a snapshot before every batch.
-        statistics_weight: w_S; for networks without batch normalisation it means nothing.
+        divergence_weight: w_D, 1 by default; 8 for a snapshot before every batch.
+        statistics_weight: w_S, 0.1 by default; without batch normalisation it means nothing.
         tv_weight, l2_weight: of the image prior, see :func:`clfast.ops.image_prior`.
 
     Raises:

@@ -86,7 +86,8 @@ class ARM(ImageReplay):
             authors' code; ``"joint"`` one over both, as Algorithm 1 has it.
         divergence, divergence_weight, not_local_old, not_local_new, diversity, sharpness: of the
             recall loss, see :func:`clfast.ops.recall_loss`; tv_weight, l2_weight: of the image
-            prior. Defaults of the authors for CIFAR-10; for MNIST they use images=10, lr=25.
+            prior. The defaults (100, 10, 10; ag, 1, 1, 0.1, 16, 0.1; 1, 1) are the authors' for
+            CIFAR-10; for MNIST they use images=10, lr=25.
         repeats: recall and replay so many times a call; ``refine_from_scratch``: each time from the
             batch, else from the images of the time before.
         start: images begin as images of the batch, or as uniform ``"noise"``.

@@ -149,10 +149,10 @@ class DeepInversion(ImageReplay):
             repeats, refine_from_scratch, image_shape, autocast, generator: see :class:`ARM`.
         steps, lr: of Adam with betas (0.5, 0.9); the rate rises over ``warm_up`` steps and then
             falls by half a cosine.
-        divergence_weight, statistics_weight: w_D and w_S.
-        tv_weight, l1_variation_weight, l2_weight: w_TV, w_1 and w_2.
-        jitter: pixels by which images are rolled at most.
-        values: lowest and highest value of a pixel.
+        divergence_weight, statistics_weight: w_D and w_S, 0.2 and 0.05 by default.
+        tv_weight, l1_variation_weight, l2_weight: w_TV, w_1 and w_2, 1e-4, 0 and 1e-5 by default.
+        jitter: pixels by which images are rolled at most, 2 by default.
+        values: lowest and highest value of a pixel, (0, 1) by default.
 
     Raises:
         TypeError, ValueError: as :class:`ARM`.
