@@ -138,6 +138,38 @@ inline void check_one_number(const char* op, const char* name, const Tensor& t,
   check_same_device(op, name, t, Entry{"weights", 0}, like);
 }
 
+inline std::vector<Tensor> like(const std::vector<Tensor>& tensors, ScalarType dtype) {
+  std::vector<Tensor> made;
+  for (const Tensor& t : tensors) made.push_back(torch::stable::new_empty(t, t.sizes(), dtype));
+  return made;
+}
+
+struct GradientInputs {
+  MaskLayers layers;
+  CheckedScales scales;
+  std::vector<Tensor> grads;
+  Tensor sparsity_grad;
+};
+
+inline GradientInputs check_gradients(const char* op, const std::vector<Tensor>& grads,
+                                      const Tensor& sparsity_grad,
+                                      const std::vector<Tensor>& weights,
+                                      const std::vector<Tensor>& embeddings,
+                                      const std::vector<Tensor>& reserved, double scale,
+                                      std::optional<double> max_scale) {
+  GradientInputs in{check_masked_weights(op, weights, embeddings, reserved), {}, {}, {}};
+  const ScalarType dtype = in.layers.dtype;
+  in.scales = check_scales(op, scale, max_scale, dtype);
+  check_same_length(op, "grads", grads.size(), "weights", weights.size());
+  for (size_t i = 0; i < grads.size(); ++i) {
+    in.grads.push_back(
+        check_masked_grad(op, Entry{"grads", i}, grads[i], Entry{"weights", i}, weights[i], dtype));
+  }
+  check_one_number(op, "sparsity_grad", sparsity_grad, weights[0]);
+  in.sparsity_grad = as_compute(sparsity_grad, dtype);
+  return in;
+}
+
 struct BlockInputs {
   ScalarType dtype;
   std::vector<Tensor> grads, reserved;

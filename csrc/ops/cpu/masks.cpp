@@ -98,12 +98,6 @@ void mask_layers_backward(const MaskLayers& in, const CheckedScales& scales,
   });
 }
 
-std::vector<Tensor> like(const std::vector<Tensor>& tensors, ScalarType dtype) {
-  std::vector<Tensor> made;
-  for (const Tensor& t : tensors) made.push_back(torch::stable::new_empty(t, t.sizes(), dtype));
-  return made;
-}
-
 Tensor scalar_like(const Tensor& t, double value, ScalarType dtype) {
   Tensor out = torch::stable::new_empty(t, {}, dtype);
   dispatch_compute(dtype, [&](auto tag) {
@@ -206,22 +200,17 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> masked_weights_gradients(
     std::vector<Tensor> embeddings, std::vector<Tensor> reserved, std::optional<Tensor> free,
     double scale, std::optional<double> max_scale) {
   const char* op = "masked_weights_gradients";
-  const MaskLayers in = check_masked_weights(op, weights, embeddings, reserved);
-  const CheckedScales scales = check_scales(op, scale, max_scale, in.dtype);
-  check_same_length(op, "grads", grads.size(), "weights", weights.size());
-  for (size_t i = 0; i < grads.size(); ++i) {
-    grads[i] = check_masked_grad(op, Entry{"grads", i}, grads[i], Entry{"weights", i}, weights[i],
-                                 in.dtype);
-  }
-  check_one_number(op, "sparsity_grad", sparsity_grad, weights[0]);
-  const int64_t unreserved = free.has_value() ? *free->const_data_ptr<int64_t>() : count_free(in);
-  std::vector<Tensor> d_weights = like(weights, in.dtype),
-                      d_embeddings = like(embeddings, in.dtype);
-  dispatch_compute(in.dtype, [&](auto tag) {
+  const GradientInputs in =
+      check_gradients(op, grads, sparsity_grad, weights, embeddings, reserved, scale, max_scale);
+  const ScalarType dtype = in.layers.dtype;
+  const int64_t unreserved =
+      free.has_value() ? *free->const_data_ptr<int64_t>() : count_free(in.layers);
+  std::vector<Tensor> d_weights = like(weights, dtype), d_embeddings = like(embeddings, dtype);
+  dispatch_compute(dtype, [&](auto tag) {
     using T = decltype(tag);
-    const T slope = *as_compute(sparsity_grad, in.dtype).template const_data_ptr<T>();
-    mask_layers_backward<T>(in, scales, grads, ratio(static_cast<double>(slope), unreserved),
-                            d_weights, d_embeddings);
+    const double slope = *in.sparsity_grad.template const_data_ptr<T>();
+    mask_layers_backward<T>(in.layers, in.scales, in.grads, ratio(slope, unreserved), d_weights,
+                            d_embeddings);
   });
   return {d_weights, d_embeddings};
 }
