@@ -28,10 +28,19 @@ _load(
         "recall_step_",
         "project_gradients_",
         "gem_project",
+        "masked_sgd_step_",
+        "masked_adam_step_",
+        "masked_grad_norm",
     )
 )
 
-from . import adaptation, consolidation, recall, retrieval  # noqa: E402 - registers what they wrap
+from . import (  # noqa: E402 - registers what they wrap
+    adaptation,
+    consolidation,
+    optimizers,
+    recall,
+    retrieval,
+)
 from .adaptation import (  # noqa: E402
     hebb_logits,
     hebbian_update,
@@ -40,6 +49,7 @@ from .adaptation import (  # noqa: E402
     mixture_log_probs,
 )
 from .consolidation import gem_project, mir_scores, project_gradients_  # noqa: E402
+from .optimizers import masked_adam_step_, masked_grad_norm, masked_sgd_step_  # noqa: E402
 from .recall import (  # noqa: E402
     divergence,
     image_prior,
@@ -70,10 +80,14 @@ __all__ = [
     "image_prior",
     "interpolation_weights",
     "knn",
+    "masked_adam_step_",
+    "masked_grad_norm",
+    "masked_sgd_step_",
     "mbpa_update",
     "mir_scores",
     "mixture_log_probs",
     "nearest_class_mean",
+    "optimizers",
     "project_gradients_",
     "recall",
     "recall_gradients",

@@ -28,16 +28,17 @@ inline bool lie_alike(const Tensor& t, const Tensor& other) {
 // Replaces the tensors of one index by contiguous copies where their elements do not lie in the
 // same order, and those of another dtype by copies in `dtype`. A mask keeps its dtype; bits are in
 // the order of a contiguous tensor.
-inline void align(ScalarType dtype, std::initializer_list<Tensor*> group, Tensor* mask = nullptr) {
-  const Tensor& first = **group.begin();
+inline void align(ScalarType dtype, const std::vector<Tensor*>& group, Tensor* mask = nullptr) {
+  const Tensor& first = *group[0];
   const bool bits = mask != nullptr && mask->scalar_type() == ScalarType::Byte;
   const bool bytes = mask != nullptr && !bits;
   const auto is_contiguous = [](const Tensor* t) { return t->is_contiguous(); };
   const auto is_like_first = [&](const Tensor* t) { return lie_alike(first, *t); };
   const bool contiguous =
       std::all_of(group.begin(), group.end(), is_contiguous) && (!bytes || mask->is_contiguous());
-  const bool alike = contiguous || (!bits && std::all_of(group.begin(), group.end(), is_like_first) &&
-                                    (!bytes || lie_alike(first, *mask)));
+  const bool alike =
+      contiguous || (!bits && std::all_of(group.begin(), group.end(), is_like_first) &&
+                     (!bytes || lie_alike(first, *mask)));
   for (Tensor* t : group) {
     if (!alike || t->scalar_type() != dtype) *t = as_compute(*t, dtype);
   }
@@ -51,8 +52,8 @@ inline void write_back(std::vector<Tensor>& to, const std::vector<Tensor>& from)
   }
 }
 
-inline void check_same_length(const char* op, const char* name, size_t count, const char* other_name,
-                              size_t other) {
+inline void check_same_length(const char* op, const char* name, size_t count,
+                              const char* other_name, size_t other) {
   CLFAST_CHECK(count == other, op, ": ", name, " must hold ", other, " tensors, as ", other_name,
                " does, got ", count);
 }

@@ -1,0 +1,86 @@
+#include "../optimizers.h"
+
+#include "../../kernels/cpu/masked_step.h"
+
+namespace clfast::ops {
+namespace {
+
+// What a thread takes at a time; a multiple of 8, so that parts of packed masks begin with a byte.
+constexpr int64_t kPart = 8192;
+
+struct Part {
+  size_t tensor;
+  int64_t begin, end;
+};
+
+std::vector<Part> parts_of(const std::vector<Tensor>& tensors) {
+  std::vector<Part> parts;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t count = tensors[i].numel();
+    for (int64_t begin = 0; begin < count; begin += kPart) {
+      parts.push_back({i, begin, std::min(count, begin + kPart)});
+    }
+  }
+  return parts;
+}
+
+// work(i, part) for part i of all.
+template <class Work>
+void for_parts(const std::vector<Part>& parts, const Work& work) {
+  torch::stable::parallel_for(0, static_cast<int64_t>(parts.size()), 2,
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t i = begin; i < end; ++i) work(i, parts[i]);
+                              });
+}
+
+void sgd(const char*, const MaskedLists& in, const SgdOptions& options) {
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<SgdTensor<T>> tensors = sgd_tensors<T>(in);
+    const SgdStep<T> step = options.step(clip_of<T>(in));
+    for_parts(parts_of(in.params), [&](int64_t, const Part& part) {
+      cpu::masked_sgd_step(tensors[part.tensor], step, part.begin, part.end);
+    });
+  });
+}
+
+void adam(const char*, const MaskedLists& in, const AdamOptions& options,
+          const std::vector<int64_t>& steps) {
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<AdamTensor<T>> tensors = adam_tensors<T>(in, options, steps);
+    const AdamStep<T> step = options.step(clip_of<T>(in));
+    for_parts(parts_of(in.params), [&](int64_t, const Part& part) {
+      cpu::masked_adam_step(tensors[part.tensor], step, part.begin, part.end);
+    });
+  });
+}
+
+// A term a part, whatever the threads.
+Tensor norm(const char*, const MaskedLists& in) {
+  Tensor out = torch::stable::new_empty(in.grads[0], {}, ScalarType::Double);
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<Part> parts = parts_of(in.grads);
+    std::vector<const T*> grads;
+    for (const Tensor& grad : in.grads) grads.push_back(grad.const_data_ptr<T>());
+    std::vector<double> terms(parts.size());
+    for_parts(parts, [&](int64_t i, const Part& part) {
+      terms[i] =
+          cpu::masked_sq_norm(grads[part.tensor], in.reserved[part.tensor], part.begin, part.end);
+    });
+    double sum = 0;
+    for (const double term : terms) sum += term;
+    *out.mutable_data_ptr<double>() = std::sqrt(sum);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace clfast::ops
+
+STABLE_TORCH_LIBRARY_IMPL(clfast, CPU, m) {
+  m.impl("masked_sgd_step_", TORCH_BOX(&clfast::ops::masked_sgd_step_<clfast::ops::sgd>));
+  m.impl("masked_adam_step_", TORCH_BOX(&clfast::ops::masked_adam_step_<clfast::ops::adam>));
+  m.impl("masked_grad_norm", TORCH_BOX(&clfast::ops::masked_grad_norm<clfast::ops::norm>));
+}
