@@ -42,24 +42,29 @@ def check_reserved(
 
 def check_mask(mask: object, parameter: Tensor, group: int, index: int, where: str) -> None:
     """Bool of the parameter's shape, or uint8 [ceil(numel / 8)], on its device."""
-    name = f"{where}: the mask of parameter {index} in group {group}"
+    problem = _problem(mask, parameter)
+    if problem is not None:
+        error, text = problem
+        raise error(f"{where}: the mask of parameter {index} in group {group} {text}")
+
+
+def _problem(mask: object, parameter: Tensor) -> tuple[type[Exception], str] | None:
     if not isinstance(mask, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(mask).__name__}")
+        return TypeError, f"must be a tensor, got {type(mask).__name__}"
     if mask.dtype == torch.uint8:
         count = (parameter.numel() + 7) // 8
         if mask.shape != (count,):
-            raise ValueError(
-                f"{name} is packed and must have shape [{count}] for {parameter.numel()} elements, "
+            return ValueError, (
+                f"is packed and must have shape [{count}] for {parameter.numel()} elements, "
                 f"got {list(mask.shape)}"
             )
     elif mask.dtype != torch.bool:
-        raise TypeError(f"{name} must be bool, or uint8 from pack_mask, got {mask.dtype}")
+        return TypeError, f"must be bool, or uint8 from pack_mask, got {mask.dtype}"
     elif mask.shape != parameter.shape:
-        raise ValueError(f"{name} must have shape {list(parameter.shape)}, got {list(mask.shape)}")
+        return ValueError, f"must have shape {list(parameter.shape)}, got {list(mask.shape)}"
     if mask.device != parameter.device:
-        raise ValueError(
-            f"{name} must be on {parameter.device} as the parameter is, got {mask.device}"
-        )
+        return ValueError, f"must be on {parameter.device} as the parameter is, got {mask.device}"
+    return None
 
 
 def check_group(group: dict[str, Any], index: int, where: str) -> None:

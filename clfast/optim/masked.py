@@ -116,12 +116,13 @@ class _Masked(torch.optim.Optimizer):
             of_kind: dict[tuple[torch.device, torch.dtype], _Batch] = {}
             options = self._options(group, group_index)
             for index, p in enumerate(group["params"]):
-                if p.grad is None:
+                grad = p.grad
+                if grad is None:
                     continue
-                if p.grad.layout is not torch.strided:
+                if grad.layout is not torch.strided:
                     raise RuntimeError(
                         f"{where}: the gradient of parameter {index} in group {group_index} must "
-                        f"be dense, got {p.grad.layout}"
+                        f"be dense, got {grad.layout}"
                     )
                 mask = self.reserved.get(p)
                 if mask is not None:
@@ -130,9 +131,10 @@ class _Masked(torch.optim.Optimizer):
                 if kind not in of_kind:
                     checks.check_group(group, group_index, where)
                     of_kind[kind] = _Batch([], [], [], options, group)
-                of_kind[kind].params.append(p)
-                of_kind[kind].grads.append(p.grad)
-                of_kind[kind].masks.append(mask)
+                batch = of_kind[kind]
+                batch.params.append(p)
+                batch.grads.append(grad)
+                batch.masks.append(mask)
             batches += of_kind.values()
         return batches
 
@@ -145,14 +147,22 @@ class _Masked(torch.optim.Optimizer):
         clip = (self.clip_norm / (total + 1e-6)).clamp(max=1.0)
         return [clip.to(norm.device) for norm in norms]
 
-    def _kept(self, parameter: Tensor, name: str) -> Tensor | None:
-        kept: Tensor | None = self.state.get(parameter, {}).get(name)
-        return kept
+    def _states(self, params: list[Tensor], names: list[str]) -> list[dict[str, Tensor]]:
+        """Of each parameter; with zeros for what it has not yet, which is kept after the step."""
+        states = []
+        for p in params:
+            kept = self.state.get(p, {})
+            new = {name: _first_state(p, name) for name in names if kept.get(name) is None}
+            states.append({**kept, **new} if new else kept)
+        return states
 
-    def _states(self, params: list[Tensor], name: str) -> list[Tensor]:
-        """One of each parameter; zeros where it has none yet."""
-        kept = [self._kept(p, name) for p in params]
-        return [torch.zeros_like(p) if k is None else k for p, k in zip(params, kept, strict=True)]
+    def _keep(self, params: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+        for p, state in zip(params, states, strict=True):
+            self.state[p] = state
+
+
+def _first_state(parameter: Tensor, name: str) -> Tensor:
+    return torch.tensor(0.0) if name == "step" else torch.zeros_like(parameter)
 
 
 class MaskedSGD(_Masked, torch.optim.SGD):
@@ -219,20 +229,19 @@ class MaskedSGD(_Masked, torch.optim.SGD):
         if options["momentum"] == 0:
             ops.masked_sgd_step_(batch.params, batch.grads, [], batch.masks, **options, clip=clip)
             return
-        buffers = self._states(batch.params, "momentum_buffer")
-        is_first = [self._kept(p, "momentum_buffer") is None for p in batch.params]
+        states = self._states(batch.params, ["momentum_buffer"])
+        is_first = [self.state.get(p) is not s for p, s in zip(batch.params, states, strict=True)]
         for first in set(is_first):  # torch dampens no first step
             of = [i for i, f in enumerate(is_first) if f is first]
             ops.masked_sgd_step_(
                 [batch.params[i] for i in of],
                 [batch.grads[i] for i in of],
-                [buffers[i] for i in of],
+                [states[i]["momentum_buffer"] for i in of],
                 [batch.masks[i] for i in of],
                 **{**options, "dampening": 0.0 if first else options["dampening"]},
                 clip=clip,
             )
-        for p, buffer in zip(batch.params, buffers, strict=True):
-            self.state[p]["momentum_buffer"] = buffer
+        self._keep(batch.params, states)
 
 
 class MaskedAdam(_Masked, torch.optim.Adam):
@@ -290,7 +299,7 @@ class MaskedAdam(_Masked, torch.optim.Adam):
 
     def _options(self, group: dict[str, Any], index: int) -> dict[str, Any]:
         options = super()._options(group, index)
-        if group["params"][0].is_cuda and torch.cuda.is_current_stream_capturing():
+        if any(p.is_cuda for p in group["params"][:1]) and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "MaskedAdam: a step must not be captured into a CUDA graph: its number is part of "
                 "the formula, and is counted on the host"
@@ -303,16 +312,15 @@ class MaskedAdam(_Masked, torch.optim.Adam):
 
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
         names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if batch.group["amsgrad"] else [])]
-        states = {name: self._states(batch.params, name) for name in names}
-        steps = [self._kept(p, "step") for p in batch.params]
-        counts = [torch.tensor(0.0) if step is None else step for step in steps]
+        states = self._states(batch.params, ["step", *names])
+        lists = [[state[name] for state in states] for name in names]
+        steps = [state["step"] for state in states]
         ops.masked_adam_step_(
-            *(batch.params, batch.grads, states["exp_avg"], states["exp_avg_sq"]),
-            *(states.get("max_exp_avg_sq", []), batch.masks),
-            steps=[int(count) + 1 for count in counts],
+            *(batch.params, batch.grads, lists[0], lists[1], lists[2] if len(lists) > 2 else []),
+            batch.masks,
+            steps=[int(step) + 1 for step in steps],
             **batch.options,
             clip=clip,
         )
-        torch._foreach_add_(counts, 1)
-        for i, p in enumerate(batch.params):
-            self.state[p].update(step=counts[i], **{name: states[name][i] for name in names})
+        torch._foreach_add_(steps, torch.tensor(1.0))  # a number would be wrapped again for each
+        self._keep(batch.params, states)

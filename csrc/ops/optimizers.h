@@ -189,6 +189,15 @@ inline std::vector<AdamTensor<T>> adam_tensors(const MaskedLists& in, const Adam
   return tensors;
 }
 
+template <class T>
+inline std::vector<MaskedGrad<T>> grad_tensors(const MaskedLists& in) {
+  std::vector<MaskedGrad<T>> tensors;
+  for (size_t i = 0; i < in.grads.size(); ++i) {
+    tensors.push_back({in.grads[i].const_data_ptr<T>(), in.reserved[i]});
+  }
+  return tensors;
+}
+
 // What both devices do before and after their part: sgd, adam or norm.
 using Sgd = void(const char*, const MaskedLists&, const SgdOptions&);
 using Adam = void(const char*, const MaskedLists&, const AdamOptions&, const std::vector<int64_t>&);

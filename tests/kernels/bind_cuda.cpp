@@ -79,4 +79,5 @@ PYBIND11_MODULE(_cuda_kernels, m) {
   bind_cuda_adaptation(m);
   bind_cuda_recall(m);
   bind_cuda_consolidation(m);
+  bind_cuda_optimizers(m);
 }

@@ -48,6 +48,12 @@ struct AdamStep {
   T beta1, rest1, beta2, rest2;  // rest = 1 - beta, rounded once
 };
 
+template <class T>
+struct MaskedGrad {
+  const T* grad;
+  ReservedMask reserved;
+};
+
 // The gradient as an optimiser takes it, scale = sign clip. A parameter that is infinite gets no
 // NaN from a decay of 0.
 template <class F, class T>
@@ -70,6 +76,12 @@ template <class F, class T>
 CLFAST_HD void adam_moments(F& exp_avg, F& exp_avg_sq, F grad, const AdamStep<T>& step) {
   exp_avg = step.beta1 * exp_avg + step.rest1 * grad;
   exp_avg_sq = step.beta2 * exp_avg_sq + step.rest2 * grad * grad;
+}
+
+// A NaN stays, as in torch.maximum.
+template <class F>
+CLFAST_HD F larger_or_nan(F before, F value) {
+  return before >= value || before != before ? before : value;
 }
 
 // root = sqrt of the second moment.

@@ -48,8 +48,7 @@ inline void adam_step_of_part(const AdamTensor<T>& tensor, const AdamStep<T>& st
     store_first<T>(tensor.exp_avg + i, count, m);
     store_first<T>(tensor.exp_avg_sq + i, count, v);
     if (tensor.max_exp_avg_sq != nullptr) {
-      const Vector<T> before = load_first<T>(tensor.max_exp_avg_sq + i, count, 0);
-      v = before >= v || before != before ? before : v;  // a NaN stays, as in torch.maximum
+      v = larger_or_nan(load_first<T>(tensor.max_exp_avg_sq + i, count, 0), v);
       store_first<T>(tensor.max_exp_avg_sq + i, count, v);
     }
     const Vector<T> stepped =
@@ -60,12 +59,12 @@ inline void adam_step_of_part(const AdamTensor<T>& tensor, const AdamStep<T>& st
 
 // Four independent accumulators hide the latency of the addition.
 template <class T>
-inline double sq_norm_of_part(const T* grad, ReservedMask reserved, int64_t begin, int64_t end) {
+inline double sq_norm_of_part(const MaskedGrad<T>& tensor, int64_t begin, int64_t end) {
   constexpr int64_t lanes = kLanes<double>, step = 4 * lanes;
   Vector<double> sums[4] = {};
   const auto add = [&](int s, int64_t i) {
-    const LaneIndex<double> out = reserved_lanes<double>(reserved, i, lanes);
-    const Vector<double> g = out ? Vector<double>{} : load_wide(grad + i);
+    const LaneIndex<double> out = reserved_lanes<double>(tensor.reserved, i, lanes);
+    const Vector<double> g = out ? Vector<double>{} : load_wide(tensor.grad + i);
     sums[s] = multiply_add<double>(g, g, sums[s]);
   };
   int64_t i = begin;
@@ -76,7 +75,7 @@ inline double sq_norm_of_part(const T* grad, ReservedMask reserved, int64_t begi
   for (; i + lanes <= end; i += lanes) add(0, i);
   double sum = sum_lanes<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   for (; i < end; ++i) {
-    const double g = is_reserved(reserved, i) ? 0.0 : static_cast<double>(grad[i]);
+    const double g = is_reserved(tensor.reserved, i) ? 0.0 : static_cast<double>(tensor.grad[i]);
     sum += g * g;
   }
   return sum;
@@ -91,8 +90,8 @@ inline double sq_norm_of_part(const T* grad, ReservedMask reserved, int64_t begi
                         int64_t end) {                                                       \
     adam_step_of_part(tensor, step, begin, end);                                             \
   }                                                                                          \
-  double masked_sq_norm(const T* grad, ReservedMask reserved, int64_t begin, int64_t end) {  \
-    return sq_norm_of_part(grad, reserved, begin, end);                                      \
+  double masked_sq_norm(const MaskedGrad<T>& tensor, int64_t begin, int64_t end) {           \
+    return sq_norm_of_part(tensor, begin, end);                                              \
   }
 CLFAST_MASKED_STEP_OF(float)
 CLFAST_MASKED_STEP_OF(double)

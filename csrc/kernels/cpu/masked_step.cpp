@@ -11,8 +11,8 @@ namespace clfast::cpu {
                         int64_t end) {                                                       \
     CLFAST_CALL_AT_LEVEL(masked_adam_step(tensor, step, begin, end));                        \
   }                                                                                          \
-  double masked_sq_norm(const T* grad, ReservedMask reserved, int64_t begin, int64_t end) {  \
-    CLFAST_CALL_AT_LEVEL(masked_sq_norm(grad, reserved, begin, end));                        \
+  double masked_sq_norm(const MaskedGrad<T>& tensor, int64_t begin, int64_t end) {           \
+    CLFAST_CALL_AT_LEVEL(masked_sq_norm(tensor, begin, end));                                \
   }
 CLFAST_PICK_MASKED_STEP(float)
 CLFAST_PICK_MASKED_STEP(double)

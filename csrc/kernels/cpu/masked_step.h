@@ -14,7 +14,7 @@ namespace clfast::cpu {
                        int64_t end);                                                         \
   void masked_adam_step(const AdamTensor<T>& tensor, const AdamStep<T>& step, int64_t begin, \
                         int64_t end);                                                        \
-  double masked_sq_norm(const T* grad, ReservedMask reserved, int64_t begin, int64_t end);
+  double masked_sq_norm(const MaskedGrad<T>& tensor, int64_t begin, int64_t end);
 CLFAST_MASKED_STEP(float)
 CLFAST_MASKED_STEP(double)
 CLFAST_DECLARE_PER_LEVEL(CLFAST_MASKED_STEP(float) CLFAST_MASKED_STEP(double))

@@ -62,12 +62,10 @@ Tensor norm(const char*, const MaskedLists& in) {
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const std::vector<Part> parts = parts_of(in.grads);
-    std::vector<const T*> grads;
-    for (const Tensor& grad : in.grads) grads.push_back(grad.const_data_ptr<T>());
+    const std::vector<MaskedGrad<T>> tensors = grad_tensors<T>(in);
     std::vector<double> terms(parts.size());
     for_parts(parts, [&](int64_t i, const Part& part) {
-      terms[i] =
-          cpu::masked_sq_norm(grads[part.tensor], in.reserved[part.tensor], part.begin, part.end);
+      terms[i] = cpu::masked_sq_norm(tensors[part.tensor], part.begin, part.end);
     });
     double sum = 0;
     for (const double term : terms) sum += term;
