@@ -2,10 +2,20 @@
 
 from importlib.metadata import version as _version
 
-from . import memory, methods, ops, reference, streams
+from . import memory, methods, ops, optim, reference, streams
 from ._backend import backend
 from .methods import attach
 
 __version__ = _version("clfast")
 
-__all__ = ["__version__", "attach", "backend", "memory", "methods", "ops", "reference", "streams"]
+__all__ = [
+    "__version__",
+    "attach",
+    "backend",
+    "memory",
+    "methods",
+    "ops",
+    "optim",
+    "reference",
+    "streams",
+]

@@ -36,6 +36,9 @@ _load(
         "reserve_",
         "pack_mask",
         "unpack_mask",
+        "masked_sgd_step_",
+        "masked_adam_step_",
+        "masked_grad_norm",
     )
 )
 
@@ -43,6 +46,7 @@ from . import (  # noqa: E402 - registers what they wrap
     adaptation,
     consolidation,
     masks,
+    optimizers,
     recall,
     retrieval,
 )
@@ -67,6 +71,7 @@ from .masks import (  # noqa: E402
     unpack_mask,
     weight_mask,
 )
+from .optimizers import masked_adam_step_, masked_grad_norm, masked_sgd_step_  # noqa: E402
 from .recall import (  # noqa: E402
     divergence,
     image_prior,
@@ -101,6 +106,9 @@ __all__ = [
     "interpolation_weights",
     "knn",
     "mask_sparsity",
+    "masked_adam_step_",
+    "masked_grad_norm",
+    "masked_sgd_step_",
     "masked_weight",
     "masked_weights",
     "masked_weights_gradients",
@@ -109,6 +117,7 @@ __all__ = [
     "mir_scores",
     "mixture_log_probs",
     "nearest_class_mean",
+    "optimizers",
     "pack_mask",
     "project_gradients_",
     "recall",

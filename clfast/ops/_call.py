@@ -21,6 +21,7 @@ _CHECK_OF_KIND = {
     "Tensor": _check.tensors,
     "Optional[Tensor]": _check.optional_tensors,
     "List[Tensor]": _check.lists_of_tensors,
+    "List[Optional[Tensor]]": _check.lists_of_optional_tensors,
     "str": _check.strings,
 }
 # Arguments of the schemas that are parts of one of the public functions.

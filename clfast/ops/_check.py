@@ -56,6 +56,12 @@ def lists_of_tensors(op: str, **given: Any) -> None:
         tensors(op, **{f"{name}[{i}]": tensor for i, tensor in enumerate(value)})
 
 
+def lists_of_optional_tensors(op: str, **given: Any) -> None:
+    lists(op, **given)
+    for name, value in given.items():
+        optional_tensors(op, **{f"{name}[{i}]": tensor for i, tensor in enumerate(value)})
+
+
 def integer(op: str, name: str, value: Any) -> Any:
     """`value` as an int, or the SymInt that it is.
 

@@ -105,9 +105,7 @@ def masked_weights(
     if _call.in_transform():
         return reference.masks.masked_weights(*lists, scale, max_scale=max_scale)
     if _derivative.wanted(*weights, *embeddings):
-        *masked, sparsity = _MaskedWeights.apply(
-            scale, max_scale, *weights, *embeddings, *reserved
-        )
+        *masked, sparsity = _MaskedWeights.apply(scale, max_scale, *weights, *embeddings, *reserved)
     else:
         masked, sparsity, _ = _call.compiled("masked_weights", *lists, scale, max_scale)
     return masked, sparsity

@@ -81,6 +81,18 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   m.def("pack_mask(Tensor mask) -> Tensor");
   m.def("unpack_mask(Tensor packed, int[] shape) -> Tensor");
 
+  // optimizers; the list of a state that is not kept is empty
+  m.def(
+      "masked_sgd_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, "
+      "Tensor?[] reserved, float lr, float momentum, float dampening, float weight_decay, "
+      "bool nesterov, bool maximize, Tensor? clip) -> ()");
+  m.def(
+      "masked_adam_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
+      "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, Tensor?[] reserved, int[] steps, "
+      "float lr, float[] betas, float eps, float weight_decay, "
+      "bool decoupled_weight_decay, bool maximize, Tensor? clip) -> ()");
+  m.def("masked_grad_norm(Tensor[] grads, Tensor?[] reserved) -> Tensor");
+
   // the SIMD level in use: 0 base, 1 avx2, 2 avx512, 3 avx512_bf16
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");

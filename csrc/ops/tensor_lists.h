@@ -28,8 +28,8 @@ inline bool lie_alike(const Tensor& t, const Tensor& other) {
 // Replaces the tensors of one index by contiguous copies where their elements do not lie in the
 // same order, and those of another dtype by copies in `dtype`. A mask keeps its dtype; bits are in
 // the order of a contiguous tensor.
-inline void align(ScalarType dtype, std::initializer_list<Tensor*> group, Tensor* mask = nullptr) {
-  const Tensor& first = **group.begin();
+inline void align(ScalarType dtype, const std::vector<Tensor*>& group, Tensor* mask = nullptr) {
+  const Tensor& first = *group[0];
   const bool bits = mask != nullptr && mask->scalar_type() == ScalarType::Byte;
   const bool bytes = mask != nullptr && !bits;
   const auto is_contiguous = [](const Tensor* t) { return t->is_contiguous(); };

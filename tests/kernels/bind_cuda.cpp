@@ -80,4 +80,5 @@ PYBIND11_MODULE(_cuda_kernels, m) {
   bind_cuda_recall(m);
   bind_cuda_consolidation(m);
   bind_cuda_masks(m);
+  bind_cuda_optimizers(m);
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import consolidation_samples
 import mask_samples
+import optimizer_samples
 import recall_samples
 import torch
 from sizes import Sizes, randn
@@ -30,6 +31,8 @@ class OpCase:
     # Its first so many arguments may require grad.
     differentiable_in: int = 0
     in_place: bool = False
+    # The arguments that it changes then.
+    changes: tuple[int, ...] = (0,)
 
     @property
     def family(self) -> str:
@@ -39,14 +42,14 @@ class OpCase:
 
     @property
     def op(self) -> Callable[..., Any]:
-        """An op that changes its first argument is called on a copy, which is returned."""
+        """An op that changes arguments is called on copies of them, which are returned."""
         function: Callable[..., Any] = getattr(ops, self.name)
-        return _on_a_copy(function) if self.in_place else function
+        return _on_copies(function, self.changes) if self.in_place else function
 
     @property
     def oracle(self) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(getattr(reference, self.family), self.name)
-        return _on_a_copy(function) if self.in_place else function
+        return _on_copies(function, self.changes) if self.in_place else function
 
     @property
     def takes_lists(self) -> bool:
@@ -58,11 +61,12 @@ class OpCase:
         return f"{self.name} {self.variant}".rstrip()
 
 
-def _on_a_copy(change: Callable[..., None]) -> Callable[..., Any]:
-    def changed(first: Any, *others: Any, **options: Any) -> Any:
-        first = map_tensors(first, Tensor.clone)
-        change(first, *others, **options)
-        return first
+def _on_copies(change: Callable[..., None], positions: tuple[int, ...]) -> Callable[..., Any]:
+    def changed(*given: Any, **options: Any) -> list[Tensor]:
+        at = enumerate(given)
+        arguments = [map_tensors(a, Tensor.clone) if i in positions else a for i, a in at]
+        change(*arguments, **options)
+        return [tensor for i in positions for tensor in flat(arguments[i])]
 
     return changed
 
@@ -240,5 +244,21 @@ CASES = [
     OpCase("reserve_", mask_samples.reserve_packed, in_place=True, variant="packed"),
     OpCase("pack_mask", mask_samples.pack_mask),
     OpCase("unpack_mask", mask_samples.unpack_mask),
+    OpCase("masked_sgd_step_", optimizer_samples.sgd, in_place=True, changes=(0, 2)),
+    OpCase(
+        *("masked_sgd_step_", optimizer_samples.sgd_nesterov),
+        in_place=True,
+        changes=(0, 2),
+        variant="nesterov",
+    ),
+    OpCase("masked_sgd_step_", optimizer_samples.sgd_plain, in_place=True, variant="plain"),
+    OpCase("masked_adam_step_", optimizer_samples.adam, in_place=True, changes=(0, 2, 3)),
+    OpCase(
+        *("masked_adam_step_", optimizer_samples.adam_amsgrad),
+        in_place=True,
+        changes=(0, 2, 3, 4),
+        variant="amsgrad",
+    ),
+    OpCase("masked_grad_norm", optimizer_samples.grad_norm),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

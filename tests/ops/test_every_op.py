@@ -42,7 +42,10 @@ def test_every_public_op_has_a_case() -> None:
     """But for functions of modules of their own, which have no kernel."""
     public = {
         name
-        for module in (ops.retrieval, ops.adaptation, ops.recall, ops.consolidation, ops.masks)
+        for module in (
+            *(ops.retrieval, ops.adaptation, ops.recall, ops.consolidation),
+            *(ops.masks, ops.optimizers),
+        )
         for name in module.__all__
         if inspect.isfunction(function := getattr(module, name))
         and function.__module__ == module.__name__
@@ -72,7 +75,8 @@ def test_half_precision_inputs_are_widened(
     case: OpCase, dtype: torch.dtype, rng: torch.Generator
 ) -> None:
     args, kwargs = case.make(Sizes(), dtype, rng)
-    if case.name == "recall_step_":  # a step would be lost in the rounding of what it changes
+    # A step would be lost in the rounding of what it changes.
+    if case.name == "recall_step_" or case.family == "optimizers":
         with pytest.raises(RuntimeError, match="must be float32 or float64"):
             case.op(*args, **kwargs)
         return
@@ -147,6 +151,11 @@ def test_empty_inputs_without_a_batch() -> None:
     ops.project_gradients_([], [])
     ops.project_gradients_([torch.empty(0, 3)], [torch.empty(0, 3)])
     assert ops.gem_project(torch.empty(0), torch.empty(3, 0), 0.5).shape == (0,)
+    ops.masked_sgd_step_([], [], [], [], lr=0.1)
+    ops.masked_sgd_step_([torch.empty(0, 3)], [torch.empty(0, 3)], [], [None], lr=0.1)
+    ops.masked_adam_step_([], [], [], [], [], [], steps=[], lr=0.1)
+    assert ops.masked_grad_norm([], []) == 0
+    assert ops.masked_grad_norm([torch.empty(0)], [torch.empty(0, dtype=torch.bool)]) == 0
     grad = torch.tensor([1.0, -2.0])
     assert torch.equal(ops.gem_project(grad, torch.empty(0, 2), 0.5), grad)
 

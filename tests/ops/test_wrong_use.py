@@ -12,6 +12,7 @@ import pytest
 import torch
 import wrong_consolidation
 import wrong_masks
+import wrong_optimizers
 import wrong_recall
 from changes import Arguments, Change, first, put, set_at
 from op_samples import CASES, map_tensors
@@ -21,6 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import clfast
 from clfast.ops import Neighbors, RoundedKeys
+
+FAMILIES = (wrong_recall, wrong_consolidation, wrong_masks, wrong_optimizers)
 
 
 def _neighbours(position: int, **changes: Callable[[Tensor], Tensor]) -> Change:
@@ -238,7 +241,7 @@ def _expect(op: str, message: str) -> Any:
 
 @pytest.mark.parametrize(
     ("op", "message", "change"),
-    [*WRONG, *wrong_recall.WRONG, *wrong_consolidation.WRONG, *wrong_masks.WRONG],
+    [*WRONG, *(wrong for family in FAMILIES for wrong in family.WRONG)],
 )
 def test_wrong_arguments(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
@@ -255,12 +258,7 @@ def test_wrong_arguments(op: str, message: str, change: Change) -> None:
 
 @pytest.mark.parametrize(
     ("op", "message", "change"),
-    [
-        *WRONG_VALUES,
-        *wrong_recall.WRONG_VALUES,
-        *wrong_consolidation.WRONG_VALUES,
-        *wrong_masks.WRONG_VALUES,
-    ],
+    [*WRONG_VALUES, *(wrong for family in FAMILIES for wrong in family.WRONG_VALUES)],
 )
 def test_wrong_values(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
@@ -393,12 +391,7 @@ def test_weights_that_overflow_are_seen_beside_sound_biases(optimizer: str) -> N
 
 @pytest.mark.parametrize(
     ("op", "name", "kind", "change"),
-    [
-        *WRONG_KINDS,
-        *wrong_recall.WRONG_KINDS,
-        *wrong_consolidation.WRONG_KINDS,
-        *wrong_masks.WRONG_KINDS,
-    ],
+    [*WRONG_KINDS, *(wrong for family in FAMILIES for wrong in family.WRONG_KINDS)],
 )
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_wrong_kinds(op: str, name: str, kind: str, change: Change, backend: str) -> None:

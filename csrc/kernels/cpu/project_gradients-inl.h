@@ -4,15 +4,6 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// As many elements as a vector has of double.
-inline Vector<double> load_wide(const double* p) { return load(p); }
-inline Vector<double> load_wide(const float* p) {
-  typedef float Narrow __attribute__((vector_size(CLFAST_VECTOR_BYTES / 2)));
-  Narrow v;
-  memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, Vector<double>);
-}
-
 // Four independent accumulators a sum hide the latency of the addition.
 template <class T>
 inline InnerProducts products_of(const T* g, const T* r, int64_t count) {

@@ -49,6 +49,15 @@ inline Vector<T> load(const T* p) {
   return v;
 }
 
+// As many elements as a vector has of double.
+inline Vector<double> load_wide(const double* p) { return load(p); }
+inline Vector<double> load_wide(const float* p) {
+  typedef float Narrow __attribute__((vector_size(CLFAST_VECTOR_BYTES / 2)));
+  Narrow v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Vector<double>);
+}
+
 template <class T>
 inline void store(T* p, Vector<T> v) {
   memcpy(p, &v, sizeof v);
@@ -288,6 +297,28 @@ inline Vector<T> multiply_add(Vector<T> a, Vector<T> b, Vector<T> sum) {
   }
 #else
   return sum + a * b;
+#endif
+}
+
+template <class T>
+inline Vector<T> square_root(Vector<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return _mm512_maskz_sqrt_ps(0xffff, v);  // without, g++ 12 warns of its own header
+  } else {
+    return _mm512_maskz_sqrt_pd(0xff, v);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return _mm256_sqrt_ps(v);
+  } else {
+    return _mm256_sqrt_pd(v);
+  }
+#else
+  for (int c = 0; c < kLanes<T>; ++c) {
+    v[c] = sizeof(T) == sizeof(float) ? __builtin_sqrtf(v[c]) : __builtin_sqrt(v[c]);
+  }
+  return v;
 #endif
 }
 

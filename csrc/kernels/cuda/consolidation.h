@@ -6,37 +6,15 @@
 
 #include "../common/gem_program.h"
 #include "../common/gradient_lists.h"
+#include "list_launches.h"
 
 namespace clfast::cuda {
 
-// A launch takes so many tensors, since a kernel's arguments have 4 KiB, and so many elements go to
-// a block.
+// A launch takes so many tensors, since a kernel's arguments have 4 KiB.
 constexpr int64_t kTensorsOfALaunch = 128;
-constexpr int64_t kElementsOfABlock = 4096;
 
-// How many blocks share the elements of one launch.
-inline int64_t parts_of_elements(int64_t elements) {
-  const int64_t parts = (elements + kElementsOfABlock - 1) / kElementsOfABlock;
-  return parts < 1024 ? parts : 1024;
-}
-
-// Calls f(first, tensors, elements) for the tensors of each launch.
-template <class F>
-void for_launches(const int64_t* ends, int64_t tensors, F&& f) {
-  for (int64_t first = 0; first < tensors; first += kTensorsOfALaunch) {
-    const int64_t rest = tensors - first;
-    const int64_t count = rest < kTensorsOfALaunch ? rest : kTensorsOfALaunch;
-    const int64_t elements = ends[first + count - 1] - (first > 0 ? ends[first - 1] : 0);
-    if (elements > 0) f(first, count, elements);
-  }
-}
-
-// How many blocks all launches have together.
 inline int64_t parts_of_lists(const int64_t* ends, int64_t tensors) {
-  int64_t parts = 0;
-  for_launches(ends, tensors,
-               [&](int64_t, int64_t, int64_t elements) { parts += parts_of_elements(elements); });
-  return parts;
+  return parts_of_launches<kTensorsOfALaunch>(ends, tensors);
 }
 
 // sums: parts_of_lists() of scratch; scale: one element of scratch.

@@ -14,6 +14,10 @@ inline int64_t parts_of_elements(int64_t elements) {
   return parts < 1024 ? parts : 1024;
 }
 
+// So many entries of a table go to a launch, since a kernel's arguments have 4 KiB.
+template <class Entry>
+constexpr int64_t kEntriesOfALaunch = (4096 - 256) / (sizeof(Entry) + sizeof(int64_t));
+
 // Calls f(first, tensors, elements) for the tensors of each launch, `most` at a time; ends[i] is
 // where tensor i ends in the row of all elements.
 template <int64_t most, class F>

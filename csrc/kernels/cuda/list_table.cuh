@@ -5,9 +5,6 @@
 namespace clfast::cuda {
 
 template <class Entry>
-constexpr int64_t kEntriesOfALaunch = (4096 - 256) / (sizeof(Entry) + sizeof(int64_t));
-
-template <class Entry>
 struct ListTable {
   Entry of[kEntriesOfALaunch<Entry>];
   int64_t ends[kEntriesOfALaunch<Entry>];

@@ -123,11 +123,6 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-int64_t parts_of_masks(const int64_t* ends, int64_t count) {
-  return parts_of_launches<kEntriesOfALaunch<MaskedEntry<T>>>(ends, count);
-}
-
-template <class T>
 cudaError_t mask_weights(const MaskedEntry<T>* layers, const int64_t* ends, int64_t count, T scale,
                          PartOfSparsity* parts, T* value, int64_t* free, cudaStream_t stream) {
   int64_t made = 0;

@@ -6,6 +6,7 @@
 
 #include "../common/reserved_mask.h"
 #include "../common/soft_mask.h"
+#include "list_launches.h"
 
 namespace clfast::cuda {
 
@@ -33,12 +34,12 @@ struct PartOfSparsity {
   int64_t free;
 };
 
-// How many parts mask_weights leaves behind for the elements that `ends` tells of.
 template <class T>
-int64_t parts_of_masks(const int64_t* ends, int64_t count);
-
-// Masked weights; value: one element, the used share of what is free; free: how many entries that
-// is. Either of the two may be null.
+int64_t parts_of_masks(const int64_t* ends, int64_t count) {
+  return parts_of_launches<kEntriesOfALaunch<MaskedEntry<T>>>(ends, count);
+}
+// Masked weights; parts: parts_of_masks() of scratch; value: one element, the used share of what is
+// free; free: how many entries that is. Either of the two may be null.
 template <class T>
 cudaError_t mask_weights(const MaskedEntry<T>* layers, const int64_t* ends, int64_t count, T scale,
                          PartOfSparsity* parts, T* value, int64_t* free, cudaStream_t stream);

@@ -2,7 +2,7 @@
 // Pointers go to the kernels as arguments, so the device decides and the host never waits.
 #pragma once
 #include "consolidation.h"
-#include "rows.cuh"
+#include "list_walk.cuh"
 
 namespace clfast::cuda {
 
@@ -28,31 +28,17 @@ TensorTable<T> table_of(const GradientLists<T>& lists, int64_t first, int64_t te
   return table;
 }
 
-// f(g, r) for the block's elements, its threads side by side.
-template <class T, class F>
-__device__ __forceinline__ void for_elements(const TensorTable<T>& table, int64_t elements, F&& f) {
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kElementsOfABlock; first < elements;
-       first += static_cast<int64_t>(gridDim.x) * kElementsOfABlock) {
-    const int64_t last = min(first + kElementsOfABlock, elements);
-    for (int64_t at = first; at < last;) {
-      const Piece piece = piece_at(table, at, last);
-      T* g = table.grads[piece.tensor] + piece.offset;
-      const T* r = table.reference[piece.tensor] + piece.offset;
-      for (int64_t i = threadIdx.x; i < piece.count; i += kThreads) f(g[i], r[i]);
-      at += piece.count;
-    }
-  }
-}
-
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     inner_products_kernel(TensorTable<T> table, int64_t elements,
                           InnerProducts* __restrict__ sums) {
   CLFAST_SHARED(double[kWarps], shared);
   InnerProducts own{0, 0};
-  for_elements(table, elements, [&](T g, T r) {
-    own.dot += static_cast<double>(g) * static_cast<double>(r);
-    own.sq_norm += static_cast<double>(r) * static_cast<double>(r);
+  for_elements(table, elements, [&](int64_t tensor, int64_t i) {
+    const double g = static_cast<double>(table.grads[tensor][i]);
+    const double r = static_cast<double>(table.reference[tensor][i]);
+    own.dot += g * r;
+    own.sq_norm += r * r;
   });
   own.dot = block_sum<kThreads>(own.dot, shared);
   own.sq_norm = block_sum<kThreads>(own.sq_norm, shared);
@@ -80,8 +66,10 @@ __global__ void __launch_bounds__(kThreads)
                            const double* __restrict__ scale) {
   const double times = *scale;
   if (times == 0) return;
-  for_elements(table, elements, [&](T& g, T r) {
-    g = static_cast<T>(static_cast<double>(g) - times * static_cast<double>(r));
+  for_elements(table, elements, [&](int64_t tensor, int64_t i) {
+    T& g = table.grads[tensor][i];
+    const double r = static_cast<double>(table.reference[tensor][i]);
+    g = static_cast<T>(static_cast<double>(g) - times * r);
   });
 }
 
@@ -89,18 +77,20 @@ template <class T>
 cudaError_t project_gradients(const GradientLists<T>& lists, InnerProducts* sums, double* scale,
                               cudaStream_t stream) {
   int64_t parts = 0;
-  for_launches(lists.ends, lists.tensors, [&](int64_t first, int64_t count, int64_t elements) {
-    const int64_t blocks = parts_of_elements(elements);
-    CLFAST_LAUNCH((inner_products_kernel<T>), grid_of(blocks), dim3(kThreads), 0, stream,
-                  table_of(lists, first, count), elements, sums + parts);
-    parts += blocks;
-  });
+  for_launches<kTensorsOfALaunch>(
+      lists.ends, lists.tensors, [&](int64_t first, int64_t count, int64_t elements) {
+        const int64_t blocks = parts_of_elements(elements);
+        CLFAST_LAUNCH((inner_products_kernel<T>), grid_of(blocks), dim3(kThreads), 0, stream,
+                      table_of(lists, first, count), elements, sums + parts);
+        parts += blocks;
+      });
   if (parts == 0) return cudaSuccess;
   CLFAST_LAUNCH(projection_scale_kernel, dim3(1), dim3(kThreads), 0, stream, sums, parts, scale);
-  for_launches(lists.ends, lists.tensors, [&](int64_t first, int64_t count, int64_t elements) {
-    CLFAST_LAUNCH((subtract_scaled_kernel<T>), grid_of(parts_of_elements(elements)), dim3(kThreads),
-                  0, stream, table_of(lists, first, count), elements, scale);
-  });
+  for_launches<kTensorsOfALaunch>(
+      lists.ends, lists.tensors, [&](int64_t first, int64_t count, int64_t elements) {
+        CLFAST_LAUNCH((subtract_scaled_kernel<T>), grid_of(parts_of_elements(elements)),
+                      dim3(kThreads), 0, stream, table_of(lists, first, count), elements, scale);
+      });
   return cudaGetLastError();
 }
 

@@ -1,45 +1,14 @@
 #include "../masks.h"
 
-#include <functional>
-
 #include "../../kernels/cpu/block_gradients.h"
 #include "../../kernels/cpu/masked_weight.h"
 #include "../../kernels/cpu/packed_mask.h"
+#include "list_parts.h"
 
 namespace clfast::ops {
 namespace {
 
-// A part of one tensor of a list. Tensors are cut at the same places whatever the threads, so that
-// a sum over the parts has one order; a thread takes two or more.
-struct Part {
-  size_t tensor;
-  int64_t begin, end;
-};
-constexpr int64_t kPart = 8192;
-
-void for_parts(const std::vector<Part>& parts, const std::function<void(const Part&, size_t)>& f) {
-  torch::stable::parallel_for(0, static_cast<int64_t>(parts.size()), 2,
-                              [&](int64_t begin, int64_t end) {
-                                for (int64_t i = begin; i < end; ++i) f(parts[i], i);
-                              });
-}
-
-// `size` entries of a tensor, each of which takes as much work as `weight` elements.
-void cut(std::vector<Part>& parts, size_t tensor, int64_t size, int64_t weight) {
-  // Multiples of 64 begin with a byte of a packed mask.
-  const int64_t step = std::max<int64_t>(64, kPart / std::max<int64_t>(1, weight) / 64 * 64);
-  for (int64_t begin = 0; begin < size; begin += step) {
-    parts.push_back({tensor, begin, std::min(size, begin + step)});
-  }
-}
-
-std::vector<Part> parts_of(const std::vector<Tensor>& tensors) {
-  std::vector<Part> parts;
-  for (size_t i = 0; i < tensors.size(); ++i) cut(parts, i, tensors[i].numel(), 1);
-  return parts;
-}
-
-std::vector<Part> parts_of(const MaskLayers& in) {
+std::vector<Part> parts_of_layers(const MaskLayers& in) {
   std::vector<Part> parts;
   for (size_t i = 0; i < in.layers.size(); ++i) {
     const MaskShape& shape = in.layers[i].shape;
@@ -64,9 +33,9 @@ template <class T, class Name>
 cpu::MaskSums mask_layers(const char* op, const MaskLayers& in, double scale,
                           const std::vector<T*>& masked, const Name& name) {
   const std::vector<cpu::MaskedWeight<T>> layers = pointers_of<T>(in);
-  const std::vector<Part> parts = parts_of(in);
+  const std::vector<Part> parts = parts_of_layers(in);
   std::vector<cpu::MaskSums> sums(parts.size());
-  for_parts(parts, [&](const Part& part, size_t i) {
+  for_parts(parts, [&](int64_t i, const Part& part) {
     sums[i] = cpu::mask_weights(layers[part.tensor], static_cast<T>(scale), part.begin, part.end,
                                 masked.empty() ? nullptr : masked[part.tensor]);
   });
@@ -90,7 +59,7 @@ void mask_layers_backward(const MaskLayers& in, const CheckedScales& scales,
   for (const Tensor& g : grads) from.push_back(g.const_data_ptr<T>());
   for (const Tensor& d : d_weights) weights.push_back(d.mutable_data_ptr<T>());
   for (const Tensor& d : d_embeddings) embeddings.push_back(d.mutable_data_ptr<T>());
-  for_parts(parts_of(in), [&](const Part& part, size_t) {
+  for_parts(parts_of_layers(in), [&](int64_t, const Part& part) {
     const size_t i = part.tensor;
     cpu::mask_weights_backward(layers[i], scales.as<T>(), from.empty() ? nullptr : from[i],
                                static_cast<T>(share), part.begin, part.end,
@@ -185,9 +154,9 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> masked_weights(std::vector<Tenso
 }
 
 int64_t count_free(const MaskLayers& in) {
-  const std::vector<Part> parts = parts_of(in);
+  const std::vector<Part> parts = parts_of_layers(in);
   std::vector<int64_t> reserved(parts.size());
-  for_parts(parts, [&](const Part& part, size_t i) {
+  for_parts(parts, [&](int64_t i, const Part& part) {
     reserved[i] = cpu::count_reserved(in.layers[part.tensor].marks(), part.begin, part.end);
   });
   int64_t free = -std::accumulate(reserved.begin(), reserved.end(), int64_t{0});
@@ -225,7 +194,7 @@ void block_gradients_(std::vector<Tensor> grads, std::vector<Tensor> reserved) {
       pointers.push_back(in.grads[i].mutable_data_ptr<T>());
       marks.push_back(marks_of(in.reserved[i]));
     }
-    for_parts(parts_of(in.grads), [&](const Part& part, size_t) {
+    for_parts(parts_of(in.grads), [&](int64_t, const Part& part) {
       cpu::block_gradients(pointers[part.tensor], marks[part.tensor], part.begin, part.end);
     });
   });
@@ -249,7 +218,7 @@ void compensate_embedding_gradients_(std::vector<Tensor> grads, std::vector<Tens
       pointers.push_back(in.grads[i].mutable_data_ptr<T>());
       from.push_back(in.embeddings[i].const_data_ptr<T>());
     }
-    for_parts(parts_of(in.grads), [&](const Part& part, size_t) {
+    for_parts(parts_of(in.grads), [&](int64_t, const Part& part) {
       cpu::compensate_gradients(pointers[part.tensor], from[part.tensor], compensation, part.begin,
                                 part.end);
     });

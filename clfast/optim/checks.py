@@ -1,0 +1,83 @@
+"""Checks of masks and parameters. `where` opens every message: `MaskedAdam`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_optimizer(optimizer: object, where: str) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        kind = type(optimizer).__name__
+        raise TypeError(f"{where}: optimizer must be a torch.optim.Optimizer, got {kind}")
+
+
+def check_reserved(
+    reserved: object, groups: Iterable[dict[str, Any]], where: str
+) -> dict[Tensor, Tensor]:
+    """Every mask is of a parameter of the groups, and fits it. A copy of the mapping."""
+    if not isinstance(reserved, Mapping):
+        kind = type(reserved).__name__
+        raise TypeError(f"{where}: reserved must be a mapping of parameters to masks, got {kind}")
+    places = {
+        id(p): (group_index, index, p)
+        for group_index, group in enumerate(groups)
+        for index, p in enumerate(group["params"])
+    }
+    for at, (parameter, mask) in enumerate(reserved.items()):
+        if not isinstance(parameter, Tensor):
+            kind = type(parameter).__name__
+            raise TypeError(f"{where}: keys of reserved must be parameters, key {at} is {kind}")
+        if id(parameter) not in places:
+            raise ValueError(
+                f"{where}: key {at} of reserved, a tensor of shape {list(parameter.shape)}, is in "
+                "no parameter group"
+            )
+        check_mask(mask, places[id(parameter)][2], *places[id(parameter)][:2], where)
+    return dict(reserved)
+
+
+def check_mask(mask: object, parameter: Tensor, group: int, index: int, where: str) -> None:
+    """Bool of the parameter's shape, or uint8 [ceil(numel / 8)], on its device."""
+    problem = _problem(mask, parameter)
+    if problem is not None:
+        error, text = problem
+        raise error(f"{where}: the mask of parameter {index} in group {group} {text}")
+
+
+def _problem(mask: object, parameter: Tensor) -> tuple[type[Exception], str] | None:
+    if not isinstance(mask, Tensor):
+        return TypeError, f"must be a tensor, got {type(mask).__name__}"
+    if mask.dtype == torch.uint8:
+        count = (parameter.numel() + 7) // 8
+        if mask.shape != (count,):
+            return ValueError, (
+                f"is packed and must have shape [{count}] for {parameter.numel()} elements, "
+                f"got {list(mask.shape)}"
+            )
+    elif mask.dtype != torch.bool:
+        return TypeError, f"must be bool, or uint8 from pack_mask, got {mask.dtype}"
+    elif mask.shape != parameter.shape:
+        return ValueError, f"must have shape {list(parameter.shape)}, got {list(mask.shape)}"
+    if mask.device != parameter.device:
+        return ValueError, f"must be on {parameter.device} as the parameter is, got {mask.device}"
+    return None
+
+
+def check_group(group: dict[str, Any], index: int, where: str) -> None:
+    """float32 or float64 parameters, and none of torch's options for another kind of pass."""
+    for option in ("foreach", "fused", "capturable", "differentiable"):
+        if group.get(option):
+            raise ValueError(
+                f"{where}: {option} of group {index} is not offered: the step is one pass in any "
+                "case, with a number of steps on the host and without a graph of its own"
+            )
+    for at, parameter in enumerate(group["params"]):
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"{where}: parameter {at} in group {index} must be float32 or float64, got "
+                f"{parameter.dtype}"
+            )

@@ -1,0 +1,110 @@
+"""What is reserved stays as it is in steps of any optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from . import checks
+
+
+def protect(optimizer: torch.optim.Optimizer, reserved: Mapping[Tensor, Tensor]) -> Protection:
+    """Keep reserved entries of parameters as they are, bit for bit, in every step.
+
+    Before a step the protected parameters are copied, after it their reserved entries are set back,
+    whatever the optimiser did to them: SGD with momentum, AdamW, one with NaN in its gradients. It
+    is the parameters that are protected: also from an optimiser that is made anew over them, as
+    some libraries do for each task. (A step of L-BFGS evaluates its closure several times, and its
+    line search moves reserved entries on the way; they are set back at its end.)
+
+    It costs a copy of the protected parameters and a pass over them each step, and the state of the
+    optimiser keeps what their gradients bring; :class:`MaskedSGD` and :class:`MaskedAdam` need
+    neither. An optimiser that has no protected parameter pays for a look at its list.
+
+    Args:
+        optimizer: any of ``torch.optim``, or a subclass of ``torch.optim.Optimizer``.
+        reserved: masks of some of its parameters: bool of the parameter's shape, True where it is
+            reserved, or packed by ``pack_mask``, on its device. They are live: what is added to one
+            in place counts from the next step.
+
+    Returns:
+        What ends it, by :meth:`Protection.remove` or as a context manager. It ends by itself for a
+        parameter that nothing else refers to any more.
+
+    Raises:
+        TypeError, ValueError: no optimiser; a mask of no parameter of it, or of wrong shape, dtype
+            or device, which is looked at again before every step.
+
+    Example:
+        >>> with protect(optimizer, {weight: mask}):
+        ...     train(net, optimizer)
+    """
+    checks.check_optimizer(optimizer, "protect")
+    return Protection(checks.check_reserved(reserved, optimizer.param_groups, "protect"))
+
+
+class Protection:
+    """From :func:`protect`. Until it is removed, steps leave reserved entries as they are."""
+
+    def __init__(self, reserved: dict[Tensor, Tensor]) -> None:
+        # Weak: torch's list of hooks, which holds this, must not keep a network alive.
+        self._masks: dict[int, tuple[ref[Tensor], Tensor]] = {}
+        for parameter, mask in reserved.items():
+            forget = _forget(self._masks, id(parameter))
+            self._masks[id(parameter)] = (ref(parameter, forget), mask)
+        # What the parameters were before a step that is under way; steps may be inside of others.
+        self._before: WeakKeyDictionary[torch.optim.Optimizer, list[tuple[Tensor, Tensor, Tensor]]]
+        self._before = WeakKeyDictionary()
+        self._hooks = (
+            register_optimizer_step_pre_hook(self._save),
+            register_optimizer_step_post_hook(self._restore),
+        )
+
+    def remove(self) -> None:
+        """From now on steps change what they like. A second time changes nothing."""
+        for hook in self._hooks:
+            hook.remove()
+        self._before.clear()
+
+    def __enter__(self) -> Protection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _save(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not self._masks:
+            return
+        found = []
+        for group_index, group in enumerate(optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                entry = self._masks.get(id(parameter))
+                if entry is not None:
+                    checks.check_mask(entry[1], parameter, group_index, index, "protect")
+                    found.append((parameter, entry[1]))
+        if found:
+            self._before[optimizer] = [(p, p.detach().clone(), mask) for p, mask in found]
+
+    def _restore(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        with torch.no_grad():
+            for parameter, before, mask in self._before.pop(optimizer, ()):
+                parameter.copy_(torch.where(_as_bool(mask, parameter), before, parameter))
+
+
+def _forget(masks: dict[int, tuple[ref[Tensor], Tensor]], key: int) -> Any:
+    return lambda _: masks.pop(key, None)
+
+
+def _as_bool(mask: Tensor, parameter: Tensor) -> Tensor:
+    if mask.dtype == torch.bool:
+        return mask
+    bits = mask[:, None] >> torch.arange(8, dtype=torch.uint8, device=mask.device) & 1
+    return bits.flatten()[: parameter.numel()].view(parameter.shape).bool()

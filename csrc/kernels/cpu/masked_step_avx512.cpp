@@ -1,0 +1,1 @@
+#include "masked_step-inl.h"

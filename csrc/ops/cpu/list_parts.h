@@ -1,0 +1,41 @@
+// Parts of the tensors of a list, for threads.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "../check.h"
+
+namespace clfast::ops {
+
+// Entries [begin, end) of one tensor. Tensors are cut at the same places whatever the threads, so
+// that a sum over the parts has one order; multiples of 64 begin with a byte of a packed mask.
+struct Part {
+  size_t tensor;
+  int64_t begin, end;
+};
+constexpr int64_t kPart = 8192;
+
+// `size` entries of a tensor, each of which takes as much work as `weight` elements.
+inline void cut(std::vector<Part>& parts, size_t tensor, int64_t size, int64_t weight = 1) {
+  const int64_t step = std::max<int64_t>(64, kPart / std::max<int64_t>(1, weight) / 64 * 64);
+  for (int64_t begin = 0; begin < size; begin += step) {
+    parts.push_back({tensor, begin, std::min(size, begin + step)});
+  }
+}
+
+inline std::vector<Part> parts_of(const std::vector<Tensor>& tensors) {
+  std::vector<Part> parts;
+  for (size_t i = 0; i < tensors.size(); ++i) cut(parts, i, tensors[i].numel());
+  return parts;
+}
+
+// work(i, part) for part i of all. A thread takes two or more.
+template <class Work>
+void for_parts(const std::vector<Part>& parts, const Work& work) {
+  torch::stable::parallel_for(0, static_cast<int64_t>(parts.size()), 2,
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t i = begin; i < end; ++i) work(i, parts[i]);
+                              });
+}
+
+}  // namespace clfast::ops
