@@ -2,8 +2,13 @@
 
 from .multiplicity import batch_moments, copies_stay_equal, row_multiplicity, statistics_kept
 from .resnet import resnet18
+from .task_norm import TaskBatchNorm2d
+from .tasks import TaskModule, at_task
 
 __all__ = [
+    "TaskBatchNorm2d",
+    "TaskModule",
+    "at_task",
     "batch_moments",
     "copies_stay_equal",
     "resnet18",
