@@ -236,13 +236,14 @@ class HAT(Classifier):
             return self._scores(x, where)
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
-        masks = [layer.mask for layer in self.layers.values()]
+        layers = self.layers.values()
+        masks = [layer.mask for layer in layers]
         embeddings: list[Tensor] = [mask.embedding for mask in masks]
         scale, max_scale = masks[0].scale, masks[0].max_scale
         loss, _ = self._cross_entropy(x, y, where)
         used = mask_sparsity(embeddings, [m.reserved for m in masks], scale, max_scale=max_scale)
         self._backward(loss + self.sparsity * used, where)
-        reserved = [each for layer in self.layers.values() for each in layer.reserved().items()]
+        reserved = [each for layer in layers for each in layer.reserved().items()]
         held = [(p.grad, mask) for p, mask in reserved if p.grad is not None]
         block_gradients_([grad for grad, _ in held], [mask for _, mask in held])
         if max_scale is None:
