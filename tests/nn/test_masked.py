@@ -183,6 +183,17 @@ def test_double_precision_and_whole_networks() -> None:
         assert network(torch.randn(3, 3, dtype=torch.float64)).dtype == torch.float64
 
 
+@pytest.mark.parametrize("keep", ["binary", "soft"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_stay_halves(keep: Keep, dtype: torch.dtype) -> None:
+    made, _ = mask(keep)
+    made.to(dtype)
+    values = torch.ones(3, 5, dtype=dtype)
+    for task in range(3):
+        with at_task(made, task):
+            assert made(values).dtype == dtype
+
+
 def test_wrong_use() -> None:
     made, _ = mask()
     before = copy.deepcopy(made.state_dict())
