@@ -254,7 +254,7 @@ def end_hat_task(
 ) -> dict[str, int]:
     """The task that was being learnt ends: masks are kept, and the weights that it needs reserved.
 
-    A weight is reserved where both ends are (HAT, Eq. 6 with binary masks): its unit, and the input
+    A weight is reserved where both its ends are, as in HAT: its unit, and the input
     that it weighs. Which inputs of a layer come from reserved units the network itself tells: it
     runs once with NaN out of those and 0 out of the others, and an input that is not 0 then is
     reserved. So layers may be connected in any way, through pooling, flattening, addition,

@@ -164,8 +164,8 @@ def masks_at(model: nn.Module, scale: float, max_scale: float | None = None) -> 
 
     Args:
         scale: s, finite and > 0.
-        max_scale: s_max > 0; then gradients of embeddings come out compensated (HAT, Eq. 7), as
-            :func:`clfast.ops.masks.masked_weight` has it.
+        max_scale: s_max > 0; then gradients of embeddings come out compensated as in HAT, see
+            :func:`clfast.ops.masks.masked_weight`.
 
     Raises:
         TypeError, ValueError: scales out of range.

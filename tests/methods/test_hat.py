@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -355,6 +356,28 @@ def test_predicting_changes_nothing() -> None:
     assert same(method.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert method.model.training
+
+
+def test_threads_may_ask_for_different_tasks() -> None:
+    method = learner()
+    for task in range(2):
+        method.fit_task(batches(task))
+        method.on_task_end()
+    x = batches(3)[0][0]
+    wanted = [method.predict_log_proba(x, task) for task in range(2)]
+    found: list[list[Tensor]] = [[], []]
+
+    def ask(task: int) -> None:
+        found[task] = [method.predict_log_proba(x, task) for _ in range(40)]
+
+    askers = [threading.Thread(target=ask, args=(task,)) for task in range(2)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    for task in range(2):
+        assert len(found[task]) == 40
+        assert all(torch.equal(each, wanted[task]) for each in found[task])
 
 
 def test_a_mask_without_a_unit_is_told() -> None:

@@ -56,7 +56,7 @@ def test_embeddings_begin_normal() -> None:
 
 
 def test_weights_between_reserved_units_are_reserved() -> None:
-    """HAT, Eq. 6 with binary masks, in a chain of layers."""
+    """1 - min(of the unit, of the unit before) of the union, in a chain of layers."""
     network = hat_mlp(5, (7, 6, 4), 2)
     wanted: dict[str, Tensor] = {}
     units = {name: torch.zeros(len(m.weight), dtype=torch.bool) for name, m in _layers(network)}

@@ -39,7 +39,7 @@ def test_the_mask_that_is_learnt_is_a_sigmoid() -> None:
     torch.testing.assert_close(found, wanted)
     grads = [torch.autograd.grad(y.sin().sum(), [values, live.embedding]) for y in (found, wanted)]
     torch.testing.assert_close(grads[0], grads[1])
-    # HAT, Eq. 7: the gradient as if the scale in it were s_max, at s_max sigmoid'(e).
+    # HAT: the gradient as if the scale in it were s_max, at s_max sigmoid'(e).
     with masks_at(live, 2.5, 400.0):
         (slope,) = torch.autograd.grad(live(values).sum(), live.embedding)
     e = live.embedding.detach()
