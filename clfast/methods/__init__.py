@@ -7,6 +7,7 @@ from .arm import ARM
 from .attachment import Attachment, attach, attached
 from .deep_inversion import DeepInversion
 from .distillation import Finetune, LwF
+from .hat import HAT
 from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .image_replay import Recalled
 from .parametric import Parametric
@@ -20,6 +21,7 @@ __all__ = [
     "ER",
     "ERMIR",
     "GEM",
+    "HAT",
     "Attachment",
     "DeepInversion",
     "Finetune",

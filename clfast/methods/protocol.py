@@ -37,8 +37,7 @@ class Learner(ABC):
     stream has tasks, ``on_task_end`` is called between them.
 
     Predicting changes nothing: no parameter, no buffer, no memory, no mode, no random state.
-    Learners that train on a whole task at once add ``fit_task(loader)`` to this; none of these is
-    here yet.
+    Learners that train on a whole task at once, as `HAT` does, add ``fit_task(loader)`` to this.
     """
 
     @abstractmethod

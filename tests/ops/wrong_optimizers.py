@@ -18,6 +18,7 @@ _LISTS = {
 _FIRST = {_SGD: "params", _ADAM: "params", _NORM: "grads"}
 
 WRONG: list[tuple[str, str, Change]] = []
+WRONG_VALUES: list[tuple[str, str, Change]] = []  # NaN travels on, as through torch's optimisers
 WRONG_KINDS: list[tuple[str, str, str, Change]] = []
 for _op, _names in _LISTS.items():
     _of, _last = _FIRST[_op], len(_names) - 1
