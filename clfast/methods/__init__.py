@@ -6,11 +6,13 @@ from .adi import ADI
 from .arm import ARM
 from .attachment import Attachment, attach, attached
 from .deep_inversion import DeepInversion
+from .dgm import DGMa, DGMw
 from .distillation import Finetune, LwF
+from .generative import Generated, GenerativeClassifier
 from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .image_replay import Recalled
 from .parametric import Parametric
-from .protocol import Learner
+from .protocol import Learner, TaskLearner
 from .rehearsal import AGEM, ER, ERMIR, GEM
 
 __all__ = [
@@ -21,8 +23,12 @@ __all__ = [
     "ERMIR",
     "GEM",
     "Attachment",
+    "DGMa",
+    "DGMw",
     "DeepInversion",
     "Finetune",
+    "Generated",
+    "GenerativeClassifier",
     "Hebb",
     "Learner",
     "LwF",
@@ -31,6 +37,7 @@ __all__ = [
     "MixtureTerm",
     "Parametric",
     "Recalled",
+    "TaskLearner",
     "attach",
     "attached",
 ]
