@@ -7,6 +7,7 @@ the default.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -331,6 +332,14 @@ class DGM(GenerativeClassifier):
         return lambda z: self.generator(z, weights, task)
 
     # State
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DGM:
+        """With real samples of its own: nobody else has those of a learner."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        real = None if self.real is None else self.real.clone()
+        twin.__dict__ = copy.deepcopy({**self.__dict__, "real": real}, memo)
+        return twin
 
     def _own_state(self) -> dict[str, Any]:
         return {
