@@ -229,6 +229,7 @@ def cifar(
     click.echo(f"Plots: {', '.join(map(str, plots))}\nMetrics: {out / 'metrics.jsonl'}")
 
 
+_SPLIT = ["HAT", "HAT, soft masks", "SGD"]
 _SEQUENTIAL = ["ARM", "ADI", "LwF", "SGD", "ER", "ER-MIR", "A-GEM", "GEM"]
 
 
@@ -308,6 +309,53 @@ def arm(
         raise click.ClickException(str(error)) from error
     table.print(Console())
     click.echo(f"Plot: {plot}\nMetrics: {out / 'metrics.jsonl'}")
+
+
+@run.command()
+@click.option("--data", type=click.Choice(["mnist"]), default="mnist", show_default=True)
+@_ROOT
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
+@_THREADS
+@click.option("--method", "methods", multiple=True, type=click.Choice(_SPLIT))
+@click.option("--width", type=click.IntRange(min=1), help="Units of both hidden layers.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of each task.")
+@click.option("--lr", type=click.FloatRange(min=0), help="Of SGD.")
+@click.option("--sparsity", type=click.FloatRange(min=0), help="lambda")
+@click.option("--max-scale", type=click.FloatRange(min=0, min_open=True), help="s_max")
+@click.option("--samples", type=click.IntRange(min=1), help="Of each digit at most.")
+@_out("hat")
+def hat(
+    data: str,
+    root: Path,
+    methods: tuple[str, ...],
+    width: int | None,
+    out: Path,
+    **options: Any,
+) -> None:
+    """Split MNIST with a head for every task: HAT, and plain training of the same network.
+
+    Five tasks of two digits. Prints accuracy and forgetting after five tasks, how many outputs for
+    test images have changed since their task ended, and the units that tasks use. A few minutes a
+    seed.
+    """
+    _require("matplotlib", "matplotlib")
+    from .experiments import split_hat as experiment
+
+    config = experiment.SplitHAT()
+    given = {name: value for name, value in options.items() if value is not None}
+    config = dataclasses.replace(
+        config,
+        methods=methods or config.methods,
+        widths=(width, width) if width else config.widths,
+        **given,
+    )
+    try:
+        tables, plots = experiment.run(config, *experiment.load(root), out)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    for table in tables:
+        table.print(Console())
+    click.echo(f"Plots: {', '.join(map(str, plots))}\nMetrics: {out / 'metrics.jsonl'}")
 
 
 def _facts() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from .deep_inversion import DeepInversion
 from .dgm import DGMa, DGMw
 from .distillation import Finetune, LwF
 from .generative import Generated, GenerativeClassifier
+from .hat import HAT
 from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .image_replay import Recalled
 from .parametric import Parametric
@@ -22,6 +23,7 @@ __all__ = [
     "ER",
     "ERMIR",
     "GEM",
+    "HAT",
     "Attachment",
     "DGMa",
     "DGMw",

@@ -113,7 +113,7 @@ class GenerativeClassifier(TaskLearner):
 
     def fit_task(
         self, loader: Batches, *, after_batch: Callable[[Progress], None] | None = None
-    ) -> None:
+    ) -> dict[str, float]:
         """Learn the classes that the loader shows.
 
         The loader is read once; its samples stay in memory, on the device, until the task is
@@ -124,6 +124,9 @@ class GenerativeClassifier(TaskLearner):
             loader: batches x [B, channels, 32, 32], y [B].
             after_batch: called after each batch; it may take the `state_dict`. What it raises
                 ends the task as any error does.
+
+        Returns:
+            The losses by name, means over the last epoch; those of all are in `history`.
 
         Raises:
             TypeError, ValueError: no samples; images or labels that are none; a class of an
@@ -141,6 +144,7 @@ class GenerativeClassifier(TaskLearner):
         except BaseException:
             self._load(before)
             raise
+        return {name: curve[-1] for name, curve in self.history[-1]["losses"].items()}
 
     def _fit(
         self, samples: Samples, after_batch: Callable[[Progress], None] | None, where: str

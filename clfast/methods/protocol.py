@@ -65,11 +65,14 @@ class TaskLearner(Predictor):
     """A classifier that takes all samples of a task at once, and goes over them as it needs."""
 
     @abstractmethod
-    def fit_task(self, loader: Batches) -> None:
+    def fit_task(self, loader: Batches) -> dict[str, float]:
         """Learn the next task.
 
         Args:
             loader: gives all its samples, once: x [B, ...], y [B] int64.
+
+        Returns:
+            The losses by name, means over the last epoch.
 
         Raises:
             TypeError, ValueError: bad input, named; the learner is as before.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._arguments import integer, real
-from .tasks import TaskModule, freeze
+from .tasks import TaskParts
 
 
-class TaskBatchNorm2d(TaskModule):
+class TaskBatchNorm2d(TaskParts):
     """An ``nn.BatchNorm2d`` for every task, as DGM has them beside its masks (Ostapenko et al.,
     "Learning to Remember", in the authors' code).
 
@@ -29,16 +26,12 @@ class TaskBatchNorm2d(TaskModule):
     """
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
         where = type(self).__name__
-        self.eps = real(eps, "eps", where, least=0)
-        self.momentum = real(momentum, "momentum", where, least=0, most=1)
-        self.norms = nn.ModuleList([self._norm(channels, where)])
-
-    @property
-    def tasks(self) -> int:
-        """How many there are."""
-        return len(self.norms)
+        eps = real(eps, "eps", where, least=0)
+        momentum = real(momentum, "momentum", where, least=0, most=1)
+        channels = integer(channels, "channels", where, least=1)
+        super().__init__(nn.BatchNorm2d(channels, eps, momentum))
+        self.eps, self.momentum = eps, momentum
 
     def add_task(self, channels: int | None = None) -> None:
         """Begin a task with a norm as ``nn.BatchNorm2d`` makes it, and leave the others as they
@@ -50,11 +43,10 @@ class TaskBatchNorm2d(TaskModule):
         Raises:
             TypeError, ValueError: channels that is no integer >= 1.
         """
-        where = f"{type(self).__name__}.add_task"
-        last = self._of(self.tasks - 1)
-        norm = self._norm(last.num_features if channels is None else channels, where)
-        freeze(last)
-        self.norms.append(norm.to(last.weight.device, last.weight.dtype))
+        if channels is None:
+            channels = self._of(self.tasks - 1).num_features
+        channels = integer(channels, "channels", f"{type(self).__name__}.add_task", least=1)
+        self._begin(nn.BatchNorm2d(channels, self.eps, self.momentum))
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
         """Normalise x [B, C, H, W], C as the task has it; None: the task of `TaskModule`.
@@ -75,29 +67,10 @@ class TaskBatchNorm2d(TaskModule):
         mean, variance = norm.running_mean, norm.running_var
         return F.batch_norm(x, mean, variance, norm.weight, norm.bias, eps=self.eps)
 
-    def extra_repr(self) -> str:
-        return f"eps={self.eps}, momentum={self.momentum}"
-
     def _of(self, task: int) -> nn.BatchNorm2d:
-        norm = self.norms[task]
+        norm = self.parts[task]
         assert isinstance(norm, nn.BatchNorm2d)
         return norm
 
-    def _norm(self, channels: object, where: str) -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(
-            integer(channels, "channels", where, least=1), eps=self.eps, momentum=self.momentum
-        ).train(self.training)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """As many norms as the state has, before they are loaded one by one."""
-        means = [f"{prefix}norms.{i}.running_mean" for i in range(len(state_dict))]
-        sizes = [len(state_dict[mean]) for mean in means if mean in state_dict]
-        while sizes and len(self.norms) > len(sizes):
-            del self.norms[-1]
-        for channels in sizes[len(self.norms) :]:
-            self.add_task(channels)
-        if sizes:
-            self._of(self.tasks - 1).requires_grad_(True)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def _part_of(self, weight: Tensor) -> nn.Module:
+        return nn.BatchNorm2d(len(weight), self.eps, self.momentum)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .._arguments import integer
+
+_TURN = threading.RLock()
 
 
 class TaskModule(nn.Module):
     """A module that has something of its own for every task.
 
     Tasks count from 0. When called it is of the task that the call names, else of ``task``, which
-    `at_task` sets for a whole network, else of the newest. Threads that share a network and ask it
-    for different tasks must take turns.
+    `at_task` sets for a whole network, else of the newest.
     """
 
     task: int | None = None
 
     @property
+    @abstractmethod
     def tasks(self) -> int:
         """How many there are."""
-        raise NotImplementedError
 
     def _at(self, task: int | None = None) -> int:
         """The task of a call; TypeError or ValueError for one that is not there."""
@@ -41,24 +45,61 @@ class TaskModule(nn.Module):
 def at_task(model: nn.Module, task: int | None) -> Iterator[None]:
     """Inside, every `TaskModule` in ``model`` is of ``task``; None: of its newest.
 
-    Blocks may stand in one another. Whether a module has the task is looked at when it is called.
+    Blocks may stand in one another; threads take turns. Whether a module has the task is looked at
+    when it is called.
 
     Raises:
         TypeError, ValueError: a task that is no integer, or negative.
     """
     if task is not None:
         task = integer(task, "task", "clfast.nn.at_task", least=0)
-    before = [(m, m.task) for m in model.modules() if isinstance(m, TaskModule)]
-    for module, _ in before:
-        module.task = task
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.task = was
+    with _TURN:
+        before = [(m, m.task) for m in model.modules() if isinstance(m, TaskModule)]
+        for module, _ in before:
+            module.task = task
+        try:
+            yield
+        finally:
+            for module, was in before:
+                module.task = was
 
 
-def freeze(module: nn.Module) -> None:
-    """No gradient reaches its parameters from now on, and none is left that a step could take."""
-    module.requires_grad_(False)
-    module.zero_grad(set_to_none=True)
+class TaskParts(TaskModule):
+    """A module for every task, of which only the newest is trained.
+
+    No gradient reaches the others. A state with another number of tasks can be loaded.
+    """
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([first])
+
+    @property
+    def tasks(self) -> int:
+        """How many there are."""
+        return len(self.parts)
+
+    def _begin(self, part: nn.Module) -> None:
+        last = self.parts[-1]
+        like = next(last.parameters())
+        part.to(like.device, like.dtype).train(self.training)
+        last.requires_grad_(False)
+        last.zero_grad(set_to_none=True)  # else an optimizer would still take a step
+        self.parts.append(part)
+
+    @abstractmethod
+    def _part_of(self, weight: Tensor) -> nn.Module:
+        """A part whose weight is of this shape."""
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """As many parts as the state has, before they are loaded one by one."""
+        names = [f"{prefix}parts.{i}.weight" for i in range(len(state_dict))]
+        weights = [state_dict[name] for name in names if name in state_dict]
+        while weights and self.tasks > len(weights):
+            del self.parts[-1]
+        for weight in weights[self.tasks :]:
+            self._begin(self._part_of(weight))
+        self.parts[-1].requires_grad_(True)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -6,11 +6,11 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import overload
+from typing import Literal, overload
 
 import torch
 
-from .._arguments import integer
+from .._arguments import integer, one_of
 from .online import Data, LabelledDataset, as_dataset, as_generator
 
 
@@ -62,11 +62,12 @@ class SplitStream(TaskStream):
 
     `relabel=True` replaces each label by the position of its class in the order of arrival, as
     growing heads need it. The attribute `class_order` lists the labels of the data in that order:
-    `class_order[new]` is the old label.
+    `class_order[new]` is the old label. `relabel="task"` replaces it by the position in its task,
+    as a head for every task needs it (task-incremental learning): each task has labels 0, 1, ....
 
     Raises ValueError or TypeError for empty data, labels that are not a vector of N non-negative
     integers, classes that differ between train and test, a class or a size that does not exist,
-    and a split that does not come out even.
+    a split that does not come out even, and another `relabel`.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class SplitStream(TaskStream):
         first_task_classes: int | None = None,
         class_order: Sequence[int] | None = None,
         generator: torch.Generator | int | None = None,
-        relabel: bool = False,
+        relabel: bool | Literal["task"] = False,
     ) -> None:
         train_set = as_dataset(train, "SplitStream: train")
         test_set = as_dataset(test, "SplitStream: test")
@@ -88,6 +89,7 @@ class SplitStream(TaskStream):
         if unshared := set(classes) ^ set(torch.unique(test_set.y).tolist()):
             raise ValueError(f"SplitStream: train and test do not share classes {sorted(unshared)}")
 
+        one_of(relabel, (False, True, "task"), "relabel", "SplitStream")
         if sum(way is not None for way in (num_tasks, classes_per_task, class_lists)) != 1:
             raise ValueError(
                 "SplitStream: give exactly one of num_tasks, classes_per_task, class_lists"
@@ -105,18 +107,23 @@ class SplitStream(TaskStream):
             lists = [[next(order) for _ in range(size)] for size in sizes]
 
         self.class_order: tuple[int, ...] = tuple(dict.fromkeys(chain.from_iterable(lists)))
-        label = {old: new if relabel else old for new, old in enumerate(self.class_order)}
-        super().__init__(
-            [
+        arrival = {old: new for new, old in enumerate(self.class_order)}
+        tasks = []
+        for index, task in enumerate(lists):
+            label = {old: old for old in task}
+            if relabel == "task":
+                label = {old: new for new, old in enumerate(task)}
+            elif relabel:
+                label = arrival
+            tasks.append(
                 Task(
                     index,
                     tuple(label[old] for old in task),
                     _of_classes(train_set, task, label),
                     _of_classes(test_set, task, label),
                 )
-                for index, task in enumerate(lists)
-            ]
-        )
+            )
+        super().__init__(tasks)
 
 
 def _ordered(
