@@ -153,19 +153,28 @@ class DGM(GenerativeClassifier):
         dtype: torch.dtype = torch.float32,
         **options: Any,
     ) -> None:
-        name = type(self).__name__
-        known = [field.name for field in fields(self._OPTIONS)]
+        given = self.options_of(**options)
+        super().__init__(channels, given, seed, device, dtype)
+        self.generator = self._generator([(4 * given.width, 2 * given.width, given.width)])
+        self.real = self._buffer()
+        self._mask_ways: list[dict[str, Any]] = []  # of the task that is being learnt, by layer
+
+    @classmethod
+    def options_of(cls, **options: Any) -> DgmOptions:
+        """The method's options, these and the defaults, checked.
+
+        Raises TypeError for one that there is not, TypeError or ValueError for what cannot be.
+        """
+        name = cls.__name__
+        known = [field.name for field in fields(cls._OPTIONS)]
         for option in options:
             if option not in known:
                 raise TypeError(
                     f"{name}: there is no option {option}; there are {', '.join(known)}"
                 )
-        given = self._OPTIONS(**options)
-        given.check(name)
-        super().__init__(channels, given, seed, device, dtype)
-        self.generator = self._generator([(4 * given.width, 2 * given.width, given.width)])
-        self.real = self._buffer()
-        self._mask_ways: list[dict[str, Any]] = []  # of the task that is being learnt, by layer
+        made = cls._OPTIONS(**options)
+        made.check(name)
+        return made
 
     def _generator(self, widths: list[tuple[int, ...]]) -> MaskedGenerator:
         o = self.options
