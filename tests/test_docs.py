@@ -27,6 +27,7 @@ def write_mnist(folder: Path) -> None:
     [
         "README.md",
         "docs/hebb.md",
+        "docs/masks.md",
         "docs/recall.md",
         "docs/replay.md",
         "docs/retrieval.md",
