@@ -87,7 +87,7 @@ def dgm(
         given["max_classes"] = len(train[1].unique())
         config = dataclasses.replace(
             experiment.DgmExperiment(data=data, variant=variant),
-            options=experiment.VARIANTS[variant].options_of(**given),
+            options=experiment.OPTIONS[variant](**given),
             classes_per_task=classes_per_task,
             tasks=tasks,
             samples=samples,

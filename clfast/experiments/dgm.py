@@ -18,9 +18,9 @@ from torch import Tensor
 from .. import _arguments
 from .._files import write_text
 from ..methods import DGMa, DGMw
-from ..methods.dgm import DGM, DgmOptions
-from ..methods.generative import Progress
+from ..methods.dgm import DGM, DgmOptions, UnitOptions
 from ..methods.images import SIZE
+from ..methods.task_run import Progress
 from ..streams import load_mnist
 from .online_adaptation import threads
 from .plots import image_grid, learning_curves, mask_trajectories
@@ -31,6 +31,7 @@ from .tables import Table
 Samples = tuple[Tensor, Tensor]
 """Images uint8 [N, Ch, 32, 32] and labels [N] int64."""
 VARIANTS: dict[str, type[DGM]] = {"weight": DGMw, "unit": DGMa}
+OPTIONS = {"weight": DgmOptions, "unit": UnitOptions}
 _SHOWN = 10  # images of a class in a grid
 
 
@@ -143,8 +144,8 @@ def run(
     learnt = torch.cat([y for _, y in tasks]).unique()
     if len(absent := learnt[~torch.isin(learnt, test[1])]):
         raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
-    folder = RunFolder(path, config)
     learner = _learner(config, channels=train[0].shape[1])
+    folder = RunFolder(path, config)
     if (checkpoint := folder.load_checkpoint()) is not None:
         learner.load_state_dict(checkpoint.state)
     batches = [-(-len(y) // config.options.batch) for _, y in tasks]

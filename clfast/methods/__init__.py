@@ -8,10 +8,12 @@ from .attachment import Attachment, attach, attached
 from .deep_inversion import DeepInversion
 from .dgm import DGMa, DGMw
 from .distillation import Finetune, LwF
-from .generative import Generated, GenerativeClassifier
+from .generative import GenerativeClassifier
+from .generative_replay import DGR, MeRGAN
 from .hat import HAT
 from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .image_replay import Recalled
+from .images import Generated
 from .parametric import Parametric
 from .protocol import Learner, TaskLearner
 from .rehearsal import AGEM, ER, ERMIR, GEM
@@ -20,6 +22,7 @@ __all__ = [
     "ADI",
     "AGEM",
     "ARM",
+    "DGR",
     "ER",
     "ERMIR",
     "GEM",
@@ -35,6 +38,7 @@ __all__ = [
     "Learner",
     "LwF",
     "MbPA",
+    "MeRGAN",
     "Mixture",
     "MixtureTerm",
     "Parametric",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._arguments import integer, one_of, real
 from ..memory import ReplayBuffer
@@ -22,31 +22,20 @@ from ..nn.growth import Masks
 from ..nn.masked_generator import Blocked, MaskedGenerator
 from ..ops.masks import anneal_scale, block_gradients_, compensate_embedding_gradients_
 from .adversarial import critic_loss
-from .generative import GenerativeClassifier, Run
+from .generative import GenerativeClassifier
+from .generative_options import GenerativeOptions
 from .images import Samples
+from .task_run import Run
 
 _UNBOUNDED = 2**40  # samples of a buffer that no budget bounds
 _SHOWN = 32  # mask values of a layer whose way is kept
 
 
 @dataclass(frozen=True)
-class DgmOptions:
-    """How tasks are learnt. The defaults are the authors' for DGMw on MNIST."""
+class DgmOptions(GenerativeOptions):
+    """The defaults are the authors' for DGMw on MNIST; of ``noise`` the first ``max_classes``
+    entries say the class."""
 
-    epochs: int = 101
-    batch: int = 64
-    lr: float = 2e-3
-    """Of Adam, for both networks."""
-    betas: tuple[float, float] = (0.5, 0.999)
-    """Of Adam."""
-    noise: int = 128
-    """Length of z."""
-    width: int = 6
-    """g: the hidden layers of the generator begin with 4 g, 2 g and g outputs."""
-    critic_width: int = 32
-    """Outputs of the critic's first layer."""
-    max_classes: int = 10
-    """Of all tasks together; so many entries of z say the class."""
     max_scale: float = 1e4
     """s_max, of Eq. 3."""
     schedule: Literal["dgmw", "dgma", "dgmw_imnet", "hat"] = "dgmw"
@@ -58,8 +47,6 @@ class DgmOptions:
     hidden layers now, divided by those at first."""
     adversarial_weight: float = 1.0
     """Of the generator's part of the Wasserstein loss."""
-    penalty_weight: float = 1.0
-    """lambda_GP; 0.6 for the authors' ImageNet."""
     classify_fakes: bool = False
     """Add to the generator's loss the cross-entropy of its images: the paper's L_c, which the
     authors use on ImageNet alone."""
@@ -79,33 +66,18 @@ class DgmOptions:
     a budget: as many as that allows."""
     real_budget: int | None = None
     """K, samples that are stored of all past classes together; None: as many as r asks for."""
-    check_every: int = 100
-    """Steps after which losses are looked at for NaN."""
 
     def check(self, where: str) -> None:
         """Raises TypeError or ValueError for what cannot be."""
-        for name in (
-            "epochs",
-            "batch",
-            "noise",
-            "width",
-            "critic_width",
-            "max_classes",
-            "check_every",
-        ):
-            integer(getattr(self, name), name, where, least=1)
+        super().check(where)
         if self.max_classes > self.noise:
             raise ValueError(
                 f"{where}: max_classes must be at most noise, {self.noise}, got {self.max_classes}"
             )
-        for name in ("lr", "max_scale", "clip_norm"):
+        for name in ("max_scale", "clip_norm"):
             real(getattr(self, name), name, where, least=0, open_ends="(")
-        for name in ("sparsity_weight", "adversarial_weight", "penalty_weight"):
+        for name in ("sparsity_weight", "adversarial_weight"):
             real(getattr(self, name), name, where, least=0)
-        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
-            raise ValueError(f"{where}: betas must be two numbers, got {self.betas!r}")
-        for beta in self.betas:
-            real(beta, "betas", where, least=0, most=1, open_ends=")")
         one_of(self.schedule, ("dgmw", "dgma", "dgmw_imnet", "hat"), "schedule", where)
         one_of(self.normalise, ("code", "paper"), "normalise", where)
         one_of(self.compensation, ("analytic", "reference", "none"), "compensation", where)
@@ -141,40 +113,15 @@ class DGM(GenerativeClassifier):
     options: DgmOptions
 
     _MASKS: ClassVar[Masks]
-    _OPTIONS: ClassVar[type[DgmOptions]]
     _LOSSES = ("classifier", "critic", "generator", "sparsity")
 
-    def __init__(
-        self,
-        channels: int = 1,
-        *,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        **options: Any,
-    ) -> None:
-        given = self.options_of(**options)
-        super().__init__(channels, given, seed, device, dtype)
+    def __init__(self, channels: int = 1, **arguments: Any) -> None:
+        super().__init__(channels, **arguments)
+        given = self.options
+        self._keeps_critic = not given.new_critic
         self.generator = self._generator([(4 * given.width, 2 * given.width, given.width)])
         self.real = self._buffer()
         self._mask_ways: list[dict[str, Any]] = []  # of the task that is being learnt, by layer
-
-    @classmethod
-    def options_of(cls, **options: Any) -> DgmOptions:
-        """The method's options, these and the defaults, checked.
-
-        Raises TypeError for one that there is not, TypeError or ValueError for what cannot be.
-        """
-        name = cls.__name__
-        known = [field.name for field in fields(cls._OPTIONS)]
-        for option in options:
-            if option not in known:
-                raise TypeError(
-                    f"{name}: there is no option {option}; there are {', '.join(known)}"
-                )
-        made = cls._OPTIONS(**options)
-        made.check(name)
-        return made
 
     def _generator(self, widths: list[tuple[int, ...]]) -> MaskedGenerator:
         o = self.options
@@ -202,12 +149,6 @@ class DGM(GenerativeClassifier):
         self._mask_ways = [{"occupation": [], "values": []} for _ in self.generator.weights]
         return super()._begin(samples)
 
-    def _renew_critic(self, added: int) -> None:
-        if self.options.new_critic or self.critic is None:
-            super()._renew_critic(added)
-        else:
-            self.critic.add_classes(added, self._initial)
-
     def _replayed(self, count: int) -> Tensor:
         images = super()._replayed(count)
         if self.real is not None and len(self.real):
@@ -217,16 +158,8 @@ class DGM(GenerativeClassifier):
                 of_class[: len(rows)] = stored["x"][rows]
         return images
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        o = self.options
-        networks = {
-            "critic": list(self._the_critic("fit_task").parameters()),
-            "generator": list(self.generator.learnt()),
-        }
-        return {
-            name: torch.optim.Adam(parameters, lr=o.lr, betas=o.betas)
-            for name, parameters in networks.items()
-        }
+    def _learnt(self) -> list[nn.Parameter]:
+        return list(self.generator.learnt())
 
     def _scales(self, epoch: int, batch: int, batches: int) -> tuple[float, float]:
         """s of the batch, and its largest value in the epoch."""
@@ -266,7 +199,7 @@ class DGM(GenerativeClassifier):
     ) -> None:
         """No gradient of the critic is computed, and what is blocked stays bit for bit."""
         o, network = self.options, self.generator
-        learnt = list(network.learnt())
+        learnt = self._learnt()
         grads = torch.autograd.grad(loss, learnt)
         weights, embeddings = (
             grads[i : i + len(network.weights)] for i in (0, len(network.weights))
@@ -336,9 +269,14 @@ class DGM(GenerativeClassifier):
 
     # Use
 
-    def _sampler(self, task: int) -> Callable[[Tensor], Tensor]:
+    def _noise(self, positions: Tensor, generator: torch.Generator | None) -> Tensor:
+        z, classes = super()._noise(positions, generator), self.options.max_classes
+        z[:, :classes] = F.one_hot(positions, classes).to(z)
+        return z
+
+    def _sampler(self, task: int) -> Callable[[Tensor, Tensor], Tensor]:
         weights = self.generator.stored_weights(task)
-        return lambda z: self.generator(z, weights, task)
+        return lambda z, positions: self.generator(z, weights, task)
 
     # State
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,46 +13,13 @@ from torch import Tensor, nn
 from .. import _arguments
 from ..nn.critic import Critic
 from . import checks
-from .images import SIZE, Samples, as_images, samples_of
+from .generative_options import GenerativeOptions, checked
+from .images import SIZE, Generated, Samples, as_images, samples_of
 from .modes import evaluating
 from .protocol import Batches, TaskLearner
+from .task_run import Progress, Run
 
 _CHUNK = 500  # images of a class that are generated at once
-
-
-class Generated(NamedTuple):
-    """Images of a generator, and what they are of."""
-
-    images: Tensor  # [M, channels, 32, 32] in [0, 1]
-    labels: Tensor  # [M] int64
-
-
-class Progress(NamedTuple):
-    """Where `fit_task` is, after a batch; everything counts from 0."""
-
-    task: int
-    epoch: int
-    batch: int
-    step: int  # batches of this task so far
-    steps: int  # batches of this task in all
-
-
-@dataclass
-class Run:
-    """A task that is being learnt."""
-
-    optimizers: dict[str, torch.optim.Optimizer]
-    replay: Tensor  # [past classes, R, channels, 32, 32] in [-1, 1]
-    size: int  # samples of the task
-    order: Tensor  # [N] int64, of this epoch
-    sums: Tensor  # of the losses of this epoch
-    means: list[list[float]] = field(default_factory=list)  # of the losses, by epoch
-    epoch: int = 0
-    batch: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        steps = {name: each.state_dict() for name, each in self.optimizers.items()}
-        return {**vars(self), "optimizers": steps}
 
 
 class GenerativeClassifier(TaskLearner):
@@ -64,10 +30,9 @@ class GenerativeClassifier(TaskLearner):
 
     Args:
         channels: of the images.
-        options: see the learner's; they have at least epochs, batch, noise, critic_width,
-            max_classes and check_every.
         seed: of initial values, noise and the order of samples.
         device, dtype: of the networks.
+        options: the fields of the learner's options, by keyword.
     """
 
     generator: nn.Module
@@ -78,20 +43,25 @@ class GenerativeClassifier(TaskLearner):
     history: list[dict[str, Any]]
     """What was found of each task; plain numbers, lists and text."""
 
-    _LOSSES: tuple[str, ...] = ()
+    options: GenerativeOptions
+
+    _OPTIONS: ClassVar[type[GenerativeOptions]]
+    _LOSSES: ClassVar[tuple[str, ...]]
+    _keeps_critic = True
 
     def __init__(
         self,
-        channels: int,
-        options: Any,
-        seed: int,
-        device: torch.device | str,
-        dtype: torch.dtype,
+        channels: int = 1,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> None:
         name = type(self).__name__
+        self.options = checked(self._OPTIONS, options, name)
         self.channels = _arguments.integer(channels, "channels", name, least=1)
         _arguments.one_of(dtype, (torch.float32, torch.float64), "dtype", name)
-        self.options = options
         self.device = _arguments.device(device, name)
         self.dtype = dtype
         seed = _arguments.integer(seed, "seed", name, least=0)
@@ -221,9 +191,11 @@ class GenerativeClassifier(TaskLearner):
         return Run(self._optimizers(), replay, len(samples.y), order, empty)
 
     def _renew_critic(self, added: int) -> None:
-        """A new critic for all classes."""
-        del added
-        self.critic = self._critic(len(self.classes))
+        """A critic for all classes, a new one or that of the tasks before."""
+        if self.critic is None or not self._keeps_critic:
+            self.critic = self._critic(len(self.classes))
+        else:
+            self.critic.add_classes(added, self._initial)
 
     def _critic(self, classes: int) -> Critic:
         made = Critic(
@@ -241,9 +213,19 @@ class GenerativeClassifier(TaskLearner):
         shape = (0, count, self.channels, SIZE, SIZE)
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    @abstractmethod
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """New ones for the networks as they are."""
+        o = self.options
+        betas = float(o.betas[0]), float(o.betas[1])
+        learnt = {
+            "critic": list(self._the_critic("fit_task").parameters()),
+            "generator": self._learnt(),
+        }
+        return {name: torch.optim.Adam(of, lr=o.lr, betas=betas) for name, of in learnt.items()}
+
+    @abstractmethod
+    def _learnt(self) -> list[nn.Parameter]:
+        """The generator's, in this task."""
 
     @abstractmethod
     def _learn_batch(self, run: Run, x: Tensor, y: Tensor, batch: int, batches: int) -> Tensor:
@@ -281,13 +263,9 @@ class GenerativeClassifier(TaskLearner):
         return torch.stack(losses).mean()
 
     def _noise(self, positions: Tensor, generator: torch.Generator | None) -> Tensor:
-        """z [B, noise]: N(0, 1), but the first max_classes entries say the class."""
-        o = self.options
-        z = torch.randn(
-            *(len(positions), o.noise), generator=generator, dtype=self.dtype, device=self.device
-        )
-        z[:, : o.max_classes] = nn.functional.one_hot(positions, o.max_classes).to(z)
-        return z
+        """z [B, noise] for images of classes."""
+        size = len(positions), self.options.noise
+        return torch.randn(*size, generator=generator, dtype=self.dtype, device=self.device)
 
     def _check_losses(self, where: str) -> None:
         """Of the steps since the last check, and the parameters now."""
@@ -355,11 +333,13 @@ class GenerativeClassifier(TaskLearner):
         z = self._noise(positions, generator)
         with evaluating(self.generator):
             sample = self._sampler(self._task_of[position])
-            return torch.cat([sample(part) for part in z.split(_CHUNK)])
+            parts = zip(z.split(_CHUNK), positions.split(_CHUNK), strict=True)
+            return torch.cat([sample(*part) for part in parts])
 
     @abstractmethod
-    def _sampler(self, task: int) -> Callable[[Tensor], Tensor]:
-        """From z [B, noise] to images in [-1, 1] of a task that was learnt."""
+    def _sampler(self, task: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """From z [B, noise] and positions [B] of classes of a task that was learnt to images in
+        [-1, 1]."""
 
     def predict(self, x: Tensor) -> Tensor:
         """The class of every image: [B, channels, 32, 32] -> [B] int64, on the learner's device.

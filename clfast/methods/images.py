@@ -22,6 +22,13 @@ class Samples(NamedTuple):
     classes: list[int]  # ascending
 
 
+class Generated(NamedTuple):
+    """Images of a generator, and what they are of."""
+
+    images: Tensor  # [M, channels, 32, 32] in [0, 1]
+    labels: Tensor  # [M] int64
+
+
 def samples_of(
     loader: Batches, channels: int, device: torch.device, dtype: torch.dtype, where: str
 ) -> Samples:

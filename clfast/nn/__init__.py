@@ -1,5 +1,6 @@
 """Networks, and contexts around modules, that continual-learning methods need."""
 
+from .conditional_generator import ConditionalGenerator
 from .critic import Critic
 from .hat import HATConv2d, HATLinear, TaskHeads, end_hat_task, hat_layers, hat_mlp
 from .masked import MaskedConvTranspose2d, MaskedLinear, TaskMask, masks_at
@@ -10,6 +11,7 @@ from .task_norm import TaskBatchNorm2d
 from .tasks import TaskModule, at_task
 
 __all__ = [
+    "ConditionalGenerator",
     "Critic",
     "HATConv2d",
     "HATLinear",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clfast.methods import DGMa, DGMw
 from clfast.methods.dgm import DGM
-from clfast.methods.generative import Progress
+from clfast.methods.task_run import Progress
 
 SMALL: dict[str, Any] = {
     "epochs": 2,

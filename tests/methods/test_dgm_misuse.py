@@ -10,7 +10,7 @@ import torch
 from test_dgm import SMALL, same, task
 
 from clfast.methods import DGMa, DGMw
-from clfast.methods.generative import Progress
+from clfast.methods.task_run import Progress
 
 X, Y = task(1)[0]
 WRONG_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
