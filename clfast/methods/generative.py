@@ -133,7 +133,11 @@ class GenerativeClassifier(TaskLearner):
                 run.sums = run.sums.new_zeros(len(self._LOSSES))
             for batch in range(run.batch, batches):
                 rows = run.order[batch * size : (batch + 1) * size]
-                losses = self._learn_batch(run, samples.x[rows], targets[rows], batch, batches)
+                try:
+                    losses = self._learn_batch(run, samples.x[rows], targets[rows], batch, batches)
+                except ValueError:  # an op that met NaN
+                    self._check_losses(where)
+                    raise
                 run.sums += losses
                 run.batch = batch + 1
                 self._unchecked.append(losses)
