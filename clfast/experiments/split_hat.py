@@ -148,10 +148,13 @@ def outputs(method: HAT | Finetune, task: Task, config: SplitHAT) -> Tensor:
 
 
 def one_run(method: HAT | Finetune, config: SplitHAT, stream: SplitStream, seed: int) -> Record:
-    """ "matrix" of accuracies by task after each task, "accuracy" and "forgetting" after the last;
-    "changed", of each task but the last the share of outputs for its test images that are not, to
-    the bit, what they were when it ended, and "moved", by how much at most; for HAT by layer
-    "used", the share of units in the mask of each task, and "reserved", of all so far."""
+    """What came of a method, by name.
+
+    "matrix" holds accuracies by task after each task, "accuracy" and "forgetting" are after the
+    last. Of each task but the last, "changed" counts the "outputs" for its test images that are
+    not, to the bit, what they were when it ended, and "moved" is by how much at most. By layer of
+    HAT, "used" is the share of units in the mask of each task, "reserved" in any so far.
+    """
     generator = torch.Generator().manual_seed(seed)
     matrix, first = AccuracyMatrix(TASKS), []
     used: dict[str, list[float]] = {}
@@ -167,13 +170,17 @@ def one_run(method: HAT | Finetune, config: SplitHAT, stream: SplitStream, seed:
                 share = float(layer.mask.of(task.index).float().mean())
                 used.setdefault(name, []).append(share)
                 reserved.setdefault(name, []).append(method.capacity()[name])
-    pairs = [(now, outputs(method, task, config)) for now, task in zip(first, stream, strict=True)]
+    past = list(zip(first, stream, strict=True))[:-1]
+    pairs = [(was, outputs(method, task, config)) for was, task in past]
     return {
         "accuracy": matrix.average_accuracy(),
         "forgetting": matrix.forgetting(),
         "matrix": matrix.values.tolist(),
-        "changed": [float((was != now).float().mean()) for was, now in pairs[:-1]],
-        "moved": [float((was - now).abs().max()) for was, now in pairs[:-1]],
+        "outputs": [was.numel() for was, _ in pairs],
+        "changed": [
+            int((was.view(torch.int32) != now.view(torch.int32)).sum()) for was, now in pairs
+        ],
+        "moved": [float((was - now).abs().max()) for was, now in pairs],
         "used": used,
         "reserved": reserved,
     }
@@ -216,15 +223,16 @@ def table(config: SplitHAT, lines: Sequence[dict[str, Record]]) -> Table:
     """A row a method after the last task, mean and deviation over seeds."""
     found = Table(
         f"Split MNIST, a head for every task, {len(lines)} seeds",
-        ["method", "accuracy (%)", "forgetting (%)", "outputs changed (%)", "by at most"],
-        digits=[0, 2, 2, 2, 4],
+        ["method", "accuracy (%)", "forgetting (%)", "outputs", "changed", "by at most"],
+        digits=[0, 2, 2, 0, 0, 5],
     )
     for name in config.methods:
         records = [line[name] for line in lines]
         found.add_row(
             name,
             *(MeanStd.of(100 * r[key] for r in records) for key in ("accuracy", "forgetting")),
-            MeanStd.of(100 * sum(r["changed"]) / len(r["changed"]) for r in records),
+            sum(records[0]["outputs"]),
+            MeanStd.of(sum(r["changed"]) for r in records),
             max(max(r["moved"]) for r in records),
         )
     return found

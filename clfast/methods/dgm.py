@@ -165,9 +165,11 @@ class DGM(GenerativeClassifier):
         """s of the batch, and its largest value in the epoch."""
         o = self.options
         options: dict[str, Any] = {"schedule": o.schedule, "normalise": o.normalise}
-        last = batches if o.normalise == "code" else batches - 1
-        at = (epoch, o.epochs, batch, batches, o.max_scale)
-        return anneal_scale(*at, **options), anneal_scale(*at[:2], last, *at[3:], **options)
+        scale = anneal_scale(epoch, o.epochs, batch, batches, o.max_scale, **options)
+        if o.schedule == "dgma":
+            return scale, scale
+        # Within an epoch s begins at one over its largest value.
+        return scale, 1 / anneal_scale(epoch, o.epochs, 0, 2, o.max_scale, **options)
 
     def _learn_batch(self, run: Run, x: Tensor, y: Tensor, batch: int, batches: int) -> Tensor:
         o, network, critic = self.options, self.generator, self._the_critic("fit_task")

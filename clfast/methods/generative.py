@@ -135,7 +135,7 @@ class GenerativeClassifier(TaskLearner):
                 rows = run.order[batch * size : (batch + 1) * size]
                 try:
                     losses = self._learn_batch(run, samples.x[rows], targets[rows], batch, batches)
-                except ValueError:  # an op that met NaN
+                except (RuntimeError, ValueError):  # of an op that met NaN
                     self._check_losses(where)
                     raise
                 run.sums += losses

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -47,7 +46,7 @@ class HAT(Classifier):
         epochs: of `fit_task`.
         max_scale: s_max > 0.
         sparsity: lambda >= 0, of the share of free units that the mask takes.
-        compensation: of embeddings' gradients (Eq. 7), "analytic", or "reference", with cosh
+        compensation: of the gradients of embeddings, "analytic", or "reference", with cosh
             clamped as in the authors' code.
         embedding_limit: embeddings are clamped to +- this after each step.
         clip_norm: largest norm of all gradients together.
@@ -159,7 +158,7 @@ class HAT(Classifier):
 
     def fit_task(self, loader: Batches) -> dict[str, float]:
         """Train on a task: ``epochs`` times its batches, the scale rising from 1 / s_max to s_max
-        in each (HAT, Eq. 3).
+        in each.
 
         Args:
             loader: pairs (x, y) as `observe` takes them; it has a length and can be read again, as
@@ -236,13 +235,14 @@ class HAT(Classifier):
             return self._scores(x, where)
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
-        masks = [layer.mask for layer in self.layers.values()]
+        layers = self.layers.values()
+        masks = [layer.mask for layer in layers]
         embeddings: list[Tensor] = [mask.embedding for mask in masks]
         scale, max_scale = masks[0].scale, masks[0].max_scale
         loss, _ = self._cross_entropy(x, y, where)
         used = mask_sparsity(embeddings, [m.reserved for m in masks], scale, max_scale=max_scale)
         self._backward(loss + self.sparsity * used, where)
-        reserved = [each for layer in self.layers.values() for each in layer.reserved().items()]
+        reserved = [each for layer in layers for each in layer.reserved().items()]
         held = [(p.grad, mask) for p, mask in reserved if p.grad is not None]
         block_gradients_([grad for grad, _ in held], [mask for _, mask in held])
         if max_scale is None:
@@ -279,21 +279,13 @@ class HAT(Classifier):
             self._load(before)
             raise
 
-    def _undo(self) -> Callable[[], None]:
-        state = self.generator.get_state()
-
-        def undo() -> None:
-            self.generator.set_state(state)
-
-        return undo
-
     def _load(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])  # has as many tasks now as the state
         self.optimizer = self._new_optimizer(self.model)
         super()._load(state)
 
     def _own_state(self) -> dict[str, Any]:
-        return {"shape": copy.copy(self._shape), "generator": self.generator.get_state()}
+        return {"shape": self._shape, "generator": self.generator.get_state()}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         self._shape = state["shape"]

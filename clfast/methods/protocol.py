@@ -85,6 +85,8 @@ class Learner(Predictor):
 
     An online run is ``for x, y in stream: learner.predict(x); learner.observe(x, y)``. Where the
     stream has tasks, ``on_task_end`` is called between them.
+
+    Learners that also train on a whole task at once, as `HAT` does, add ``fit_task(loader)``.
     """
 
     @abstractmethod

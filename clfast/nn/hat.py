@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._arguments import integer
+from .._arguments import integer, real
 from ..ops.masks import pack_mask, unpack_mask, weight_mask
 from .masked import Keep, TaskMask
 from .tasks import TaskParts
@@ -254,7 +254,7 @@ def end_hat_task(
 ) -> dict[str, int]:
     """The task that was being learnt ends: masks are kept, and the weights that it needs reserved.
 
-    A weight is reserved where both ends are (HAT, Eq. 6 with binary masks): its unit, and the input
+    A weight is reserved where both its ends are, as in HAT: its unit, and the input
     that it weighs. Which inputs of a layer come from reserved units the network itself tells: it
     runs once with NaN out of those and 0 out of the others, and an input that is not 0 then is
     reserved. So layers may be connected in any way, through pooling, flattening, addition,
@@ -273,10 +273,15 @@ def end_hat_task(
         TypeError, ValueError: no HAT layer; scale out of range; a shape that the network cannot
             take. Nothing has changed.
     """
+    where = "clfast.nn.end_hat_task"
+    scale = real(scale, "scale", where, least=0, open_ends="(")
     layers = hat_layers(network)
     if not layers:
-        raise ValueError("clfast.nn.end_hat_task: network has no HATLinear and no HATConv2d")
-    inputs = _reserved_inputs(network, layers, shape)
+        raise ValueError(f"{where}: network has no HATLinear and no HATConv2d")
+    try:
+        inputs = _reserved_inputs(network, layers, shape)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ValueError(f"{where}: network cannot take {[1, *shape]}: {error}") from error
     found = {}
     for name, layer in layers.items():
         found[name] = layer.mask.end_task(scale, generator)

@@ -39,7 +39,7 @@ class TaskMask(TaskModule):
     embedding: nn.Parameter
     """Of the task that is being learnt, of the mask's shape."""
     reserved: Tensor
-    """Where a past task's mask is 1/2 or more, packed: uint8 [ceil(n / 8)] for n entries."""
+    """Where a past task's e is >= 0, packed: uint8 [ceil(n / 8)] for n entries."""
     stored: Tensor
     """Of past tasks: uint8 [T, ceil(n / 8)] of bits, or soft masks [T, *shape]."""
 
@@ -90,7 +90,8 @@ class TaskMask(TaskModule):
             view[dim] = -1
         if task == len(self.stored):
             live = self.embedding.view(view)
-            return masked_weight(values, live, self.scale, max_scale=self.max_scale)
+            masked = masked_weight(values, live, self.scale, max_scale=self.max_scale)
+            return masked.to(values.dtype)
         mask = self.of(task).view(view)
         if mask.dtype == torch.bool:
             return torch.where(mask, values, 0)
@@ -111,7 +112,7 @@ class TaskMask(TaskModule):
         return unpack_mask(self.stored[task], self.shape)
 
     def reserved_mask(self) -> Tensor:
-        """Where a past task's mask is 1/2 or more, bool of the mask's shape."""
+        """Where a past task's e is >= 0, bool of the mask's shape."""
         return unpack_mask(self.reserved, self.shape)
 
     @torch.no_grad()
@@ -163,8 +164,8 @@ def masks_at(model: nn.Module, scale: float, max_scale: float | None = None) -> 
 
     Args:
         scale: s, finite and > 0.
-        max_scale: s_max > 0; then gradients of embeddings come out compensated (HAT, Eq. 7), as
-            :func:`clfast.ops.masks.masked_weight` has it.
+        max_scale: s_max > 0; then gradients of embeddings come out compensated as in HAT, see
+            :func:`clfast.ops.masks.masked_weight`.
 
     Raises:
         TypeError, ValueError: scales out of range.

@@ -28,10 +28,24 @@ _load(
         "recall_step_",
         "project_gradients_",
         "gem_project",
+        "masked_weight",
+        "masked_weights",
+        "mask_sparsity",
+        "block_gradients_",
+        "compensate_embedding_gradients_",
+        "reserve_",
+        "pack_mask",
+        "unpack_mask",
     )
 )
 
-from . import adaptation, consolidation, recall, retrieval  # noqa: E402 - registers what they wrap
+from . import (  # noqa: E402 - registers what they wrap
+    adaptation,
+    consolidation,
+    masks,
+    recall,
+    retrieval,
+)
 from .adaptation import (  # noqa: E402
     hebb_logits,
     hebbian_update,
@@ -40,6 +54,19 @@ from .adaptation import (  # noqa: E402
     mixture_log_probs,
 )
 from .consolidation import gem_project, mir_scores, project_gradients_  # noqa: E402
+from .masks import (  # noqa: E402
+    anneal_scale,
+    block_gradients_,
+    compensate_embedding_gradients_,
+    mask_sparsity,
+    masked_weight,
+    masked_weights,
+    masked_weights_gradients,
+    pack_mask,
+    reserve_,
+    unpack_mask,
+    weight_mask,
+)
 from .recall import (  # noqa: E402
     divergence,
     image_prior,
@@ -61,7 +88,10 @@ __all__ = [
     "Neighbors",
     "RoundedKeys",
     "adaptation",
+    "anneal_scale",
+    "block_gradients_",
     "class_means",
+    "compensate_embedding_gradients_",
     "consolidation",
     "divergence",
     "gem_project",
@@ -70,16 +100,25 @@ __all__ = [
     "image_prior",
     "interpolation_weights",
     "knn",
+    "mask_sparsity",
+    "masked_weight",
+    "masked_weights",
+    "masked_weights_gradients",
+    "masks",
     "mbpa_update",
     "mir_scores",
     "mixture_log_probs",
     "nearest_class_mean",
+    "pack_mask",
     "project_gradients_",
     "recall",
     "recall_gradients",
     "recall_loss",
     "recall_step_",
+    "reserve_",
     "retrieval",
     "soft_cross_entropy",
     "total_variation",
+    "unpack_mask",
+    "weight_mask",
 ]

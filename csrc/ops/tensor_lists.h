@@ -33,11 +33,14 @@ inline void align(ScalarType dtype, std::initializer_list<Tensor*> group, Tensor
   const bool bits = mask != nullptr && mask->scalar_type() == ScalarType::Byte;
   const bool bytes = mask != nullptr && !bits;
   const auto is_contiguous = [](const Tensor* t) { return t->is_contiguous(); };
-  const auto is_like_first = [&](const Tensor* t) { return lie_alike(first, *t); };
+  const auto is_like_first = [&](const Tensor* t) {
+    return t->scalar_type() == dtype && lie_alike(first, *t);
+  };
   const bool contiguous =
       std::all_of(group.begin(), group.end(), is_contiguous) && (!bytes || mask->is_contiguous());
-  const bool alike = contiguous || (!bits && std::all_of(group.begin(), group.end(), is_like_first) &&
-                                    (!bytes || lie_alike(first, *mask)));
+  const bool alike =
+      contiguous || (!bits && std::all_of(group.begin(), group.end(), is_like_first) &&
+                     (!bytes || lie_alike(first, *mask)));
   for (Tensor* t : group) {
     if (!alike || t->scalar_type() != dtype) *t = as_compute(*t, dtype);
   }
@@ -51,8 +54,8 @@ inline void write_back(std::vector<Tensor>& to, const std::vector<Tensor>& from)
   }
 }
 
-inline void check_same_length(const char* op, const char* name, size_t count, const char* other_name,
-                              size_t other) {
+inline void check_same_length(const char* op, const char* name, size_t count,
+                              const char* other_name, size_t other) {
   CLFAST_CHECK(count == other, op, ": ", name, " must hold ", other, " tensors, as ", other_name,
                " does, got ", count);
 }

@@ -216,6 +216,23 @@ def test_an_iteration_is_the_plain_one(method: str, options: dict[str, Any]) -> 
     assert torch.equal(after["random"], plain.random.get_state())
 
 
+@pytest.mark.parametrize("normalise", ["code", "paper"])
+@pytest.mark.parametrize("schedule", ["dgmw", "dgma", "dgmw_imnet", "hat"])
+def test_the_largest_scale_of_an_epoch(schedule: Any, normalise: Any) -> None:
+    """To which Eq. 4 comes at the end of the epoch; compensation is by it."""
+    dgm = DGMw(**{**SMALL, "epochs": 4}, schedule=schedule, normalise=normalise)
+    for epoch in range(4):
+        scales, tops = zip(*(dgm._scales(epoch, batch, 5) for batch in range(5)), strict=True)
+        assert len(set(tops)) == 1
+        part = epoch / 3 if normalise == "paper" else (epoch + (schedule == "dgmw_imnet")) / 4
+        of_epoch = (8 - 1 / 8) * part + 1 / 8
+        assert tops[0] == pytest.approx(8 if schedule == "hat" else of_epoch)
+        if schedule == "dgma":
+            assert set(scales) == {tops[0]}
+        elif normalise == "paper":
+            assert scales[-1] == pytest.approx(tops[0])
+
+
 # Tasks
 
 

@@ -37,7 +37,7 @@ def test_the_newest_task_is_plain_batch_norm() -> None:
         norm.train(mode)
         plain.train(mode)
         assert torch.equal(norm(images(3, 1), 0), plain(images(3, 1)))
-    assert torch.equal(norm.state_dict()["norms.0.running_var"], plain.running_var)
+    assert torch.equal(norm.state_dict()["parts.0.running_var"], plain.running_var)
 
 
 def test_past_tasks_stay_as_they_were_to_the_bit() -> None:
@@ -51,15 +51,15 @@ def test_past_tasks_stay_as_they_were_to_the_bit() -> None:
     norm.train()
     norm.add_task(5)
     # The old optimizer still holds the parameters of task 0, with momentum and weight decay.
-    optimizer.add_param_group({"params": norm.norms[1].parameters()})
-    before = copy.deepcopy(norm.norms[0].state_dict())
+    optimizer.add_param_group({"params": norm.parts[1].parameters()})
+    before = copy.deepcopy(norm.parts[0].state_dict())
     for step in range(3):
         optimizer.zero_grad()
         x = images(3, step).requires_grad_()
         (norm(images(5, step)).square().sum() + norm(x, 0).square().sum()).backward()
         assert x.grad is not None
         optimizer.step()
-    after = norm.norms[0].state_dict()
+    after = norm.parts[0].state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(norm(images(3, 9), 0), wanted)  # in train mode
     assert torch.equal(norm.eval()(images(3, 9), 0), wanted)
@@ -69,11 +69,11 @@ def test_a_gradient_from_before_the_new_task_is_not_taken() -> None:
     norm = TaskBatchNorm2d(2)
     optimizer = torch.optim.SGD(norm.parameters(), lr=0.1)
     norm(images(2)).square().sum().backward()
-    before = norm.norms[0].weight.clone()
+    before = norm.parts[0].weight.clone()
     norm.add_task()
     optimizer.step()
-    assert torch.equal(norm.norms[0].weight, before)
-    assert norm.norms[1].num_features == 2
+    assert torch.equal(norm.parts[0].weight, before)
+    assert norm.parts[1].num_features == 2
 
 
 def test_which_task_is_meant() -> None:
@@ -83,7 +83,7 @@ def test_which_task_is_meant() -> None:
         assert torch.equal(network(images(3)), norm(images(3), 0))
         with at_task(network, 1):
             assert torch.equal(network(images(5)), norm(images(5), 1))
-            assert torch.equal(norm(images(3), 0), norm.norms[0](images(3)))
+            assert torch.equal(norm(images(3), 0), norm.parts[0](images(3)))
         assert torch.equal(network(images(3)), norm(images(3), 0))
     assert torch.equal(network(images(4)), norm(images(4), 2))
     with pytest.raises(KeyError), at_task(network, 0):
@@ -113,9 +113,9 @@ def test_copies_and_states() -> None:
 def test_dtype_device_and_mode_of_a_new_task() -> None:
     norm = TaskBatchNorm2d(2, eps=0.5, momentum=0.3).double().eval()
     norm.add_task(3)
-    assert norm.norms[1].weight.dtype == torch.float64
-    assert not norm.norms[1].training
-    assert (norm.norms[1].eps, norm.norms[1].momentum) == (0.5, 0.3)
+    assert norm.parts[1].weight.dtype == torch.float64
+    assert not norm.parts[1].training
+    assert (norm.parts[1].eps, norm.parts[1].momentum) == (0.5, 0.3)
 
 
 def test_wrong_use() -> None:
@@ -140,4 +140,4 @@ def test_wrong_use() -> None:
     after = norm.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert norm.norms[2].weight.requires_grad
+    assert norm.parts[2].weight.requires_grad

@@ -42,7 +42,7 @@ def test_every_public_op_has_a_case() -> None:
     """But for functions of modules of their own, which have no kernel."""
     public = {
         name
-        for module in (ops.retrieval, ops.adaptation, ops.recall, ops.consolidation)
+        for module in (ops.retrieval, ops.adaptation, ops.recall, ops.consolidation, ops.masks)
         for name in module.__all__
         if inspect.isfunction(function := getattr(module, name))
         and function.__module__ == module.__name__
@@ -78,7 +78,8 @@ def test_half_precision_inputs_are_widened(
         return
     assert_near_oracle(case, args, kwargs)
     for result in flat(case.op(*args, **kwargs)):
-        assert result.dtype in ((dtype,) if case.in_place else (torch.float32, torch.int64))
+        float_dtype = dtype if case.in_place else torch.float32
+        assert result.dtype == float_dtype or not result.is_floating_point()
 
 
 def _transposed(t: Tensor) -> Tensor:
@@ -131,7 +132,8 @@ def test_expanded_inputs(case: OpCase, rng: torch.Generator) -> None:
 
 @every_op
 def test_empty_batch(case: OpCase, rng: torch.Generator) -> None:
-    if case.name in ("class_means", "interpolation_weights", "project_gradients_", "gem_project"):
+    no_batch = ("class_means", "interpolation_weights", "gem_project", "pack_mask", "unpack_mask")
+    if case.name in no_batch or case.takes_lists:
         pytest.skip("has no batch; see the test below")
     args, kwargs = case.make(Sizes(batch=0), torch.float32, rng)
     # A loss is a number also where there is nothing to sum.
@@ -262,10 +264,10 @@ def test_inputs_that_require_grad_are_refused(case: OpCase, rng: torch.Generator
     if case.differentiable_in:
         assert floats[0] is args[0]
         return  # tested with the family
-    if case.name == "project_gradients_":
-        return  # takes parameters and their gradients as they are; tested with the family
+    if case.takes_lists:
+        return  # tested with the family
     if not floats:
-        assert case.name == "interpolation_weights"
+        assert case.name in ("interpolation_weights", "pack_mask", "unpack_mask")
         return
     wanted = flat(case.op(*args, **kwargs))
     for tensor in floats:

@@ -193,3 +193,20 @@ def test_targets_that_are_transformed_when_an_item_is_read(joint: bool) -> None:
             x, label = task.train[position]
             at = next(i for i in range(len(items)) if torch.equal(items[i][0], x))
             assert int(label) == items[at][1] == stream.class_order[task.index]
+
+
+def test_relabel_numbers_classes_in_each_task() -> None:
+    order = [7, 3, 9, 0, 1, 2, 4, 5, 6, 8]
+    stream = SplitStream(TRAIN, TEST, num_tasks=5, class_order=order, relabel="task")
+    plain = SplitStream(TRAIN, TEST, num_tasks=5, class_order=order)
+    assert stream.class_order == tuple(order)
+    for task, same in zip(stream, plain, strict=True):
+        assert task.classes == (0, 1)
+        assert torch.equal(task.train.x, same.train.x)
+        names = torch.tensor(order[2 * task.index : 2 * task.index + 2])
+        assert torch.equal(names[task.train.y], same.train.y)
+        assert torch.equal(names[task.test.y], same.test.y)
+    uneven = SplitStream(TRAIN, TEST, class_lists=[[5], [1, 5, 2]], relabel="task")
+    assert [task.classes for task in uneven] == [(0,), (0, 1, 2)]
+    with pytest.raises(ValueError, match="relabel must be one of"):
+        SplitStream(TRAIN, TEST, num_tasks=5, relabel="head")  # type: ignore[arg-type]

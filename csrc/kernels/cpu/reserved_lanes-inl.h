@@ -5,9 +5,22 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// All bits of a lane are set where element i + lane is reserved, for `count` lanes from 1 to kLanes;
-// none is behind them. i is a multiple of kLanes, so that packed lanes begin with a byte, or with
-// the half or quarter of one.
+template <class T>
+struct LaneBytesOf;
+template <>
+struct LaneBytesOf<float> {
+  typedef uint8_t type __attribute__((vector_size(CLFAST_VECTOR_BYTES / sizeof(float))));
+};
+template <>
+struct LaneBytesOf<double> {
+  typedef uint8_t type __attribute__((vector_size(CLFAST_VECTOR_BYTES / sizeof(double))));
+};
+template <class T>
+using LaneBytes = typename LaneBytesOf<T>::type;
+
+// All bits of a lane are set where element i + lane is reserved, for `count` lanes from 1 to
+// kLanes; none is behind them. i is a multiple of kLanes, so that packed lanes begin with a byte,
+// or with the half or quarter of one.
 template <class T>
 inline LaneIndex<T> reserved_lanes(ReservedMask mask, int64_t i, int64_t count) {
   constexpr int lanes = kLanes<T>;
@@ -23,8 +36,7 @@ inline LaneIndex<T> reserved_lanes(ReservedMask mask, int64_t i, int64_t count) 
     const LaneIndex<T> spread = none + static_cast<Lane>(bits);
     return ((spread & bit_of_lane) != none) & (lane < static_cast<Lane>(count));
   }
-  typedef uint8_t Bytes __attribute__((vector_size(lanes)));
-  Bytes bytes = {};
+  LaneBytes<T> bytes = {};
   if (count == lanes) {
     memcpy(&bytes, mask.marks + i, sizeof bytes);
   } else {
