@@ -269,7 +269,8 @@ def capacity_tables(config: SplitHAT, lines: Sequence[dict[str, Record]]) -> lis
 
 
 def plots(config: SplitHAT, lines: Sequence[dict[str, Record]], folder: Path) -> list[Path]:
-    """Mean accuracy on the tasks so far, and the share of reserved units, against their number."""
+    """Mean accuracy on the tasks so far against their number, and so the share of units that the
+    first method with masks has reserved."""
     curves = {
         name: [
             [100 * sum(row[: i + 1]) / (i + 1) for i, row in enumerate(line[name]["matrix"])]
@@ -277,17 +278,26 @@ def plots(config: SplitHAT, lines: Sequence[dict[str, Record]], folder: Path) ->
         ]
         for name in config.methods
     }
-    title = f"Split MNIST, a head for every task: mean ± std over {len(lines)} seeds"
-    labels = {"title": title, "xlabel": "tasks learnt"}
+    over = f"mean ± std over {len(lines)} seeds"
     accuracy = learning_curves(
-        curves, folder / "accuracy.png", ylabel="accuracy on all of them (%)", **labels
+        curves,
+        folder / "accuracy.png",
+        title=f"Split MNIST: {over}",
+        xlabel="tasks learnt",
+        ylabel="accuracy on all of them (%)",
     )
-    reserved = {
-        f"{name}, {layer}": [[100 * s for s in line[name]["reserved"][layer]] for line in lines]
-        for name in config.methods
-        for layer in lines[0][name]["reserved"]
-    }
-    if not reserved:
+    masked = [name for name in config.methods if lines[0][name]["reserved"]]
+    if not masked:
         return [accuracy]
-    path = folder / "capacity.png"
-    return [accuracy, learning_curves(reserved, path, ylabel="units reserved (%)", **labels)]
+    reserved = {
+        layer: [[100 * share for share in line[masked[0]]["reserved"][layer]] for line in lines]
+        for layer in lines[0][masked[0]]["reserved"]
+    }
+    capacity = learning_curves(
+        reserved,
+        folder / "capacity.png",
+        title=f"{masked[0]}: {over}",
+        xlabel="tasks learnt",
+        ylabel="units reserved (%)",
+    )
+    return [accuracy, capacity]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._arguments import integer, real
 from ..ops.masks import pack_mask, unpack_mask, weight_mask
 from .masked import Keep, TaskMask
-from .tasks import TaskParts
+from .tasks import TaskParts, at_task
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -314,7 +314,8 @@ def _reserved_inputs(
     like = next(iter(layers.values())).weight
     try:
         network.eval()
-        network(torch.full((1, *shape), math.nan, dtype=like.dtype, device=like.device))
+        with at_task(network, None):
+            network(torch.full((1, *shape), math.nan, dtype=like.dtype, device=like.device))
     finally:
         for handle in handles:
             handle.remove()

@@ -139,7 +139,8 @@ def test_what_is_not_reserved_may_be_anything(name: str) -> None:
                     torch.nn.init.normal_(module.parts[-1].weight)
                     torch.nn.init.normal_(module.parts[-1].bias)
         network.eval()
-        counts = end_hat_task(network, x.shape[1:], 400.0)
+        with at_task(network, 0):  # whatever the network is set to
+            counts = end_hat_task(network, x.shape[1:], 400.0)
         assert list(counts) == list(hat_layers(network))
         assert network.training is False
         with at_task(network, task), torch.no_grad():
