@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from rich.console import Console
 
 from . import __version__
 from ._library import cuda_library_loaded
+from .cli_dgm import dgm
+from .cli_options import ROOT, SEEDS, THREADS, out_folder, require
 from .experiments.run_folder import environment
 from .ops.adaptation import Optimizer
 
@@ -88,9 +89,9 @@ def demo(
         raise click.UsageError("--data mnist needs --root, the folder with the four MNIST files")
     if data != "mnist" and root is not None:
         raise click.UsageError("--root is for --data mnist: the digits come with scikit-learn")
-    _require("matplotlib", "matplotlib")
+    require("matplotlib", "matplotlib")
     if data == "digits":
-        _require("sklearn", "scikit-learn")
+        require("sklearn", "scikit-learn")
     # Only now: the rest of the command line should not wait for these.
     from .experiments import online_adaptation, online_report, online_tuning
     from .experiments.images import load_images
@@ -110,30 +111,10 @@ def demo(
     click.echo(f"Plot: {plot}\nMetrics: {path / 'metrics.jsonl'}")
 
 
-_ROOT = click.option(
-    "--root",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder with the data's files.",
-)
-_SEEDS = click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
-_THREADS = click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
-
-
-def _out(name: str) -> Callable[[Any], Any]:
-    return click.option(
-        "--out",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path("runs", name),
-        show_default=True,
-        help="The run's folder; a run that was cut short goes on.",
-    )
-
-
 @main.command()
-@_ROOT
-@_SEEDS
-@_THREADS
+@ROOT
+@SEEDS
+@THREADS
 @click.option("--tasks", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Of MbPA's steps.")
@@ -146,7 +127,7 @@ def _out(name: str) -> Callable[[Any], Any]:
 )
 @click.option("--ewc-strength", type=click.FloatRange(min=0), default=1e3, show_default=True)
 @click.option("--without-memory", is_flag=True, help="MLP and EWC alone, in a few minutes a seed.")
-@_out("permuted-mnist")
+@out_folder("permuted-mnist")
 def permuted_mnist(
     root: Path,
     seeds: int,
@@ -164,7 +145,7 @@ def permuted_mnist(
     Prints and plots the accuracy of a network, EWC, MbPA and Hebb on all tasks so far, as figure 2
     does. About half an hour on two cores.
     """
-    _require("matplotlib", "matplotlib")
+    require("matplotlib", "matplotlib")
     from .experiments import permuted_mnist as experiment
     from .experiments.images import load_images
 
@@ -190,16 +171,16 @@ def permuted_mnist(
 
 
 @main.command()
-@_ROOT
-@_SEEDS
-@_THREADS
+@ROOT
+@SEEDS
+@THREADS
 @click.option("--tune", is_flag=True, help="Choose the hyper-parameters again first.")
 @click.option(
     "--old-stored",
     type=click.IntRange(1),
     help="The online stream alone, with so many samples of each old class in the memory at first.",
 )
-@_out("cifar")
+@out_folder("cifar")
 def cifar(
     root: Path, seeds: int, threads: int, tune: bool, old_stored: int | None, out: Path
 ) -> None:
@@ -209,7 +190,7 @@ def cifar(
     a small network trained on 50 classes. The folder holds cifar-100-python, or cifar100_train.npz
     and cifar100_test.npz, each with images [N, 32, 32, 3] and labels [N].
     """
-    _require("matplotlib", "matplotlib")
+    require("matplotlib", "matplotlib")
     from .experiments import cifar_adaptation as experiment
     from .streams import load_cifar100
 
@@ -238,13 +219,16 @@ def run() -> None:
     """Experiments of the papers, by family."""
 
 
+run.add_command(dgm)
+
+
 @run.command()
 @click.option(
     "--data", type=click.Choice(["mnist", "cifar100"]), default="mnist", show_default=True
 )
-@_ROOT
+@ROOT
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
-@_THREADS
+@THREADS
 @click.option("--method", "methods", multiple=True, type=click.Choice(_SEQUENTIAL))
 @click.option("--memory", type=click.IntRange(min=5), help="Images that ER, GEM and others store.")
 @click.option("--batches", type=click.IntRange(min=1), help="Of each task at most.")
@@ -266,7 +250,7 @@ def run() -> None:
 )
 @click.option("--start", type=click.Choice(["batch", "noise"]), help="Of recalled images.")
 @click.option("--save-recall", is_flag=True, help="Pictures of recalled images of the first seed.")
-@_out("arm")
+@out_folder("arm")
 def arm(
     data: str,
     root: Path,
@@ -287,7 +271,7 @@ def arm(
     authors unless they are given here, as for ablations. On MNIST a minute a seed; on CIFAR hours
     for ADI and ten minutes for ARM.
     """
-    _require("matplotlib", "matplotlib")
+    require("matplotlib", "matplotlib")
     from .experiments import sequential_tasks as experiment
 
     config = experiment.CONFIGS[data]
@@ -313,9 +297,9 @@ def arm(
 
 @run.command()
 @click.option("--data", type=click.Choice(["mnist"]), default="mnist", show_default=True)
-@_ROOT
+@ROOT
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
-@_THREADS
+@THREADS
 @click.option("--method", "methods", multiple=True, type=click.Choice(_SPLIT))
 @click.option("--width", type=click.IntRange(min=1), help="Units of both hidden layers.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of each task.")
@@ -323,7 +307,7 @@ def arm(
 @click.option("--sparsity", type=click.FloatRange(min=0), help="lambda")
 @click.option("--max-scale", type=click.FloatRange(min=0, min_open=True), help="s_max")
 @click.option("--samples", type=click.IntRange(min=1), help="Of each digit at most.")
-@_out("hat")
+@out_folder("hat")
 def hat(
     data: str,
     root: Path,
@@ -338,7 +322,7 @@ def hat(
     test images have changed since their task ended, and the units that tasks use. A few minutes a
     seed.
     """
-    _require("matplotlib", "matplotlib")
+    require("matplotlib", "matplotlib")
     from .experiments import split_hat as experiment
 
     config = experiment.SplitHAT()
@@ -404,10 +388,3 @@ def _installed(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _require(module: str, package: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise click.ClickException(
-            f"this needs {package}, which is not installed: pip install {package}"
-        )

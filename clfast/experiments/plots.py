@@ -143,6 +143,41 @@ def grouped_bars(
     return _save(figure, path)
 
 
+def mask_trajectories(
+    layers: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+) -> Path:
+    """How masks change: a panel a layer, with values [epochs, n] as thin lines and, bold, what the
+    layer occupies [epochs]; all in [0, 1].
+
+    Raises ValueError for another shape, and for lengths that differ.
+    """
+    if not layers:
+        raise ValueError("mask_trajectories: layers is empty")
+    where = "mask_trajectories: layers"
+    figure = _figure((3.2 * len(layers) + 0.6, 3.2))
+    figure.suptitle(title)
+    for number, (name, (values, occupation)) in enumerate(layers.items()):
+        lines = _finite(values, f"{where}[{name!r}]", (2,))
+        bold = _finite(occupation, f"{where}[{name!r}]", (1,))
+        if len(lines) != len(bold):
+            raise ValueError(
+                f"{where}[{name!r}] has values of {len(lines)} epochs, occupation of {len(bold)}"
+            )
+        axes = figure.add_subplot(1, len(layers), number + 1)
+        axes.set_title(name)
+        epochs = np.arange(1, len(bold) + 1)
+        marker = "o" if len(bold) <= 30 else None
+        axes.plot(epochs, lines, color=_COLOURS[5], lw=0.6, alpha=0.6)
+        axes.plot(epochs, bold, color=_COLOURS[0], lw=2.5, marker=marker, markersize=3)
+        axes.set(xlabel="epoch", ylabel="" if number else "mask value", ylim=(-0.03, 1.03))
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(color="0.9")
+    return _save(figure, path)
+
+
 def image_grid(
     images: ArrayLike | Tensor,
     path: str | os.PathLike[str],

@@ -30,14 +30,63 @@ def pairs(
         yield x, y
 
 
-class Learner(ABC):
+class Predictor(ABC):
+    """What can be asked of every learner at any moment.
+
+    Predicting changes nothing: no parameter, no buffer, no memory, no mode, no random state.
+    """
+
+    @abstractmethod
+    def predict(self, x: Tensor) -> Tensor:
+        """The class of every sample: [B, ...] -> [B] int64.
+
+        Raises:
+            TypeError, ValueError: bad input, named.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all that was learnt: tensors, numbers, text and containers of these.
+
+        ``torch.save`` writes it and ``torch.load`` with ``weights_only=True`` reads it. Arguments
+        of the constructor are not in it.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` of a learner made alike returned, bit for bit.
+
+        Raises:
+            ValueError: a part is missing, unknown or does not fit; nothing was loaded.
+        """
+
+
+class TaskLearner(Predictor):
+    """A classifier that takes all samples of a task at once, and goes over them as it needs."""
+
+    @abstractmethod
+    def fit_task(self, loader: Batches) -> dict[str, float]:
+        """Learn the next task.
+
+        Args:
+            loader: gives all its samples, once: x [B, ...], y [B] int64.
+
+        Returns:
+            The losses by name, means over the last epoch.
+
+        Raises:
+            TypeError, ValueError: bad input, named; the learner is as before.
+            RuntimeError: learning failed; the learner is as before.
+        """
+
+
+class Learner(Predictor):
     """A classifier that learns from a stream, batch by batch, and predicts at any moment.
 
     An online run is ``for x, y in stream: learner.predict(x); learner.observe(x, y)``. Where the
     stream has tasks, ``on_task_end`` is called between them.
 
-    Predicting changes nothing: no parameter, no buffer, no memory, no mode, no random state.
-    Learners that train on a whole task at once, as `HAT` does, add ``fit_task(loader)`` to this.
+    Learners that also train on a whole task at once, as `HAT` does, add ``fit_task(loader)``.
     """
 
     @abstractmethod
@@ -56,33 +105,9 @@ class Learner(ABC):
             TypeError, ValueError: bad input, named; model and memory are as before.
         """
 
-    @abstractmethod
-    def predict(self, x: Tensor) -> Tensor:
-        """The class of every sample: [B, ...] -> [B] int64.
-
-        Raises:
-            TypeError, ValueError: bad input, named.
-        """
-
     def on_task_end(self, loader: Batches | None = None) -> None:
         """Told between tasks; `loader` gives the samples of the task that ended.
 
         Most learners need nothing here: the default does nothing.
         """
         del loader
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Copies of all that was learnt: tensors, numbers, text and containers of these.
-
-        ``torch.save`` writes it and ``torch.load`` with ``weights_only=True`` reads it. Arguments
-        of the constructor are not in it.
-        """
-
-    @abstractmethod
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` of a learner made alike returned, bit for bit.
-
-        Raises:
-            ValueError: a part is missing, unknown or does not fit; nothing was loaded.
-        """

@@ -1,0 +1,272 @@
+"""Classes one after another, learnt again from a generator that grows: DGM, with its figures 3, 4
+and 5 and table 4."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _arguments
+from .._files import write_text
+from ..methods import DGMa, DGMw
+from ..methods.dgm import DGM, DgmOptions, UnitOptions
+from ..methods.images import SIZE
+from ..methods.task_run import Progress
+from ..streams import load_mnist
+from .online_adaptation import threads
+from .plots import image_grid, learning_curves, mask_trajectories
+from .progress import bar
+from .run_folder import RunFolder
+from .tables import Table
+
+Samples = tuple[Tensor, Tensor]
+"""Images uint8 [N, Ch, 32, 32] and labels [N] int64."""
+VARIANTS: dict[str, type[DGM]] = {"weight": DGMw, "unit": DGMa}
+OPTIONS = {"weight": DgmOptions, "unit": UnitOptions}
+_SHOWN = 10  # images of a class in a grid
+
+
+@dataclass(frozen=True)
+class DgmExperiment:
+    """All that decides a run, but the data itself."""
+
+    data: str = "mnist"
+    """Its name, for the folder."""
+    variant: Literal["weight", "unit"] = "weight"
+    options: DgmOptions = field(default_factory=DgmOptions)
+    """`UnitOptions` for the variant of units."""
+    classes_per_task: int = 1
+    tasks: int | None = None
+    """At most; None: all classes."""
+    samples: int | None = None
+    """Training images of each class at most; None: all."""
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 2
+
+
+def load(data: str, root: str | os.PathLike[str]) -> tuple[Samples, Samples]:
+    """Training and test images from a folder, of 32 x 32.
+
+    "mnist" has its four files; "arrays" has train.npz and test.npz, see `from_arrays` for what is
+    in them as "images" and "labels".
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, or is none.
+    """
+    if data == "mnist":
+        train, test = load_mnist(root)
+        return from_arrays(*train), from_arrays(*test)
+    folder = _arguments.path(root, "load")
+    parts = []
+    for name in ("train.npz", "test.npz"):
+        file = _arguments.file(folder / name, "load")
+        with np.load(file) as arrays:
+            if missing := {"images", "labels"} - set(arrays.files):
+                raise ValueError(f"load: {file} has no array {min(missing)}")
+            images, labels = (torch.from_numpy(arrays[key]) for key in ("images", "labels"))
+        parts.append(from_arrays(images, labels))
+    return parts[0], parts[1]
+
+
+def from_arrays(images: Tensor, labels: Tensor) -> Samples:
+    """Images as a run takes them, resized where they are not 32 x 32 (bilinear, as the paper's).
+
+    Args:
+        images: [N, H, W], [N, Ch, H, W] or [N, H, W, Ch] of 1 or 3 channels, uint8 or floating
+            point in [0, 1].
+        labels: [N], of any integer type.
+
+    Raises:
+        ValueError: other shapes or types; no images; values that are out of range.
+    """
+    x = images[:, None] if images.dim() == 3 else images
+    if x.dim() == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = x.movedim(3, 1)
+    if x.dim() != 4 or x.shape[1] not in (1, 3) or not len(x):
+        raise ValueError(
+            "from_arrays: images must be [N, H, W], [N, Ch, H, W] or [N, H, W, Ch] with 1 or 3 "
+            f"channels, got {list(images.shape)}"
+        )
+    if labels.shape != x.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"from_arrays: labels must be integers [{len(x)}], got {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    if x.dtype != torch.uint8:
+        if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
+            raise ValueError("from_arrays: images must be uint8, or floating point in [0, 1]")
+        x = (255 * x).round().byte()
+    if x.shape[2:] != (SIZE, SIZE):
+        resized = [
+            F.interpolate(part.float(), (SIZE, SIZE), mode="bilinear", antialias=True)
+            for part in x.split(1000)
+        ]
+        x = torch.cat([part.round().clamp(0, 255).byte() for part in resized])
+    return x.contiguous(), labels.long()
+
+
+def run(
+    config: DgmExperiment,
+    train: Samples,
+    test: Samples,
+    path: str | os.PathLike[str],
+    *,
+    minutes: float = 10.0,
+) -> tuple[Table, list[Path]]:
+    """Learn the classes in ascending order; returns the table of tasks and the paths of plots.
+
+    The folder `path` gets what `RunFolder` writes, with a line a task in metrics.jsonl: "task",
+    "accuracy" on test images of all classes so far, "by_class", "seconds", and the method's
+    `history` of it but the masks' ways. After each task growth.json holds all of that with the
+    ways, and there are plots: accuracy.png, growth.png (neurons, figure 4), reuse.png (figure 3a),
+    sizes.png (table 4), masks-task-T.png (figure 3b) and images-task-T.png, images of all classes
+    (figure 5).
+
+    A run that was cut short at any moment goes on from its last checkpoint, which is written after
+    each task and every so many minutes, and comes to the same end.
+
+    Raises:
+        ModuleNotFoundError: no matplotlib.
+        ValueError: the folder holds something else; no test images of a class.
+        RuntimeError: a loss became NaN; the last checkpoint before it stays.
+    """
+    tasks = _tasks(config, train)
+    learnt = torch.cat([y for _, y in tasks]).unique()
+    if len(absent := learnt[~torch.isin(learnt, test[1])]):
+        raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
+    learner = _learner(config, channels=train[0].shape[1])
+    folder = RunFolder(path, config)
+    if (checkpoint := folder.load_checkpoint()) is not None:
+        learner.load_state_dict(checkpoint.state)
+    batches = [-(-len(y) // config.options.batch) for _, y in tasks]
+    ends = torch.tensor([0, *batches]).cumsum(0).mul(config.options.epochs).tolist()
+    done = checkpoint.step if checkpoint is not None else 0
+    with threads(config.threads), bar("DGM", ends[-1], done) as advance:
+        if learner.tasks:
+            _report(folder, learner, test, 0.0)  # where a kill came before it
+        while learner.tasks < len(tasks):
+            first, begin = ends[learner.tasks], time.monotonic()
+            saved = begin
+
+            def after_batch(at: Progress, first: int = first) -> None:
+                nonlocal saved
+                advance()
+                if time.monotonic() - saved >= 60 * minutes:
+                    folder.save_checkpoint(learner.state_dict(), first + at.step + 1)
+                    saved = time.monotonic()
+
+            learner.fit_task([tasks[learner.tasks]], after_batch=after_batch)
+            folder.save_checkpoint(learner.state_dict(), ends[learner.tasks])
+            _report(folder, learner, test, time.monotonic() - begin)
+    return table(folder.metrics()), _plots(folder, learner)
+
+
+def _tasks(config: DgmExperiment, train: Samples) -> list[Samples]:
+    x, y = train
+    classes = y.unique().tolist()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(config.seed))
+    size, found = config.classes_per_task, []
+    for start in range(0, len(classes), size):
+        rows = [order[y[order] == c][: config.samples] for c in classes[start : start + size]]
+        together = torch.cat(rows)
+        found.append((x[together], y[together]))
+    return found[: config.tasks]
+
+
+def _learner(config: DgmExperiment, channels: int) -> DGM:
+    kind = VARIANTS[config.variant]
+    return kind(channels, seed=config.seed, device=config.device, **vars(config.options))
+
+
+def _report(folder: RunFolder, learner: DGM, test: Samples, seconds: float) -> None:
+    """Of the task that ended last, unless that was done: accuracy, growth and pictures."""
+    record = learner.history[-1]
+    if any(line.get("task") == record["task"] for line in folder.metrics()):
+        return
+    x, y = test
+    by_class = {
+        label: float((learner.predict(x[y == label]).cpu() == label).float().mean())
+        for label in sorted(learner.classes)
+    }
+    counts = [int((y == label).sum()) for label in by_class]
+    right = sum(a * n for a, n in zip(by_class.values(), counts, strict=True))
+    labels = sorted(learner.classes)
+    generator = torch.Generator(learner.device).manual_seed(0)
+    shown = learner.generate(_SHOWN, labels, generator=generator)
+    image_grid(
+        shown.images,
+        folder.path / f"images-task-{record['task']}.png",
+        columns=_SHOWN,
+        title=f"classes {labels[0]} to {labels[-1]}, after task {record['task']}",
+    )
+    # Last: a line says that all of it was done.
+    folder.log(
+        **{name: value for name, value in record.items() if name != "masks"},
+        accuracy=right / sum(counts),
+        by_class=list(by_class.values()),
+        seconds=round(seconds, 1),
+    )
+
+
+def _plots(folder: RunFolder, learner: DGM) -> list[Path]:
+    lines, history, path = folder.metrics(), learner.history, folder.path
+    tasks = [
+        {**line, "masks": record["masks"]} for line, record in zip(lines, history, strict=True)
+    ]
+    write_text(path / "growth.json", json.dumps({"tasks": tasks}, indent=1) + "\n")
+    number = [line["task"] + 1 for line in lines]
+    shared: dict[str, Any] = {"x": number, "xlabel": "tasks learnt"}
+    percent = {
+        "newly blocked": [100 * line["newly_blocked_ratio"] for line in lines],
+        "reused": [100 * line["reused_ratio"] for line in lines],
+    }
+    kilobytes = {
+        name: [line["bytes"][name] / 1e3 for line in lines] for name in ("weights", "masks")
+    }
+    neurons = {"all layers": [sum(line["widths"]) for line in lines]}
+    for layer in range(len(lines[0]["widths"])):
+        neurons[f"layer {layer + 1}"] = [line["widths"][layer] for line in lines]
+    accuracy = {"classes so far": [100 * line["accuracy"] for line in lines]}
+    made = [
+        learning_curves(accuracy, path / "accuracy.png", ylabel="test accuracy (%)", **shared),
+        learning_curves(neurons, path / "growth.png", ylabel="neurons", **shared),
+        learning_curves(percent, path / "reuse.png", ylabel="of what a task uses (%)", **shared),
+        learning_curves(kilobytes, path / "sizes.png", ylabel="on disk (kB)", **shared),
+    ]
+    for record in history:
+        ways = {
+            f"layer {layer + 1}": (way["values"], way["occupation"])
+            for layer, way in enumerate(record["masks"])
+        }
+        name = f"masks-task-{record['task']}.png"
+        made.append(mask_trajectories(ways, path / name, title=f"task {record['task']}"))
+    return made
+
+
+def table(lines: list[dict[str, Any]]) -> Table:
+    """A row a task."""
+    found = Table(
+        "DGM: after each task",
+        ["classes", "accuracy (%)", "neurons", "newly blocked (%)", "weights (kB)", "masks (kB)"],
+        digits=[0, 2, 0, 1, 1, 1],
+    )
+    for line in lines:
+        found.add_row(
+            len(line["by_class"]),
+            100 * line["accuracy"],
+            sum(line["widths"]),
+            100 * line["newly_blocked_ratio"],
+            line["bytes"]["weights"] / 1e3,
+            line["bytes"]["masks"] / 1e3,
+        )
+    return found

@@ -1,0 +1,176 @@
+"""clfast run dgm, in small."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from dgm_runs import CONFIG, OPTIONS, TEST, TRAIN, arrays
+
+from clfast.cli import main
+from clfast.experiments import dgm
+from clfast.experiments.plots import mask_trajectories
+from clfast.experiments.run_folder import RunFolder
+from clfast.methods.dgm import UnitOptions
+
+SCRIPT = Path(__file__).with_name("kill_dgm_run.py")
+PLOTS = {"accuracy.png", "growth.png", "reuse.png", "sizes.png"}
+
+
+@pytest.mark.parametrize("variant", ["weight", "unit"])
+def test_a_run(variant: Any, tmp_path: Path) -> None:
+    config = replace(CONFIG, variant=variant, tasks=None)
+    if variant == "unit":
+        config = replace(config, options=UnitOptions(**OPTIONS), classes_per_task=2)
+    table, plots = dgm.run(config, TRAIN, TEST, tmp_path / "run")
+    tasks = 3 if variant == "weight" else 2
+    of_tasks = {f"{kind}-task-{t}.png" for kind in ("masks", "images") for t in range(tasks)}
+    found = {path.name for path in (tmp_path / "run").glob("*.png")}
+    assert found == PLOTS | of_tasks
+    assert {path.name for path in plots} == {name for name in found if "images" not in name}
+    growth = json.loads((tmp_path / "run" / "growth.json").read_text())["tasks"]
+    lines = RunFolder(tmp_path / "run", config).metrics()
+    assert len(growth) == len(lines) == len(table.rows) == tasks
+    for record, line in zip(growth, lines, strict=True):
+        assert line.items() <= record.items()
+        assert [len(way["occupation"]) for way in record["masks"]] == [2, 2, 2]
+        assert 0 <= line["accuracy"] <= 1
+    assert [len(line["by_class"]) for line in lines] == ([1, 2, 3] if tasks == 3 else [2, 3])
+    if variant == "weight":
+        assert lines[0]["newly_blocked_ratio"] == 1
+        assert sum(lines[1]["widths"]) > sum(lines[0]["widths"])
+    again, _ = dgm.run(config, TRAIN, TEST, tmp_path / "run")
+    assert again.rows == table.rows
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    assert len(outcomes) == 8
+    for outcome in outcomes:
+        assert outcome["killed"], outcome
+        assert outcome["same"], outcome
+
+
+def test_nan_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dgm.DGMw._learn_batch
+
+    def spoiled(self: Any, run: Any, *arguments: Any) -> Any:
+        losses = whole(self, run, *arguments)
+        return losses * float("nan") if self.tasks == 1 and run.epoch == 1 else losses
+
+    monkeypatch.setattr(dgm.DGMw, "_learn_batch", spoiled)
+    with pytest.raises(RuntimeError, match="the classifier loss is nan at step 2 of task 1"):
+        dgm.run(CONFIG, TRAIN, TEST, tmp_path / "run", minutes=0)
+    folder = RunFolder(tmp_path / "run", CONFIG)
+    checkpoint = folder.load_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.step == 4 + 2
+    assert len(folder.metrics()) == 1
+    monkeypatch.undo()
+    table, _ = dgm.run(CONFIG, TRAIN, TEST, tmp_path / "run")
+    assert len(table.rows) == 2
+
+
+def test_arrays_of_any_shape() -> None:
+    x, y = arrays(4, 0)
+    images, labels = dgm.from_arrays(x, y.int())
+    assert images.shape == (12, 1, 32, 32)
+    assert images.dtype == torch.uint8
+    assert labels.dtype == torch.int64
+    assert torch.equal(dgm.from_arrays(x[:, None], y)[0], images)
+    assert torch.equal(dgm.from_arrays(x[..., None], y)[0], images)
+    assert torch.equal(dgm.from_arrays(x.double() / 255, y)[0], images)
+    colour = torch.stack([x, x, x], 3)
+    assert torch.equal(dgm.from_arrays(colour, y)[0], images.repeat(1, 3, 1, 1))
+    exact = torch.randint(256, (2, 3, 32, 32)).byte()
+    assert torch.equal(dgm.from_arrays(exact, y[:2])[0], exact)
+    # Twice as large: bilinear interpolation keeps the mean, and the bar where it is.
+    assert abs(float(images.float().mean() - x.float().mean())) < 0.5
+    assert float(images[0, 0, 1:9].float().mean()) > 120 > float(images[0, 0, 14:].float().mean())
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(3, 5), torch.zeros(3), r"images must be \[N, H, W\]"),
+        (torch.zeros(3, 5, 5, 2), torch.zeros(3).long(), "with 1 or 3 channels"),
+        (torch.zeros(0, 5, 5), torch.zeros(0).long(), "images must be"),
+        (torch.zeros(3, 5, 5), torch.zeros(2).long(), r"labels must be integers \[3\]"),
+        (torch.zeros(3, 5, 5), torch.zeros(3), r"labels must be integers \[3\]"),
+        (torch.full((3, 5, 5), 2.0), torch.zeros(3).long(), r"floating point in \[0, 1\]"),
+        (torch.zeros(3, 5, 5).int(), torch.zeros(3).long(), "must be uint8"),
+    ],
+)
+def test_arrays_that_are_no_images(images: Any, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^from_arrays: .*{message}"):
+        dgm.from_arrays(images, labels)
+
+
+def write_arrays(folder: Path) -> None:
+    for name, each in (("train", 12), ("test", 5)):
+        x, y = arrays(each, each)
+        np.savez(folder / f"{name}.npz", images=x.numpy(), labels=y.numpy())
+
+
+def test_the_command(tmp_path: Path) -> None:
+    write_arrays(tmp_path)
+    out = tmp_path / "run"
+    arguments = ["run", "dgm", "--data", "arrays", "--root", str(tmp_path), "--out", str(out)]
+    small = ["--epochs", "1", "--batch", "16", "--width", "2", "--tasks", "2", "--threads", "1"]
+    done = CliRunner().invoke(main, [*arguments, *small, "--real-share", "0.5", "--same-critic"])
+    assert done.exit_code == 0, done.output
+    assert "newly blocked" in done.output
+    config = json.loads((out / "config.json").read_text())
+    assert config["options"]["real_share"] == 0.5
+    assert config["options"]["new_critic"] is False
+    assert config["options"]["max_classes"] == 3
+    wrong = CliRunner().invoke(main, [*arguments, *small, "--blocked", "outputs"])
+    assert wrong.exit_code == 2
+    assert "--blocked is for --variant unit" in wrong.output
+    other = CliRunner().invoke(main, [*arguments, *small])
+    assert other.exit_code == 1
+    assert "holds a run of another config" in other.output
+
+
+def test_the_command_on_wrong_data(tmp_path: Path) -> None:
+    arguments = ["run", "dgm", "--root", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert "load_mnist: no " in CliRunner().invoke(main, arguments).output
+    assert "train.npz" in CliRunner().invoke(main, [*arguments, "--data", "arrays"]).output
+    np.savez(tmp_path / "train.npz", images=np.zeros((2, 5, 5)))
+    found = CliRunner().invoke(main, [*arguments, "--data", "arrays"])
+    assert "has no array labels" in found.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_test_images(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there are no test images of class 1"):
+        dgm.run(CONFIG, TRAIN, (TEST[0][:1], TEST[1][:1]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trajectories(tmp_path: Path) -> None:
+    layers = {"one": ([[0.5, 0.5], [0.2, 0.9]], [0.5, 0.6])}
+    assert mask_trajectories(layers, tmp_path / "way.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="layers is empty"):
+        mask_trajectories({}, tmp_path / "no.png")
+    with pytest.raises(ValueError, match="has values of 2 epochs, occupation of 1"):
+        mask_trajectories({"one": ([[0.5], [0.2]], [0.5])}, tmp_path / "no.png")
