@@ -30,7 +30,7 @@ demo: $(VENV)/.built
 	@clfast demo
 
 test: $(VENV)/.built
-	@python -m pytest -q -m "not cuda"
+	@python -m pytest -q -m "not cuda" -n auto --benchmark-disable
 
 lint: $(VENV)/.built
 	@ruff check .

@@ -18,8 +18,6 @@ import torch
 
 SANITIZE = os.environ.get("CLFAST_SANITIZE") == "1"
 ROOT = Path(__file__).parents[2]
-# Loaded here already; compilers and other programs do without it.
-os.environ.pop("LD_PRELOAD", None)
 
 
 def _run(*command: str) -> None:
@@ -34,6 +32,12 @@ def _run(*command: str) -> None:
     )
     if done.returncode != 0:
         pytest.fail(f"{' '.join(command)}\n{done.stdout}", pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_preloaded() -> None:
+    """It is loaded here, and in the workers of pytest-xdist; compilers and others do without it."""
+    os.environ.pop("LD_PRELOAD", None)
 
 
 @pytest.fixture(scope="session")

@@ -13,4 +13,5 @@ export UBSAN_OPTIONS=print_stacktrace=1
 # behind it, or exceptions are unknown to it. --capture=sys: a report must not end up in pytest's
 # capture, which dies with the process.
 LD_PRELOAD="$(library libasan.so) $(library libstdc++.so)" exec "${PYTHON:-python}" -m pytest \
-  tests/kernels --ignore=tests/kernels/test_emulator.py --capture=sys -q "$@"
+  tests/kernels --ignore=tests/kernels/test_emulator.py --capture=sys -q -n auto \
+  --benchmark-disable "$@"
