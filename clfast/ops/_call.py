@@ -30,6 +30,8 @@ _PUBLIC_NAME = {
     "indices": "neighbors.indices",
     "rounded_rows": "rounded.rows",
     "rounded_offset": "rounded.offset",
+    # PyTorch cannot trace an op with an argument called mode.
+    "compensation": "mode",
 }
 
 
@@ -81,7 +83,7 @@ def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:
         if isinstance(argument, Tensor):
             if _is_differentiated(argument, grad_mode, forward_mode):
                 _refuse(op, _public_name(_declared(op)[at]))
-        elif isinstance(argument, list | tuple) and (forward_mode or _in_transform()):
+        elif isinstance(argument, list | tuple) and (forward_mode or in_transform()):
             for i, entry in enumerate(argument):
                 if isinstance(entry, Tensor) and _is_differentiated(entry, grad_mode, forward_mode):
                     _refuse(op, f"{_public_name(_declared(op)[at])}[{i}]")
@@ -92,7 +94,8 @@ def _is_differentiated(tensor: Tensor, grad_mode: bool, forward_mode: bool) -> b
     return required or (forward_mode and forward_ad.unpack_dual(tensor).tangent is not None)
 
 
-def _in_transform() -> bool:
+def in_transform() -> bool:
+    """Whether a transform of torch.func is at work."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 

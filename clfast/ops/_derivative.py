@@ -24,10 +24,7 @@ def value(op: str, inputs: int, *arguments: Any, slope: Slope | None = None) -> 
     otherwise raise.
     """
     if wanted(*arguments[:inputs]):
-        transformed = (
-            not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-        )
-        function = _TransformedValue.value if transformed else _Value.apply
+        function = _TransformedValue.value if _call.in_transform() else _Value.apply
         result: Tensor = function(op, slope, inputs, *arguments)
         return result
     result = _call.compiled(op, *arguments)[0]
@@ -39,6 +36,25 @@ def wanted(*tensors: Any) -> bool:
     return torch.is_grad_enabled() and any(
         isinstance(t, Tensor) and t.requires_grad for t in tensors
     )
+
+
+def once(op: str, found: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Sequence[Tensor]:
+    """``found(*inputs)``, gradients that are not differentiable again: that raises by name."""
+    if not torch.is_grad_enabled():
+        return found(*inputs)
+    gradients: tuple[Tensor, ...] = _Once.apply(op, found, *inputs)
+    return gradients
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, op: str, found: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Any:
+        ctx.op = op
+        return tuple(found(*inputs))
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(f"clfast::{ctx.op}: has no second derivative")
 
 
 def _times(grad: Tensor, slope: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def masked_weights(
 
 def masked_weights_gradients(
     grads: Sequence[Tensor],
-    sparsity_grad: float,
+    sparsity_grad: float | Tensor,
     weights: Sequence[Tensor],
     embeddings: Sequence[Tensor],
     reserved: Sequence[Tensor],
@@ -84,7 +84,9 @@ def masked_weights_gradients(
         masked, sparsity = masked_weights(w, e, reserved, scale, max_scale=max_scale)
         given = [_widened(g.detach()) for g in grads]
         outputs = [*masked, sparsity]
-        found = torch.autograd.grad(outputs, [*w, *e], [*given, sparsity_grad * sparsity.new_ones(())])
+        found = torch.autograd.grad(
+            outputs, [*w, *e], [*given, sparsity_grad * sparsity.new_ones(())]
+        )
     return list(found[: len(w)]), list(found[len(w) :])
 
 

@@ -57,6 +57,8 @@ inline std::string name_of(ScalarType type) {
       return "torch.int32";
     case ScalarType::Long:
       return "torch.int64";
+    case ScalarType::Byte:
+      return "torch.uint8";
     case ScalarType::Bool:
       return "torch.bool";
     default:

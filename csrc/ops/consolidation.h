@@ -1,30 +1,12 @@
 // What every device checks and prepares for the consolidation ops.
 #pragma once
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "../kernels/common/gradient_lists.h"
-#include "check.h"
+#include "tensor_lists.h"
 
 namespace clfast::ops {
-
-// Whether both lie in memory in the same order of dimensions, their elements one behind another.
-inline bool lie_alike(const Tensor& t, const Tensor& other) {
-  std::vector<std::pair<int64_t, int64_t>> steps;  // stride and size of each dimension
-  for (int64_t i = 0; i < t.dim(); ++i) {
-    if (t.size(i) <= 1) continue;
-    if (t.stride(i) != other.stride(i)) return false;
-    steps.emplace_back(t.stride(i), t.size(i));
-  }
-  std::sort(steps.begin(), steps.end());
-  int64_t elements = 1;
-  for (const auto& [stride, size] : steps) {
-    if (stride != elements) return false;
-    elements *= size;
-  }
-  return true;
-}
 
 // Two lists of gradients in the dtype of the arithmetic; where the order of memory is not the same,
 // or the dtype another, as contiguous copies.
@@ -34,19 +16,11 @@ struct ListInputs {
   std::vector<int64_t> ends;
 
   int64_t elements() const { return ends.back(); }
-
-  // What was changed in a copy goes back to where it came from.
-  void write_back(std::vector<Tensor>& to) const {
-    for (size_t i = 0; i < to.size(); ++i) {
-      if (to[i].data_ptr() != grads[i].data_ptr()) torch::stable::copy_(to[i], grads[i]);
-    }
-  }
 };
 
 inline ListInputs check_lists(const char* op, const std::vector<Tensor>& grads,
                               const std::vector<Tensor>& reference) {
-  CLFAST_CHECK(grads.size() == reference.size(), op, ": reference must hold ", grads.size(),
-               " tensors, as grads does, got ", reference.size());
+  check_same_length(op, "reference", reference.size(), "grads", grads.size());
   CLFAST_CHECK(!grads.empty(), op, ": grads must hold at least one tensor");
   ListInputs in{compute_dtype(grads[0]), {}, {}, {}};
   int64_t elements = 0;
@@ -60,10 +34,9 @@ inline ListInputs check_lists(const char* op, const std::vector<Tensor>& grads,
                  name, " has, got ", shape_of(r));
     check_same_precision(op, other, r, first, grads[0]);
     check_same_device(op, other, r, first, grads[0]);
-    const bool as_they_are = g.scalar_type() == in.dtype && r.scalar_type() == in.dtype &&
-                             ((g.is_contiguous() && r.is_contiguous()) || lie_alike(g, r));
-    in.grads.push_back(as_they_are ? g : as_compute(g, in.dtype));
-    in.reference.push_back(as_they_are ? r : as_compute(r, in.dtype));
+    in.grads.push_back(g);
+    in.reference.push_back(r);
+    align(in.dtype, {&in.grads[i], &in.reference[i]});
     in.ends.push_back(elements += g.numel());
   }
   return in;

@@ -57,6 +57,29 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   m.def("project_gradients_(Tensor(a!)[] grads, Tensor[] reference) -> ()");
   m.def("gem_project(Tensor grad, Tensor memory_grads, float margin) -> Tensor");
 
+  // masks; what is reserved is bool, or packed by pack_mask
+  m.def("masked_weight(Tensor weight, Tensor embedding, float scale, float? max_scale) -> Tensor");
+  m.def(
+      "masked_weight_backward(Tensor grad, Tensor weight, Tensor embedding, float scale, "
+      "float? max_scale) -> (Tensor, Tensor)");
+  m.def(
+      "mask_sparsity(Tensor[] embeddings, Tensor[] reserved, float scale, float? max_scale, "
+      "bool with_gradient) -> (Tensor, Tensor[])");
+  m.def(
+      "masked_weights(Tensor[] weights, Tensor[] embeddings, Tensor[] reserved, float scale, "
+      "float? max_scale) -> (Tensor[], Tensor, Tensor)");
+  m.def(
+      "masked_weights_gradients(Tensor[] grads, Tensor sparsity_grad, Tensor[] weights, "
+      "Tensor[] embeddings, Tensor[] reserved, Tensor? free, float scale, float? max_scale) "
+      "-> (Tensor[], Tensor[])");
+  m.def("block_gradients_(Tensor(a!)[] grads, Tensor[] reserved) -> ()");
+  m.def(
+      "compensate_embedding_gradients_(Tensor(a!)[] grads, Tensor[] embeddings, float scale, "
+      "float max_scale, str compensation, float clamp) -> ()");
+  m.def("reserve_(Tensor(a!)[] reserved, Tensor[] embeddings, float scale) -> Tensor");
+  m.def("pack_mask(Tensor mask) -> Tensor");
+  m.def("unpack_mask(Tensor packed, int[] shape) -> Tensor");
+
   // optimizers; the list of a state that is not kept is empty
   m.def(
       "masked_sgd_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, "

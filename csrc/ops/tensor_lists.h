@@ -33,7 +33,9 @@ inline void align(ScalarType dtype, const std::vector<Tensor*>& group, Tensor* m
   const bool bits = mask != nullptr && mask->scalar_type() == ScalarType::Byte;
   const bool bytes = mask != nullptr && !bits;
   const auto is_contiguous = [](const Tensor* t) { return t->is_contiguous(); };
-  const auto is_like_first = [&](const Tensor* t) { return lie_alike(first, *t); };
+  const auto is_like_first = [&](const Tensor* t) {
+    return t->scalar_type() == dtype && lie_alike(first, *t);
+  };
   const bool contiguous =
       std::all_of(group.begin(), group.end(), is_contiguous) && (!bytes || mask->is_contiguous());
   const bool alike =

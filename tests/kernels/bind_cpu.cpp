@@ -222,5 +222,6 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   bind_cpu_adaptation(m);
   bind_cpu_recall(m);
   bind_cpu_consolidation(m);
+  bind_cpu_masks(m);
   bind_cpu_optimizers(m);
 }

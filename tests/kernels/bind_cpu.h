@@ -10,6 +10,7 @@ void use_level(int level);
 void bind_cpu_adaptation(py::module_& m);
 void bind_cpu_recall(py::module_& m);
 void bind_cpu_consolidation(py::module_& m);
+void bind_cpu_masks(py::module_& m);
 void bind_cpu_optimizers(py::module_& m);
 
 }  // namespace clfast::bind

@@ -79,5 +79,6 @@ PYBIND11_MODULE(_cuda_kernels, m) {
   bind_cuda_adaptation(m);
   bind_cuda_recall(m);
   bind_cuda_consolidation(m);
+  bind_cuda_masks(m);
   bind_cuda_optimizers(m);
 }

@@ -13,6 +13,7 @@ inline void check_launch(cudaError_t status) {
 void bind_cuda_adaptation(py::module_& m);
 void bind_cuda_recall(py::module_& m);
 void bind_cuda_consolidation(py::module_& m);
+void bind_cuda_masks(py::module_& m);
 void bind_cuda_optimizers(py::module_& m);
 
 }  // namespace clfast::bind

@@ -43,8 +43,7 @@ void masked_grad_norm(const py::object& problem, const py::object& norm) {
     using T = decltype(tag);
     MaskedTensors<T> lists(problem);
     const auto tensors = lists.grads();
-    Scratch<double> sums(
-        cuda::parts_of_launches<cuda::kTensorsOfAStep>(lists.ends().data(), lists.tensors()));
+    Scratch<double> sums(cuda::parts_of_norm<T>(lists.ends().data(), lists.tensors()));
     check_launch(cuda::masked_grad_norm<T>(tensors.data(), lists.ends().data(), lists.tensors(),
                                            sums.data(), data_of<double>(norm, "norm", {1}),
                                            nullptr));

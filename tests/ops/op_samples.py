@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import consolidation_samples
+import mask_samples
 import optimizer_samples
 import recall_samples
 import torch
@@ -50,6 +51,12 @@ class OpCase:
         function: Callable[..., Any] = getattr(getattr(reference, self.family), self.name)
         return _on_copies(function, self.changes) if self.in_place else function
 
+    @property
+    def takes_lists(self) -> bool:
+        """Lists of parameters and gradients are taken as they are."""
+        args, _ = self.make(Sizes(), torch.float32, torch.Generator())
+        return isinstance(args[0], list)
+
     def __str__(self) -> str:
         return f"{self.name} {self.variant}".rstrip()
 
@@ -65,7 +72,9 @@ def _on_copies(change: Callable[..., None], positions: tuple[int, ...]) -> Calla
 
 
 def flat(result: Any) -> list[Tensor]:
-    return [result] if isinstance(result, Tensor) else list(result)
+    if isinstance(result, Tensor):
+        return [result]
+    return [tensor for part in result for tensor in flat(part)]
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -218,6 +227,23 @@ CASES = [
     ),
     OpCase("gem_project", consolidation_samples.gem_project, scale=1.0),
     OpCase("gem_project", consolidation_samples.gem_project_agreeing, variant="agreeing"),
+    OpCase("masked_weight", mask_samples.masked_weight, differentiable_in=2),
+    OpCase("masked_weight", mask_samples.masked_by_units, differentiable_in=2, variant="units"),
+    OpCase("mask_sparsity", mask_samples.mask_sparsity),
+    OpCase("mask_sparsity", mask_samples.packed(mask_samples.mask_sparsity), variant="packed"),
+    OpCase("masked_weights", mask_samples.masked_weights),
+    OpCase("masked_weights_gradients", mask_samples.masked_weights_gradients, scale=4.0),
+    OpCase("block_gradients_", mask_samples.block_gradients, in_place=True),
+    OpCase(
+        *("block_gradients_", mask_samples.packed(mask_samples.block_gradients)),
+        in_place=True,
+        variant="packed",
+    ),
+    OpCase("compensate_embedding_gradients_", mask_samples.compensate, in_place=True),
+    OpCase("reserve_", mask_samples.reserve, in_place=True),
+    OpCase("reserve_", mask_samples.reserve_packed, in_place=True, variant="packed"),
+    OpCase("pack_mask", mask_samples.pack_mask),
+    OpCase("unpack_mask", mask_samples.unpack_mask),
     OpCase("masked_sgd_step_", optimizer_samples.sgd, in_place=True, changes=(0, 2)),
     OpCase(
         *("masked_sgd_step_", optimizer_samples.sgd_nesterov),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import wrong_consolidation
+import wrong_masks
 import wrong_optimizers
 import wrong_recall
 from changes import Arguments, Change, first, put, set_at
@@ -238,7 +239,13 @@ def _expect(op: str, message: str) -> Any:
 
 @pytest.mark.parametrize(
     ("op", "message", "change"),
-    WRONG + wrong_recall.WRONG + wrong_consolidation.WRONG + wrong_optimizers.WRONG,
+    [
+        *WRONG,
+        *wrong_recall.WRONG,
+        *wrong_consolidation.WRONG,
+        *wrong_masks.WRONG,
+        *wrong_optimizers.WRONG,
+    ],
 )
 def test_wrong_arguments(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
@@ -255,7 +262,12 @@ def test_wrong_arguments(op: str, message: str, change: Change) -> None:
 
 @pytest.mark.parametrize(
     ("op", "message", "change"),
-    WRONG_VALUES + wrong_recall.WRONG_VALUES + wrong_consolidation.WRONG_VALUES,
+    [
+        *WRONG_VALUES,
+        *wrong_recall.WRONG_VALUES,
+        *wrong_consolidation.WRONG_VALUES,
+        *wrong_masks.WRONG_VALUES,
+    ],
 )
 def test_wrong_values(op: str, message: str, change: Change) -> None:
     args, kwargs = _arguments(op, change)
@@ -388,10 +400,13 @@ def test_weights_that_overflow_are_seen_beside_sound_biases(optimizer: str) -> N
 
 @pytest.mark.parametrize(
     ("op", "name", "kind", "change"),
-    WRONG_KINDS
-    + wrong_recall.WRONG_KINDS
-    + wrong_consolidation.WRONG_KINDS
-    + wrong_optimizers.WRONG_KINDS,
+    [
+        *WRONG_KINDS,
+        *wrong_recall.WRONG_KINDS,
+        *wrong_consolidation.WRONG_KINDS,
+        *wrong_masks.WRONG_KINDS,
+        *wrong_optimizers.WRONG_KINDS,
+    ],
 )
 @pytest.mark.parametrize("backend", ["compiled", "reference"])
 def test_wrong_kinds(op: str, name: str, kind: str, change: Change, backend: str) -> None:

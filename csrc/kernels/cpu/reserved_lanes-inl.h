@@ -18,9 +18,9 @@ struct LaneBytesOf<double> {
 template <class T>
 using LaneBytes = typename LaneBytesOf<T>::type;
 
-// All bits of a lane are set where element i + lane is reserved, for `count` lanes from 1 to kLanes;
-// none is behind them. i is a multiple of kLanes, so that packed lanes begin with a byte, or with
-// the half or quarter of one.
+// All bits of a lane are set where element i + lane is reserved, for `count` lanes from 1 to
+// kLanes; none is behind them. i is a multiple of kLanes, so that packed lanes begin with a byte,
+// or with the half or quarter of one.
 template <class T>
 inline LaneIndex<T> reserved_lanes(ReservedMask mask, int64_t i, int64_t count) {
   constexpr int lanes = kLanes<T>;

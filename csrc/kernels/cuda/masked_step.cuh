@@ -2,35 +2,10 @@
 // reserved left out. Pointers go to the kernels as arguments, a factor of all gradients is read on
 // the device, and the host never waits.
 #pragma once
-#include "list_walk.cuh"
+#include "list_table.cuh"
 #include "optimizers.h"
 
 namespace clfast::cuda {
-
-// The tensors of one launch, as one row of all their elements.
-template <class Tensor>
-struct StepTable {
-  Tensor of[kTensorsOfAStep];
-  int64_t ends[kTensorsOfAStep];
-  int64_t tensors;
-};
-static_assert(sizeof(StepTable<AdamTensor<double>>) + sizeof(AdamStep<double>) + 64 <= 4096,
-              "a kernel's arguments have 4 KiB");
-
-// launch(table, blocks, elements) for the tensors of each launch.
-template <class Tensor, class F>
-void for_tables(const Tensor* tensors, const int64_t* ends, int64_t count, F&& launch) {
-  for_launches<kTensorsOfAStep>(ends, count, [&](int64_t first, int64_t some, int64_t elements) {
-    StepTable<Tensor> table = {};
-    const int64_t before = first > 0 ? ends[first - 1] : 0;
-    for (int64_t i = 0; i < some; ++i) {
-      table.of[i] = tensors[first + i];
-      table.ends[i] = ends[first + i] - before;
-    }
-    table.tensors = some;
-    launch(table, parts_of_elements(elements), elements);
-  });
-}
 
 template <class T, class Step>
 __device__ __forceinline__ T scale_of(const Step& step) {
@@ -46,7 +21,7 @@ __device__ __forceinline__ T seen_gradient(T grad, T param, bool reserved, T sca
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    masked_sgd_kernel(StepTable<SgdTensor<T>> table, SgdStep<T> step, int64_t elements) {
+    masked_sgd_kernel(ListTable<SgdTensor<T>> table, SgdStep<T> step, int64_t elements) {
   const T scale = scale_of<T>(step);
   for_elements(table, elements, [&](int64_t at, int64_t i) {
     const SgdTensor<T>& tensor = table.of[at];
@@ -66,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    masked_adam_kernel(StepTable<AdamTensor<T>> table, AdamStep<T> step, int64_t elements) {
+    masked_adam_kernel(ListTable<AdamTensor<T>> table, AdamStep<T> step, int64_t elements) {
   const T scale = scale_of<T>(step);
   for_elements(table, elements, [&](int64_t at, int64_t i) {
     const AdamTensor<T>& tensor = table.of[at];
@@ -90,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    masked_sq_norms_kernel(StepTable<MaskedGrad<T>> table, int64_t elements,
+    masked_sq_norms_kernel(ListTable<MaskedGrad<T>> table, int64_t elements,
                            double* __restrict__ sums) {
   CLFAST_SHARED(double[kWarps], shared);
   double own = 0;
@@ -132,6 +107,11 @@ cudaError_t masked_adam_step(const AdamTensor<T>* tensors, const int64_t* ends, 
                   elements);
   });
   return cudaGetLastError();
+}
+
+template <class T>
+int64_t parts_of_norm(const int64_t* ends, int64_t count) {
+  return parts_of_launches<kEntriesOfALaunch<MaskedGrad<T>>>(ends, count);
 }
 
 template <class T>

@@ -5,12 +5,8 @@
 #include <cstdint>
 
 #include "../common/masked_step.h"
-#include "list_launches.h"
 
 namespace clfast::cuda {
-
-// A launch takes so many tensors, since a kernel's arguments have 4 KiB.
-constexpr int64_t kTensorsOfAStep = 48;
 
 template <class T>
 cudaError_t masked_sgd_step(const SgdTensor<T>* tensors, const int64_t* ends, int64_t count,
@@ -20,7 +16,11 @@ template <class T>
 cudaError_t masked_adam_step(const AdamTensor<T>* tensors, const int64_t* ends, int64_t count,
                              const AdamStep<T>& step, cudaStream_t stream);
 
-// sums: parts_of_launches<kTensorsOfAStep>() of scratch; norm: one element.
+// How many sums of parts masked_grad_norm forms.
+template <class T>
+int64_t parts_of_norm(const int64_t* ends, int64_t count);
+
+// sums: parts_of_norm() of scratch; norm: one element.
 template <class T>
 cudaError_t masked_grad_norm(const MaskedGrad<T>* tensors, const int64_t* ends, int64_t count,
                              double* sums, double* norm, cudaStream_t stream);

@@ -55,7 +55,7 @@ void project_gradients_(std::vector<Tensor> grads, std::vector<Tensor> reference
     torch::stable::parallel_for(0, elements, 4 * kSpan, [&](int64_t begin, int64_t end) {
       cpu::subtract_scaled(lists, scale, begin, end);
     });
-    in.write_back(grads);
+    write_back(grads, in.grads);
   });
 }
 

@@ -23,7 +23,7 @@ void project_gradients_(std::vector<Tensor> grads, std::vector<Tensor> reference
         op, cuda::project_gradients<T>(pointers.view(), reinterpret_cast<InnerProducts*>(scale + 1),
                                        scale, stream));
   });
-  in.write_back(grads);
+  write_back(grads, in.grads);
 }
 
 Tensor gem_project(const Tensor& grad, const Tensor& memory_grads, double margin) {

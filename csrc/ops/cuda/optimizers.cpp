@@ -40,12 +40,12 @@ void adam(const char* op, const MaskedLists& in, const AdamOptions& options,
 Tensor norm(const char* op, const MaskedLists& in) {
   const DeviceStream stream(in.grads[0]);
   const std::vector<int64_t> ends = ends_of(in.grads);
-  const int64_t parts = cuda::parts_of_launches<cuda::kTensorsOfAStep>(ends.data(), ends.size());
-  const Tensor sums = scratch_like(in.grads[0], parts, ScalarType::Double);
   Tensor out = torch::stable::new_empty(in.grads[0], {}, ScalarType::Double);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const std::vector<MaskedGrad<T>> tensors = grad_tensors<T>(in);
+    const int64_t parts = cuda::parts_of_norm<T>(ends.data(), ends.size());
+    const Tensor sums = scratch_like(in.grads[0], parts, ScalarType::Double);
     check_launch(op, cuda::masked_grad_norm<T>(tensors.data(), ends.data(), ends.size(),
                                                sums.mutable_data_ptr<double>(),
                                                out.mutable_data_ptr<double>(), stream));

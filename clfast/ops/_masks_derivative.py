@@ -1,0 +1,146 @@
+"""Differentiation of masked weights: the gradients are ops of their own, each one pass.
+
+The transforms of torch.func, which look into what they transform, get plain PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from . import _call, _check, _derivative
+
+
+def masked_weight(
+    weight: Tensor, embedding: Tensor, scale: float, max_scale: float | None
+) -> Tensor:
+    if _call.in_transform():
+        return reference.masks.masked_weight(weight, embedding, scale, max_scale=max_scale)
+    wanted = _derivative.wanted(weight, embedding)
+    masked = _MaskedWeight.apply if wanted else _masked_weight
+    result: Tensor = masked(weight, embedding, scale, max_scale)
+    return result
+
+
+def _masked_weight(*arguments: Any) -> Any:
+    return _call.compiled("masked_weight", *arguments)
+
+
+class _MaskedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, embedding: Tensor, *scales: Any) -> Any:
+        ctx.save_for_backward(weight, embedding)
+        ctx.scales = scales
+        return _masked_weight(weight, embedding, *scales)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        given = (grad, *ctx.saved_tensors, *ctx.scales)
+        if torch.is_grad_enabled():
+            found = _gradients(*given)
+        else:
+            found = _call.compiled("masked_weight_backward", *given)
+        return *found, None, None
+
+
+def _gradients(
+    grad: Tensor, weight: Tensor, embedding: Tensor, scale: float, max_scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """In plain PyTorch, where they will be differentiated again, or might be."""
+    dtype = _check.compute_dtype(weight)
+    g, w, e = (t.to(dtype) for t in (grad, weight, embedding))
+    mask = (scale * e).sigmoid()
+    steep, factor = (mask, scale) if max_scale is None else (e.sigmoid(), max_scale)
+    slope = factor * steep * (1 - steep)
+    return g * mask, (g * w).sum_to_size(e.shape) * slope
+
+
+def mask_sparsity(
+    embeddings: Sequence[Tensor], reserved: Sequence[Tensor], scale: float, max_scale: float | None
+) -> Tensor:
+    if _call.in_transform():
+        return reference.masks.mask_sparsity(embeddings, reserved, scale, max_scale=max_scale)
+    result: Tensor
+    if _derivative.wanted(*embeddings):
+        result = _MaskSparsity.apply(scale, max_scale, *embeddings, *reserved)
+    else:
+        arguments = (embeddings, reserved, scale, max_scale, False)
+        result = _call.compiled("mask_sparsity", *arguments)[0]
+    return result
+
+
+class _MaskSparsity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scale: float, max_scale: float | None, *tensors: Tensor) -> Any:
+        embeddings, reserved = _parts(tensors, 2)
+        value, gradients = _call.compiled(
+            "mask_sparsity", embeddings, reserved, scale, max_scale, True
+        )
+        ctx.save_for_backward(*gradients, *embeddings)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        gradients, embeddings = _parts(ctx.saved_tensors, 2)
+
+        def found(grad: Tensor, *_: Tensor) -> Sequence[Tensor]:
+            return torch._foreach_mul(gradients, grad)
+
+        slopes = _derivative.once("mask_sparsity", found, grad, *embeddings)
+        return None, None, *slopes, *(None for _ in slopes)
+
+
+def masked_weights(
+    weights: Sequence[Tensor],
+    embeddings: Sequence[Tensor],
+    reserved: Sequence[Tensor],
+    scale: float,
+    max_scale: float | None,
+) -> tuple[list[Tensor], Tensor]:
+    lists = (weights, embeddings, reserved)
+    if _call.in_transform():
+        return reference.masks.masked_weights(*lists, scale, max_scale=max_scale)
+    if _derivative.wanted(*weights, *embeddings):
+        *masked, sparsity = _MaskedWeights.apply(
+            scale, max_scale, *weights, *embeddings, *reserved
+        )
+    else:
+        masked, sparsity, _ = _call.compiled("masked_weights", *lists, scale, max_scale)
+    return masked, sparsity
+
+
+class _MaskedWeights(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scale: float, max_scale: float | None, *tensors: Tensor) -> Any:
+        masked, sparsity, free = _call.compiled(
+            "masked_weights", *_parts(tensors, 3), scale, max_scale
+        )
+        ctx.scales = (scale, max_scale)
+        ctx.save_for_backward(*tensors, free)
+        return *masked, sparsity
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        *tensors, free = ctx.saved_tensors
+        weights, embeddings, reserved = _parts(tensors, 3)
+
+        def found(*given: Tensor) -> Sequence[Tensor]:
+            *of_masked, of_sparsity = given[: len(grads)]
+            d_weights, d_embeddings = _call.compiled(
+                *("masked_weights_gradients", of_masked, of_sparsity),
+                *(weights, embeddings, reserved, free, *ctx.scales),
+            )
+            return *d_weights, *d_embeddings
+
+        slopes = _derivative.once("masked_weights", found, *grads, *weights, *embeddings)
+        return None, None, *slopes, *(None for _ in reserved)
+
+
+def _parts(tensors: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+    """Lists of one length that were passed as one."""
+    length = len(tensors) // count
+    return [list(tensors[i * length : (i + 1) * length]) for i in range(count)]

@@ -1,0 +1,1 @@
+#include "masked_weight-inl.h"
