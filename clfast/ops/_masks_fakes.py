@@ -45,7 +45,9 @@ def _check_scales(op: str, scale: float, max_scale: float | None, dtype: torch.d
         _check_scale(op, "max_scale", max_scale, dtype)
 
 
-def _check_length(op: str, name: str, given: Sequence[Tensor], other: str, count: int) -> None:
+def check_same_length(
+    op: str, name: str, given: Sequence[Tensor | None], other: str, count: int
+) -> None:
     _check.require(
         len(given) == count,
         f"{op}: {name} must hold {count} tensors, as {other} does, got {len(given)}",
@@ -57,7 +59,7 @@ def check_not_empty(op: str, name: str, given: Sequence[Tensor]) -> None:
     _check.require(len(given) > 0, f"{op}: {name} must hold at least one tensor")
 
 
-def _check_same_shape(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+def check_same_shape(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     _check.require(
         tensor.shape == other.shape,
         f"{op}: {name} must have shape {list(other.shape)}, as {other_name} has, "
@@ -65,7 +67,7 @@ def _check_same_shape(op: str, name: str, tensor: Tensor, other_name: str, other
     )
 
 
-def _check_reserved(op: str, name: str, mask: Tensor, other_name: str, other: Tensor) -> None:
+def check_reserved(op: str, name: str, mask: Tensor, other_name: str, other: Tensor) -> None:
     _check.same_device(op, name, mask, other_name, other)
     if mask.dtype == torch.uint8:
         size = (other.numel() + 7) // 8
@@ -79,7 +81,7 @@ def _check_reserved(op: str, name: str, mask: Tensor, other_name: str, other: Te
         mask.dtype == torch.bool,
         f"{op}: {name} must be bool, or uint8 from pack_mask, got {mask.dtype}",
     )
-    _check_same_shape(op, name, mask, other_name, other)
+    check_same_shape(op, name, mask, other_name, other)
 
 
 def _check_like_first(op: str, list_name: str, tensors: Sequence[Tensor]) -> None:
@@ -90,17 +92,17 @@ def _check_like_first(op: str, list_name: str, tensors: Sequence[Tensor]) -> Non
 
 def _check_embeddings(op: str, embeddings: Sequence[Tensor], reserved: Sequence[Tensor]) -> None:
     check_not_empty(op, "embeddings", embeddings)
-    _check_length(op, "reserved", reserved, "embeddings", len(embeddings))
+    check_same_length(op, "reserved", reserved, "embeddings", len(embeddings))
     _check_like_first(op, "embeddings", embeddings)
     for i, (e, r) in enumerate(zip(embeddings, reserved, strict=True)):
-        _check_reserved(op, f"reserved[{i}]", r, f"embeddings[{i}]", e)
+        check_reserved(op, f"reserved[{i}]", r, f"embeddings[{i}]", e)
 
 
 def _check_layers(
     op: str, weights: Sequence[Tensor], embeddings: Sequence[Tensor], reserved: Sequence[Tensor]
 ) -> None:
     check_not_empty(op, "weights", weights)
-    _check_length(op, "embeddings", embeddings, "weights", len(weights))
+    check_same_length(op, "embeddings", embeddings, "weights", len(weights))
     _check_embeddings(op, embeddings, reserved)
     for i, (w, e) in enumerate(zip(weights, embeddings, strict=True)):
         _check.same_precision(op, f"weights[{i}]", w, "embeddings[0]", embeddings[0])
@@ -143,7 +145,7 @@ def masked_weight_backward(
 
 
 def _check_grad(op: str, name: str, grad: Tensor, weight_name: str, weight: Tensor) -> None:
-    _check_same_shape(op, name, grad, weight_name, weight)
+    check_same_shape(op, name, grad, weight_name, weight)
     _check.same_precision(op, name, grad, weight_name, weight)
     _check.same_device(op, name, grad, weight_name, weight)
 
@@ -196,7 +198,7 @@ def masked_weights_gradients(
     op = "masked_weights_gradients"
     _check_layers(op, weights, embeddings, reserved)
     _check_scales(op, scale, max_scale, _check.compute_dtype(weights[0]))
-    _check_length(op, "grads", grads, "weights", len(weights))
+    check_same_length(op, "grads", grads, "weights", len(weights))
     for i, (g, w) in enumerate(zip(grads, weights, strict=True)):
         _check_grad(op, f"grads[{i}]", g, f"weights[{i}]", w)
     _check.require(
@@ -210,12 +212,12 @@ def masked_weights_gradients(
 @torch.library.register_fake("clfast::block_gradients_")
 def block_gradients_(grads: list[Tensor], reserved: list[Tensor]) -> None:
     op = "block_gradients_"
-    _check_length(op, "reserved", reserved, "grads", len(grads))
+    check_same_length(op, "reserved", reserved, "grads", len(grads))
     check_not_empty(op, "grads", grads)
     _check_like_first(op, "grads", grads)
     for i, (g, r) in enumerate(zip(grads, reserved, strict=True)):
         _check.not_expanded(op, f"grads[{i}]", g)
-        _check_reserved(op, f"reserved[{i}]", r, f"grads[{i}]", g)
+        check_reserved(op, f"reserved[{i}]", r, f"grads[{i}]", g)
 
 
 @torch.library.register_fake("clfast::compensate_embedding_gradients_")
@@ -228,7 +230,7 @@ def compensate_embedding_gradients_(
     clamp: float,
 ) -> None:
     op = "compensate_embedding_gradients_"
-    _check_length(op, "embeddings", embeddings, "grads", len(grads))
+    check_same_length(op, "embeddings", embeddings, "grads", len(grads))
     check_not_empty(op, "grads", grads)
     _check.require(
         compensation in ("analytic", "reference"),
@@ -246,7 +248,7 @@ def compensate_embedding_gradients_(
     for i, (g, e) in enumerate(zip(grads, embeddings, strict=True)):
         name = f"embeddings[{i}]"
         _check.not_expanded(op, f"grads[{i}]", g)
-        _check_same_shape(op, name, e, f"grads[{i}]", g)
+        check_same_shape(op, name, e, f"grads[{i}]", g)
         _check.same_precision(op, name, e, "grads[0]", grads[0])
         _check.same_device(op, name, e, "grads[0]", grads[0])
     _check_no_nan(op, embeddings)

@@ -9,44 +9,14 @@ import torch
 from torch import Tensor
 
 from . import _check
+from ._masks_fakes import check_not_empty, check_reserved, check_same_length, check_same_shape
 
 Masks = list[Tensor | None]
 
 
-def _check_length(op: str, name: str, count: int, other: str, wanted: int) -> None:
-    _check.require(
-        count == wanted, f"{op}: {name} must hold {wanted} tensors, as {other} does, got {count}"
-    )
-
-
-def _check_reserved(op: str, name: str, mask: Tensor, other_name: str, other: Tensor) -> None:
-    _check.same_device(op, name, mask, other_name, other)
-    if mask.dtype == torch.uint8:
-        count = (other.numel() + 7) // 8
-        _check.require(
-            tuple(mask.shape) == (count,),
-            f"{op}: {name} is packed and must have shape [{count}] for the {other.numel()} "
-            f"elements of {other_name}, got {list(mask.shape)}",
-        )
-        return
-    _check.require(
-        mask.dtype == torch.bool,
-        f"{op}: {name} must be bool, or uint8 from pack_mask, got {mask.dtype}",
-    )
-    _check_same_shape(op, name, mask, other_name, other)
-
-
-def _check_same_shape(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    _check.require(
-        tensor.shape == other.shape,
-        f"{op}: {name} must have shape {list(other.shape)}, as {other_name} has, "
-        f"got {list(tensor.shape)}",
-    )
-
-
 def _check_alike(op: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     _check.same_device(op, name, tensor, other_name, other)
-    _check_same_shape(op, name, tensor, other_name, other)
+    check_same_shape(op, name, tensor, other_name, other)
     _check.require(
         tensor.dtype == other.dtype,
         f"{op}: {name} must be of dtype {other.dtype}, as {other_name} is, got {tensor.dtype}",
@@ -54,8 +24,8 @@ def _check_alike(op: str, name: str, tensor: Tensor, other_name: str, other: Ten
 
 
 def _check_first(op: str, of: str, first: list[Tensor], reserved: Masks) -> None:
-    _check.require(len(first) > 0, f"{op}: {of} must hold at least one tensor")
-    _check_length(op, "reserved", len(reserved), of, len(first))
+    check_not_empty(op, of, first)
+    check_same_length(op, "reserved", reserved, of, len(first))
     for i, (tensor, mask) in enumerate(zip(first, reserved, strict=True)):
         name = f"{of}[{i}]"
         _check.require(
@@ -65,7 +35,7 @@ def _check_first(op: str, of: str, first: list[Tensor], reserved: Masks) -> None
         _check.same_precision(op, name, tensor, f"{of}[0]", first[0])
         _check.same_device(op, name, tensor, f"{of}[0]", first[0])
         if mask is not None:
-            _check_reserved(op, f"reserved[{i}]", mask, name, tensor)
+            check_reserved(op, f"reserved[{i}]", mask, name, tensor)
 
 
 def _check_step(
@@ -77,7 +47,7 @@ def _check_step(
     clip: Tensor | None,
 ) -> None:
     for list_name, tensors in {"grads": grads, **states}.items():
-        _check_length(op, list_name, len(tensors), "params", len(params))
+        check_same_length(op, list_name, tensors, "params", len(params))
     _check_first(op, "params", params, reserved)
     for i, param in enumerate(params):
         name = f"params[{i}]"

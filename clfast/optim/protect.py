@@ -13,6 +13,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from .. import ops
 from . import checks
 
 
@@ -104,7 +105,4 @@ def _forget(masks: dict[int, tuple[ref[Tensor], Tensor]], key: int) -> Any:
 
 
 def _as_bool(mask: Tensor, parameter: Tensor) -> Tensor:
-    if mask.dtype == torch.bool:
-        return mask
-    bits = mask[:, None] >> torch.arange(8, dtype=torch.uint8, device=mask.device) & 1
-    return bits.flatten()[: parameter.numel()].view(parameter.shape).bool()
+    return mask if mask.dtype == torch.bool else ops.unpack_mask(mask, parameter.shape)

@@ -58,8 +58,7 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   m.def("gem_project(Tensor grad, Tensor memory_grads, float margin) -> Tensor");
 
   // masks; what is reserved is bool, or packed by pack_mask
-  m.def(
-      "masked_weight(Tensor weight, Tensor embedding, float scale, float? max_scale) -> Tensor");
+  m.def("masked_weight(Tensor weight, Tensor embedding, float scale, float? max_scale) -> Tensor");
   m.def(
       "masked_weight_backward(Tensor grad, Tensor weight, Tensor embedding, float scale, "
       "float? max_scale) -> (Tensor, Tensor)");

@@ -7,7 +7,8 @@ tensor i ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,13 +115,13 @@ class MaskedAdam(_Masked):
     def keep(self) -> float:
         return 1 - self.lr * self.decay if self.decoupled else 1.0
 
-    @property
+    @cached_property  # the bindings read the array itself
     def rates(self) -> Array:
         corrections = np.sqrt(1 - self.beta2**self.steps) / (1 - self.beta1**self.steps)
         rates: Array = (self.lr * corrections).astype(self.params.dtype)
         return rates
 
-    @property
+    @cached_property
     def eps(self) -> Array:
         eps: Array = (self.epsilon * np.sqrt(1 - self.beta2**self.steps)).astype(self.params.dtype)
         return eps
@@ -165,7 +166,8 @@ def _lists(sizes: Sequence[int], dtype: str, rng: np.random.Generator, clip: flo
     common = _Masked(ends, layouts, reserved, rng.standard_normal(sum(sizes)).astype(dtype), clip)
     kept = common.kept()
     common.grads[kept] = rng.choice([np.nan, np.inf, -np.inf, 3.0], int(kept.sum()))
-    return {name: getattr(common, name) for name in common.__dataclass_fields__}
+    names = [field.name for field in fields(common)]
+    return {name: getattr(common, name) for name in names}
 
 
 def sgd(sizes: Sequence[int], dtype: str, rng: np.random.Generator) -> list[MaskedSgd]:

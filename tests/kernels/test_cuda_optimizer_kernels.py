@@ -37,14 +37,14 @@ def test_tensors_of_any_size(
 
 
 @every_step
-@pytest.mark.parametrize("tensors", [47, 48, 49, 110])
+@pytest.mark.parametrize("tensors", [53, 54, 161])
 def test_lists_of_several_launches(
     cuda: ModuleType, step: str, tensors: int, rng: np.random.Generator
 ) -> None:
     sizes = rng.integers(0, 30, tensors).tolist()
     for problem in MAKERS[step](sizes, "float32", rng):
         assert_right(cuda, problem)
-    sizes[:48] = [0] * len(sizes[:48])  # a launch with nothing to do is none
+    sizes[:54] = [0] * len(sizes[:54])  # a launch with nothing to do is none
     assert_right(cuda, MAKERS[step](sizes, "float32", rng)[0])
 
 

@@ -6,7 +6,6 @@ import copy
 import io
 import math
 import pickle
-import re
 from typing import Any
 
 import pytest
@@ -408,94 +407,3 @@ def test_autograd_sees_the_step() -> None:
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-# ---- Wrong use ----
-
-
-def _weight() -> nn.Parameter:
-    return nn.Parameter(torch.ones(3, 4))
-
-
-@pytest.mark.parametrize("make", [MaskedSGD, MaskedAdam])
-@pytest.mark.parametrize(
-    ("mask", "error", "message"),
-    [
-        (torch.ones(4, 3, dtype=torch.bool), ValueError, r"must have shape [3, 4], got [4, 3]"),
-        (torch.ones(3, 4), TypeError, r"must be bool, or uint8 from pack_mask, got torch.float32"),
-        (torch.ones(3, dtype=torch.uint8), ValueError, r"packed and must have shape [2] for 12"),
-        (torch.ones(3, 4, dtype=torch.bool, device="meta"), ValueError, r"must be on cpu as the"),
-        ([True] * 12, TypeError, r"must be a tensor, got list"),
-    ],
-)
-def test_masks_that_do_not_fit(make: Any, mask: Any, error: Any, message: str) -> None:
-    weight, other = _weight(), _weight()
-    groups = [{"params": [other]}, {"params": [nn.Parameter(torch.ones(2)), weight]}]
-    wanted = rf"{make.__name__}: the mask of parameter 1 in group 1 .*{re.escape(message)}"
-    with pytest.raises(error, match=wanted):
-        make(groups, reserved={weight: mask})
-    optimizer = make(groups, lr=0.1)
-    optimizer.reserved[weight] = mask
-    weight.grad, other.grad = torch.ones(3, 4), torch.ones(3, 4)
-    with pytest.raises(error, match=wanted):
-        optimizer.step()
-    assert (other == 1).all()  # nor has the first group moved
-    assert not optimizer.state
-
-
-def test_other_wrong_use() -> None:
-    weight = _weight()
-    mask = torch.ones(3, 4, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"key 0 of reserved, a tensor of shape \[3, 4\], is"):
-        MaskedSGD([weight], reserved={_weight(): mask})
-    with pytest.raises(TypeError, match=r"MaskedSGD: keys of reserved must be parameters"):
-        MaskedSGD([weight], reserved={"weight": mask})  # type: ignore[dict-item]
-    with pytest.raises(TypeError, match=r"MaskedAdam: reserved must be a mapping"):
-        MaskedAdam([weight], reserved=[(weight, mask)])  # type: ignore[arg-type]
-    for clip_norm in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="MaskedAdam: clip_norm must be > 0 or None"):
-            MaskedAdam([weight], clip_norm=clip_norm)
-    for dtype in (torch.float16, torch.bfloat16, torch.complex64):
-        with pytest.raises(TypeError, match=r"parameter 1 in group 0 must be float32 or float64"):
-            MaskedAdam([weight, nn.Parameter(torch.ones(2, dtype=dtype))])
-    for option in ("foreach", "fused", "differentiable", "capturable"):
-        with pytest.raises(ValueError, match=f"MaskedAdam: {option} of group 0 is not offered"):
-            MaskedAdam([{"params": [weight], option: True}])
-
-
-def test_a_group_that_is_refused_is_not_added() -> None:
-    optimizer = MaskedSGD([_weight()])
-    with pytest.raises(TypeError, match=r"parameter 0 in group 1 must be float32 or float64"):
-        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2).half())]})
-    assert len(optimizer.param_groups) == 1
-
-
-def test_sparse_gradients_are_refused() -> None:
-    weight = _weight()
-    weight.grad = torch.ones(3, 4).to_sparse()
-    for make in (MaskedSGD, MaskedAdam):
-        with pytest.raises(RuntimeError, match=r"the gradient of parameter 0 in group 0 must be d"):
-            make([weight]).step()
-
-
-@pytest.mark.parametrize(
-    ("make", "name", "value"),
-    [
-        (MaskedSGD, "lr", math.nan),
-        (MaskedSGD, "momentum", -0.5),
-        (MaskedSGD, "dampening", math.inf),
-        (MaskedSGD, "weight_decay", math.inf),
-        (MaskedAdam, "lr", -1.0),
-        (MaskedAdam, "betas", (1.0, 0.9)),
-        (MaskedAdam, "eps", math.nan),
-    ],
-)
-def test_options_that_went_wrong_later(make: Any, name: str, value: Any) -> None:
-    weights = [_weight(), _weight()]
-    optimizer = make([{"params": [weight]} for weight in weights])
-    optimizer.param_groups[1][name] = value
-    for weight in weights:
-        weight.grad = torch.ones(3, 4)
-    with pytest.raises(ValueError, match=rf"{make.__name__}: {name} of group 1 must be"):
-        optimizer.step()
-    assert all((weight == 1).all() for weight in weights)

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "../common/masked_step.h"
-#include "list_launches.h"
 
 namespace clfast::cuda {
 
