@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../common/masked_step.h"
+#include "list_launches.h"
 
 namespace clfast::cuda {
 
