@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -57,6 +58,13 @@ def real(
         bounds = "" if least == -math.inf else f" and in {left}{least:g}, {most:g}{right}"
         raise ValueError(f"{where}: {name} must be finite{bounds}, got {number:g}")
     return number
+
+
+def boolean(value: object, name: str, where: str) -> bool:
+    """`value` as a bool; numpy's is one, and so are 0 and 1. TypeError for what is no switch."""
+    if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{where}: {name} must be True or False, got {type(value).__name__}")
 
 
 def one_of(choice: object, choices: Iterable[object], name: str, where: str) -> None:

@@ -179,6 +179,33 @@ def test_the_methods_of_sequential_tasks_are_those_of_the_experiment() -> None:
     assert list(METHODS) == cli._SEQUENTIAL
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--method", "ADI", "--diversity", "0"], "--diversity means nothing to ADI"),
+        (["--method", "LwF", "--method", "ER", "--steps", "5"], "--steps means nothing to LwF, ER"),
+        (["--method", "SGD", "--repeats", "1"], "--repeats means nothing to SGD"),
+        (["--method", "SGD", "--save-recall"], "--save-recall means nothing to SGD"),
+        (["--method", "ARM", "--method", "ADI", "--memory", "9"], "--memory means nothing to ARM"),
+    ],
+)
+def test_options_that_no_method_has(arguments: list[str], option: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = call("run", "arm", "--root", str(tmp_path), "--out", str(tmp_path / "run"), *arguments)
+    assert found.exit_code == 2
+    assert option in found.stderr
+    assert "it is an option of" in found.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_option_of_one_of_the_methods_is_taken(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    methods = ("--method", "ADI", "--method", "ARM", "--diversity", "0")
+    found = call("run", "arm", "--root", str(tmp_path), *methods)
+    assert found.exit_code == 1
+    assert "Error: load_mnist: no train-images-idx3-ubyte" in found.stderr
+
+
 @pytest.mark.parametrize("command", [["permuted-mnist"], ["cifar"], ["run", "arm"]])
 def test_experiments_name_what_is_missing(command: list[str], tmp_path: Path) -> None:
     found = call(*command, "--root", str(tmp_path), "--out", str(tmp_path / "run"))

@@ -97,8 +97,8 @@ def recall_terms_as_published(old: Tensor, new: Tensor, present: Tensor) -> list
     p, q = old.softmax(1), new.softmax(1)
     mean = (p + q) / 2
     divergence = (
-        F.kl_div(p.log(), mean, reduction="batchmean")
-        + F.kl_div(q.log(), mean, reduction="batchmean")
+        F.kl_div(old.log_softmax(1), mean, reduction="batchmean")
+        + F.kl_div(new.log_softmax(1), mean, reduction="batchmean")
     ) / 2
     average = p.mean(0)
     average[(average < EPSILON).detach()] = EPSILON
@@ -149,7 +149,7 @@ def divergence_by_kl_div(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """As the authors write it, for every row."""
     p, q = p_logits.softmax(1), q_logits.softmax(1)
     mean = (p + q) / 2
-    of_p, of_q = (F.kl_div(z.log(), mean, reduction="none") for z in (p, q))
+    of_p, of_q = (F.kl_div(z.log_softmax(1), mean, reduction="none") for z in (p_logits, q_logits))
     return (of_p + of_q).sum(1) / 2
 
 

@@ -38,6 +38,16 @@ from .tables import MeanStd, Table
 Record = dict[str, Any]
 TASKS = 5
 
+_RECALLING = ("ARM", "ADI")
+USED_BY: dict[str, tuple[str, ...]] = {
+    **{each.name: ("ARM",) for each in fields(ArmOptions)},
+    **{each.name: _RECALLING for each in fields(RecallOptions)},
+    "repeats": _RECALLING,
+    "save_recall": _RECALLING,
+    "memory": ("ER", "ER-MIR", "A-GEM", "GEM"),
+}
+"""Options that not all methods have, and those which have them."""
+
 
 @dataclass(frozen=True)
 class SequentialTasks:
@@ -186,8 +196,9 @@ def one_seed(
     pictures: Path | None = None,
 ) -> dict[str, Record]:
     """By method: "accuracy" and "forgetting" in [0, 1] after the last task, "matrix" of accuracies
-    by task after each task, "ms" of learning a batch after the first task; or "error", what a
-    method had to say that could not go on, as when recalled images grow without bound.
+    by task after each task, "ms" of learning a batch after the first task. Of a method that
+    diverged, whose losses, gradients or predictions were no longer finite: "diverged", what it had
+    to say of that.
 
     pictures: a folder for the images that methods recall, recalled-<method>.png.
     """
@@ -198,8 +209,8 @@ def one_seed(
         method = learner(name, config, seed)
         try:
             found[name] = _one_run(name, method, config, stream, path)
-        except ValueError as error:
-            found[name] = {"error": str(error)}
+        except ValueError as error:  # batches are good, so that numbers have grown too large
+            found[name] = {"diverged": str(error)}
     return found
 
 
@@ -263,8 +274,9 @@ def run(
     path: str | os.PathLike[str],
     *,
     save_recall: bool = False,
-) -> tuple[Table, Path]:
-    """All seeds of `config`; returns the table of results and the path of the plot.
+) -> tuple[Table, Path | None]:
+    """All seeds of `config`; returns the table of results and the path of the plot, None where
+    nothing came to the end.
 
     The folder `path` gets what `RunFolder` writes, with "seed", "results" (of `one_seed`) and
     "seconds" a line in metrics.jsonl, and table.json and accuracy.png; with `save_recall` images
@@ -298,29 +310,28 @@ def run(
 
 def _whole(lines: Sequence[dict[str, Record]], name: str) -> list[Record]:
     """Of the seeds in which the method came to the end."""
-    return [line[name] for line in lines if "error" not in line[name]]
+    return [line[name] for line in lines if "diverged" not in line[name]]
 
 
 def table(config: SequentialTasks, lines: Sequence[dict[str, Record]]) -> Table:
-    """A row a method, mean and deviation over seeds."""
+    """A row a method: how many seeds diverged, and mean and deviation over the others."""
     found = Table(
         f"{TITLES[config.data]}, {len(lines)} seeds",
-        ["method", "accuracy (%)", "forgetting (%)", "ms a batch"],
-        digits=[0, 2, 2, 3],
+        ["method", "diverged", "accuracy (%)", "forgetting (%)", "ms a batch"],
+        digits=[0, 0, 2, 2, 3],
     )
     for name in config.methods:
         records = _whole(lines, name)
-        if not records:
-            found.add_row(f"{name}, ended in an error", "", "", "")
-            continue
-        shown = name if len(records) == len(lines) else f"{name}, {len(records)} seeds"
-        percent = [MeanStd.of(100 * r[key] for r in records) for key in ("accuracy", "forgetting")]
-        found.add_row(shown, *percent, MeanStd.of(r["ms"] for r in records))
+        means = [
+            MeanStd.of(scale * record[key] for record in records) if records else None
+            for key, scale in (("accuracy", 100), ("forgetting", 100), ("ms", 1))
+        ]
+        found.add_row(name, len(lines) - len(records), *means)
     return found
 
 
-def plot(config: SequentialTasks, lines: Sequence[dict[str, Record]], path: Path) -> Path:
-    """The mean accuracy on the tasks so far, against their number; a PNG."""
+def plot(config: SequentialTasks, lines: Sequence[dict[str, Record]], path: Path) -> Path | None:
+    """The mean accuracy on the tasks so far, against their number; a PNG, if there is a curve."""
     curves = {
         name: [
             [100 * sum(row[: i + 1]) / (i + 1) for i, row in enumerate(line["matrix"])]
@@ -329,6 +340,8 @@ def plot(config: SequentialTasks, lines: Sequence[dict[str, Record]], path: Path
         for name in config.methods
         if (whole := _whole(lines, name))
     }
+    if not curves:
+        return None
     return learning_curves(
         curves,
         path,

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .._arguments import real
+from .._arguments import boolean, real
 from ..ops import soft_cross_entropy
 from .classifier import Classifier
 from .modes import evaluating
@@ -53,7 +53,7 @@ class LwF(SnapshotClassifier):
         super().__init__(model, optimizer, snapshot, teach_from)
         self.weight = real(weight, "weight", "LwF")
         self.temperature = real(temperature, "temperature", "LwF", least=0, open_ends="(")
-        self.joint = joint
+        self.joint = boolean(joint, "joint", "LwF")
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         if not self.joint:

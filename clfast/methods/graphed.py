@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .._warnings import warn_caller
 from ..nn.buffers import saved_buffers
 
 Inputs: TypeAlias = "Sequence[Tensor | None]"
@@ -215,10 +216,9 @@ class Graphed:
         self.forget()
         self._failed = True
         reason = str(error).partition("\n")[0]
-        warnings.warn(
+        warn_caller(
             f"{self._name}: what the networks do cannot be captured in a CUDA graph: {reason}; "
-            "everything runs as with cuda_graph=False",
-            stacklevel=2,
+            "everything runs as with cuda_graph=False"
         )
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
@@ -13,8 +12,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._arguments import cpu_generator, integer, one_of, real
+from .._arguments import boolean, cpu_generator, integer, one_of, real
 from .._backend import backend_in_use
+from .._warnings import warn_caller
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
 from ..ops import recall_step_
 from . import checks
@@ -53,9 +53,12 @@ class RecallOptions:
         """Raises TypeError or ValueError for what cannot be."""
         for name in ("images", "steps"):
             integer(getattr(self, name), name, where, least=1)
+        real(self.lr, "lr", where, least=0)
         for field in fields(self):
             if field.type == "float":
                 real(getattr(self, field.name), field.name, where)
+            elif field.type == "bool":
+                boolean(getattr(self, field.name), field.name, where)
         if self.start not in ("batch", "noise"):
             raise ValueError(f"{where}: start must be batch or noise, got {self.start!r}")
         if self.image_shape is not None:
@@ -231,10 +234,9 @@ class ImageRecall(ABC):
             self._tried, self._exact = model, copies_stay_equal(model, x)
             if not self._exact and not self._warned:
                 self._warned = True
-                warnings.warn(
+                warn_caller(
                     f"{self._name}: model treats equal images of a batch differently, or looks at "
                     "the batch in other layers than batch normalisation, or says nothing of them "
-                    "yet: every copy is run; dedup=False says so from the start",
-                    stacklevel=2,
+                    "yet: every copy is run; dedup=False says so from the start"
                 )
         return self._exact

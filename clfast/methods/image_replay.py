@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._arguments import integer, real
+from .._arguments import boolean, integer, real
 from ..ops import soft_cross_entropy
 from . import checks
 from .image_recall import ImageRecall, RecallOptions
@@ -71,7 +71,7 @@ class ImageReplay(SnapshotClassifier):
         self.distill_weight = real(distill_weight, "distill_weight", name)
         self.replay_mean = replay_mean
         self.repeats = integer(repeats, "repeats", name, least=1)
-        self.refine_from_scratch = refine_from_scratch
+        self.refine_from_scratch = boolean(refine_from_scratch, "refine_from_scratch", name)
         self._recall = self._RECALL(self._OPTIONS(**recall), generator, name)
 
     def recall(

@@ -200,7 +200,7 @@ class ERMIR(ER):
     ) -> None:
         super().__init__(model, optimizer, memory, replay=replay, generator=generator)
         self.candidates = integer(candidates, "candidates", "ERMIR", least=1)
-        self.lr = None if lr is None else real(lr, "lr", "ERMIR")
+        self.lr = None if lr is None else real(lr, "lr", "ERMIR", least=0)
 
     def _chosen(self) -> Mapping[str, Tensor] | None:
         samples = self._past(self.candidates)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _arguments
+
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -103,10 +105,8 @@ def number(op: str, name: str, value: Any) -> Any:
 
 
 def boolean(op: str, name: str, value: Any) -> bool:
-    """`value` as a bool; numpy's is one, and so are 0 and 1. TypeError for what is no switch."""
-    if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
-        return bool(value)
-    raise TypeError(f"clfast::{op}: {name} must be True or False, got {type(value).__name__}")
+    """As `_arguments.boolean`."""
+    return _arguments.boolean(value, name, f"clfast::{op}")
 
 
 def strings(op: str, **given: object) -> None:

@@ -17,7 +17,9 @@ from clfast.experiments.sequential_tasks import (
     learner,
     run,
     stream_of,
+    table,
 )
+from clfast.experiments.tables import MeanStd
 from clfast.methods import ARM
 
 TINY = replace(
@@ -54,8 +56,9 @@ def test_methods_begin_with_the_same_network() -> None:
 
 
 def test_a_run(images: tuple[Samples, Samples], tmp_path: Path) -> None:
-    table, plot = run(TINY, *images, tmp_path / "run")
-    assert [row[0] for row in table.rows] == list(METHODS)
+    results, plot = run(TINY, *images, tmp_path / "run")
+    assert [row[0] for row in results.rows] == list(METHODS)
+    assert plot is not None
     assert plot.read_bytes()[:4] == b"\x89PNG"
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["seed"] for line in lines] == [0, 1]
@@ -67,7 +70,7 @@ def test_a_run(images: tuple[Samples, Samples], tmp_path: Path) -> None:
         # Plain training knows the last task and none before it.
         assert line["results"]["SGD"]["matrix"][-1][0] < 0.5
     again, _ = run(TINY, *images, tmp_path / "run")
-    assert again.to_json() == table.to_json()
+    assert again.to_json() == results.to_json()
 
 
 def test_recalled_images_are_shown_and_change_nothing(
@@ -101,18 +104,31 @@ def test_options_reach_the_learner() -> None:
     assert (options.steps, options.diversity, options.start) == (7, 0.0, "noise")
 
 
-def test_a_method_that_diverges_does_not_end_the_run(
+def test_a_method_that_diverges_is_counted_and_does_not_end_the_run(
     images: tuple[Samples, Samples], tmp_path: Path
 ) -> None:
     recall = replace(TINY.recall, lr=1e30)
     config = replace(TINY, recall=recall, methods=("ARM", "SGD"), seeds=1)
-    table, plot = run(config, *images, tmp_path / "run")
-    assert [row[0] for row in table.rows] == ["ARM, ended in an error", "SGD"]
+    results, plot = run(config, *images, tmp_path / "run")
+    assert results.columns[:2] == ["method", "diverged"]
+    assert [row[:2] for row in results.rows] == [["ARM", 1], ["SGD", 0]]
+    assert results.rows[0][2:] == [None] * 3
+    assert plot is not None
     assert plot.exists()
+    assert run(replace(config, methods=("ARM",)), *images, tmp_path / "alone")[1] is None
     line = json.loads((tmp_path / "run/metrics.jsonl").read_text())
-    assert line["results"]["ARM"]["error"].startswith("ARM.observe")
+    assert line["results"]["ARM"]["diverged"].startswith("ARM.observe")
     with pytest.raises(ValueError, match="has its first seed"):
         run(config, *images, tmp_path / "run", save_recall=True)
+
+
+def test_means_are_over_the_seeds_that_came_to_the_end() -> None:
+    record = {"accuracy": 0.5, "forgetting": 0.25, "ms": 2.0, "matrix": [[0.5]]}
+    lines = [{"ARM": record}, {"ARM": {"diverged": "NaN"}}, {"ARM": {**record, "accuracy": 0.7}}]
+    (row,) = table(replace(TINY, methods=("ARM",)), lines).rows
+    assert row[:2] == ["ARM", 1]
+    assert row[2] == MeanStd.of([50.0, 70.0])
+    assert row[3:] == [MeanStd.of([25.0, 25.0]), MeanStd.of([2.0, 2.0])]
 
 
 def test_cifar_draws_ten_classes_and_names_them_in_order() -> None:
@@ -142,6 +158,6 @@ def test_a_short_run_on_cifar(tmp_path: Path) -> None:
     config = replace(
         CIFAR100, recall=recall, width=2, batches=1, methods=("ARM", "ER"), seeds=1, threads=1
     )
-    table, _ = run(config, (x, y), (x, y), tmp_path / "run", save_recall=True)
-    assert [row[0] for row in table.rows] == ["ARM", "ER"]
+    results, _ = run(config, (x, y), (x, y), tmp_path / "run", save_recall=True)
+    assert [row[0] for row in results.rows] == ["ARM", "ER"]
     assert (tmp_path / "run/recalled-arm.png").exists()

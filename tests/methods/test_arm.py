@@ -166,12 +166,18 @@ def test_a_model_with_dropout_runs_every_copy_and_says_so_once() -> None:
     stream = batches(6, 2, 4, 6)
     for x, y in stream[:2]:
         learner.observe(x, y)
-    with pytest.warns(UserWarning, match="ARM: model treats equal images"):
+    with pytest.warns(UserWarning, match="ARM: model treats equal images") as heard:
         learner.observe(*stream[2])
+    assert heard[0].filename == __file__
     for x, y in stream[3:]:
         learner.observe(x, y)  # a second warning would be an error
         learner.on_task_end()
     assert len(learner.recall(x, y).images) == 20
+    in_another_loop = _arm(model)
+    in_another_loop.old = learner.old
+    with pytest.warns(UserWarning, match="ARM: model treats equal images") as heard:
+        in_another_loop.recall(x, y)
+    assert heard[0].filename == __file__
 
 
 def test_states_are_restored_bit_for_bit() -> None:
@@ -257,6 +263,7 @@ def test_an_empty_batch_is_refused() -> None:
         ({"image_shape": "x"}, "image_shape must be"),
         ({"teach_from": -1}, "teach_from must be"),
         ({"lr": float("nan")}, "lr must be finite"),
+        ({"lr": -10.0}, r"lr must be finite and in \[0, inf\), got -10"),
         ({"tv_weight": float("inf")}, "tv_weight must be finite"),
         ({"replay_weight": float("nan")}, "replay_weight must be finite"),
     ],
@@ -286,6 +293,10 @@ def test_bad_models_and_optimizers() -> None:
         ({"snapshot": 2, "repeats": 1.5}, "repeats"),
         ({"diversity": None}, "diversity"),
         ({"generator": 3}, "generator"),
+        ({"dedup": "False"}, "dedup"),
+        ({"bn_track_recall": None}, "bn_track_recall"),
+        ({"cuda_graph": 2}, "cuda_graph"),
+        ({"refine_from_scratch": "no"}, "refine_from_scratch"),
     ],
 )
 def test_options_of_a_wrong_kind(options: dict[str, Any], name: str) -> None:

@@ -101,3 +101,5 @@ def test_bad_options() -> None:
         LwF(model, sgd, temperature=0.0)
     with pytest.raises(ValueError, match="LwF: snapshot must be"):
         LwF(model, sgd, snapshot=-1)
+    with pytest.raises(TypeError, match="LwF: joint must be True or False, got str"):
+        LwF(model, sgd, joint="False")  # type: ignore[arg-type]

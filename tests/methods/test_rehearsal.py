@@ -307,6 +307,7 @@ def test_vectors_and_another_buffer() -> None:
         (lambda: _learner(ER, replay=0), ValueError, "ER: replay must be at least 1"),
         (lambda: _learner(ERMIR, candidates=0), ValueError, "ERMIR: candidates must be at least 1"),
         (lambda: _learner(ERMIR, lr=float("nan")), ValueError, "ERMIR: lr must be finite"),
+        (lambda: _learner(ERMIR, lr=-0.1), ValueError, "ERMIR: lr must be finite and in"),
         (lambda: _learner(GEM, per_task=0), ValueError, "GEM: per_task must be at least 1"),
         (lambda: _learner(GEM, margin=-1.0), ValueError, "GEM: margin must be finite and in"),
         (lambda: _learner(AGEM, generator=5), TypeError, "AGEM: generator must be"),
