@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -147,21 +147,26 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def moved(value: Any, device: str | torch.device) -> Any:
-    """Nested NamedTuples with their tensors on `device`."""
+    """Nested tuples with their tensors on `device`."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, tuple):
-        return type(value)(*(moved(part, device) for part in value))
+        return _like(value, (moved(part, device) for part in value))
     return value
 
 
 def in_float64(value: Any) -> Any:
-    """Nested NamedTuples with their floating tensors in float64."""
+    """Nested tuples with their floating tensors in float64."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, tuple):
-        return type(value)(*(in_float64(part) for part in value))
+        return _like(value, (in_float64(part) for part in value))
     return value
+
+
+def _like(value: tuple[Any, ...], parts: Iterable[Any]) -> tuple[Any, ...]:
+    """A tuple, or a NamedTuple of the same type."""
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
 
 def relative_error(output: Any, expected: Any) -> float:

@@ -24,7 +24,7 @@ def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
         ValueError,
         match=r"'nothing'; there are adaptation, consolidation, recall, retrieval, "
-        r"scaling, calls, online, observe, index",
+        r"scaling, calls, online, observe, index, masking",
     ):
         families.cases("nothing")
 
@@ -91,6 +91,21 @@ def test_steps_of_learning_lead_to_the_same_parameters(case: Case) -> None:
                     output = call()
                     assert case.error(output, expected, inputs) <= case.tolerance, variant.name
                 assert case.error(output, wrong, inputs) > 100 * case.tolerance
+
+
+MASKING = [
+    pytest.param(case, id=case.name) for case in families.cases(families.MASKING) if case.small
+]
+
+
+@pytest.mark.parametrize("case", MASKING)
+def test_steps_with_masks_and_their_rivals_agree(case: Case) -> None:
+    for variant in case.variants:
+        if variant.kind != "compiled":
+            inputs = case.make_inputs(1, "cpu")
+            expected = case.oracle(inputs)
+            (call,) = variant.bind([inputs])
+            assert case.error(call(), expected, inputs) <= case.tolerance, variant.name
 
 
 def test_recall_counts_a_key_once_and_none_that_is_too_far() -> None:

@@ -81,6 +81,21 @@ def test_masked_weight_is_differentiated_twice(rng: torch.Generator) -> None:
         assert torch.autograd.gradgradcheck(lambda w, e: ops.masked_weight(w, e, 3.0), given)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_gradients_have_the_dtype_of_the_input(dtype: torch.dtype, rng: torch.Generator) -> None:
+    weight, embedding = (
+        torch.randn(shape, generator=rng).to(dtype).requires_grad_() for shape in ((5, 9), (1, 9))
+    )
+    reserved = torch.zeros(1, 9, dtype=torch.bool)
+    single = ops.masked_weight(weight, embedding, 3.0)
+    (masked,), sparsity = ops.masked_weights([weight], [embedding], [reserved], 3.0)
+    assert torch.equal(single, masked)
+    assert masked.dtype == torch.float32
+    for loss in (single.sum(), masked.sum() + sparsity, sparsity + 0 * masked.sum()):
+        grads = torch.autograd.grad(loss, (weight, embedding), retain_graph=True)
+        assert [g.dtype for g in grads] == [dtype, dtype]
+
+
 def _loss(weights: list[Tensor], sparsity: Tensor) -> Tensor:
     return sum((w**3).sum() for w in weights) + 2 * sparsity  # type: ignore[return-value]
 

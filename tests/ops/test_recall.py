@@ -15,7 +15,7 @@ import clfast
 from clfast import ops, reference
 
 differentiable = pytest.mark.parametrize(
-    "case", [case for case in CASES if case.differentiable_in], ids=str
+    "case", [case for case in CASES if case.differentiable_in and case.family == "recall"], ids=str
 )
 SECOND_DERIVATIVES = ("soft_cross_entropy",)
 backends = pytest.mark.parametrize("backend", ["compiled", "reference"])
