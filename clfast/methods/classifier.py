@@ -17,9 +17,10 @@ from ..nn.buffers import saved_buffers
 from . import checks
 from .modes import evaluating
 from .protocol import Learner
+from .restorable import Restorable
 
 
-class Classifier(Learner):
+class Classifier(Restorable, Learner):
     """A model from x [B, ...] to logits [B, C], trained by an optimizer of its parameters.
 
     Subclasses say how to learn from a batch in ``_learn``; ``model`` and ``optimizer`` are
@@ -185,27 +186,6 @@ class Classifier(Learner):
                 **self._own_state(),
             }
         )
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` of a learner made alike returned, bit for bit.
-
-        Raises:
-            TypeError: not a mapping.
-            ValueError: a part is missing, unknown or does not fit; nothing was loaded.
-        """
-        where = f"{type(self).__name__}.load_state_dict"
-        checks.check_mapping(state_dict, where)
-        before = self.state_dict()
-        if state_dict.keys() != before.keys():
-            raise ValueError(
-                f"{where}: state must have the parts {', '.join(before)}, "
-                f"got {', '.join(map(str, state_dict))}; nothing was loaded"
-            )
-        try:
-            self._load(state_dict)
-        except Exception as error:
-            self._load(before)
-            raise ValueError(f"{where}: {error}; nothing was loaded") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
         # An optimizer would keep the tensors it is given, and write to them.

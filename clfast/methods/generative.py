@@ -17,12 +17,13 @@ from .generative_options import GenerativeOptions, checked
 from .images import SIZE, Generated, Samples, as_images, samples_of
 from .modes import evaluating
 from .protocol import Batches, TaskLearner
+from .restorable import Restorable
 from .task_run import Progress, Run
 
 _CHUNK = 500  # images of a class that are generated at once
 
 
-class GenerativeClassifier(TaskLearner):
+class GenerativeClassifier(Restorable, TaskLearner):
     """A generator that remembers classes, and a `Critic` that is taught by both it and new images.
 
     Images are [B, channels, 32, 32]: floating point in [0, 1], or uint8. Classes are any integers
@@ -397,27 +398,6 @@ class GenerativeClassifier(TaskLearner):
                 **self._own_state(),
             }
         )
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` of a learner made alike returned, bit for bit.
-
-        Raises:
-            TypeError: not a mapping.
-            ValueError: a part is missing, unknown or does not fit; nothing was loaded.
-        """
-        where = f"{type(self).__name__}.load_state_dict"
-        checks.check_mapping(state_dict, where)
-        before = self.state_dict()
-        if state_dict.keys() != before.keys():
-            raise ValueError(
-                f"{where}: state must have the parts {', '.join(before)}, "
-                f"got {', '.join(map(str, state_dict))}; nothing was loaded"
-            )
-        try:
-            self._load(state_dict)
-        except Exception as error:
-            self._load(before)
-            raise ValueError(f"{where}: {error}; nothing was loaded") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
         parts = copy.deepcopy(dict(state))
