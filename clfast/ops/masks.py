@@ -100,7 +100,7 @@ def mask_sparsity(
     """
     op = "mask_sparsity"
     scale, max_scale = _scales(op, scale, max_scale)
-    _check.lists_of_tensors(op, embeddings=embeddings, reserved=reserved)
+    _check.lists(op, embeddings=embeddings, reserved=reserved)
     fakes.check_not_empty(op, "embeddings", embeddings)
     if uses_reference():
         arguments = (embeddings, reserved, scale, max_scale, False)
@@ -132,7 +132,7 @@ def masked_weights(
     """
     op = "masked_weights"
     scale, max_scale = _scales(op, scale, max_scale)
-    _check.lists_of_tensors(op, weights=weights, embeddings=embeddings, reserved=reserved)
+    _check.lists(op, weights=weights, embeddings=embeddings, reserved=reserved)
     fakes.check_not_empty(op, "weights", weights)
     if uses_reference():
         arguments = (weights, embeddings, reserved, scale, max_scale)
@@ -169,11 +169,12 @@ def masked_weights_gradients(
     op = "masked_weights_gradients"
     scale, max_scale = _scales(op, scale, max_scale)
     lists = {"grads": grads, "weights": weights, "embeddings": embeddings, "reserved": reserved}
-    _check.lists_of_tensors(op, **lists)
+    _check.lists(op, **lists)
     fakes.check_not_empty(op, "weights", weights)
     if not isinstance(sparsity_grad, Tensor):
         number = _check.number(op, "sparsity_grad", sparsity_grad)
-        sparsity_grad = torch.full((), number, dtype=torch.float64, device=weights[0].device)
+        device = getattr(weights[0], "device", None)  # what is no tensor is named by the op
+        sparsity_grad = torch.full((), number, dtype=torch.float64, device=device)
     given = (sparsity_grad, weights, embeddings, reserved, None, scale, max_scale)
     if uses_reference():
         _call.check_for_reference(op, fakes.masked_weights_gradients, grads, *given)
@@ -276,7 +277,7 @@ def reserve_(reserved: Sequence[Tensor], embeddings: Sequence[Tensor], scale: fl
     """
     op = "reserve_"
     scale = _check.number(op, "scale", scale)
-    _check.lists_of_tensors(op, reserved=reserved, embeddings=embeddings)
+    _check.lists(op, reserved=reserved, embeddings=embeddings)
     fakes.check_not_empty(op, "embeddings", embeddings)
     if uses_reference():
         _call.check_for_reference(op, fakes.reserve_, reserved, embeddings, scale)

@@ -39,9 +39,9 @@ inline MaskSums mask_layer(const MaskedWeight<T>& layer, T scale, int64_t begin,
         }
         return;
       }
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        const Vector<T> of_channel = Vector<T>{} + m[lane];
-        for (int64_t o = 0; o < layer.outer; ++o) {
+      for (int64_t o = 0; o < layer.outer; ++o) {
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+          const Vector<T> of_channel = Vector<T>{} + m[lane];
           const int64_t run = (o * layer.channels + c + lane) * layer.inner;
           for_vectors<T>(layer.inner, [&](int64_t j, int64_t rest) {
             const Vector<T> w = load_first(layer.weight + run + j, rest, T(0));
@@ -86,17 +86,19 @@ inline void mask_layer_backward(const MaskedWeight<T>& layer, const MaskScales<T
           grad_of_vector(layer, grad, o * layer.channels + c, lanes, m, d_weight, sums);
         }
       } else {
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-          Vector<T> sum = {};
-          const Vector<T> of_channel = Vector<T>{} + m[lane];
-          for (int64_t o = 0; o < layer.outer; ++o) {
+        Vector<T> sum_of[kLanes<T>] = {};
+        for (int64_t o = 0; o < layer.outer; ++o) {
+          for (int64_t lane = 0; lane < lanes; ++lane) {
+            const Vector<T> of_channel = Vector<T>{} + m[lane];
             const int64_t run = (o * layer.channels + c + lane) * layer.inner;
+            Vector<T> sum = sum_of[lane];
             for_vectors<T>(layer.inner, [&](int64_t j, int64_t rest) {
               grad_of_vector(layer, grad, run + j, rest, of_channel, d_weight, sum);
             });
+            sum_of[lane] = sum;
           }
-          sums[lane] = sum_lanes<T>(sum);
         }
+        for (int64_t lane = 0; lane < lanes; ++lane) sums[lane] = sum_lanes<T>(sum_of[lane]);
       }
     }
     const LaneIndex<T> taken = reserved_lanes<T>(layer.reserved, c, lanes);
