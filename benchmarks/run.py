@@ -140,7 +140,8 @@ def _header(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "avx2": options.avx2,
         "settings": dataclasses.asdict(settings),
-        "hardware": made["gpu"] if options.device == "cuda" else made["cpu"],
+        # One name may stand for processors of several levels.
+        "hardware": made["gpu"] if options.device == "cuda" else f"{made['cpu']} ({made['simd']})",
         "torch": made["torch"],
         "sources": digest(parts=timed(options.family.split(","))),
     }

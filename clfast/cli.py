@@ -18,10 +18,9 @@ from . import __version__
 from ._library import cuda_library_loaded
 from .cli_dgm import dgm
 from .cli_options import ROOT, SEEDS, THREADS, out_folder, require
-from .experiments.run_folder import environment
+from .experiments.run_folder import SIMD_LEVELS, environment
 from .ops.adaptation import Optimizer
 
-_SIMD_LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
 # Distributions that the extras bring.
 _OPTIONAL = ("scikit-learn", "matplotlib", "faiss-cpu", "faiss-gpu", "pytest", "pytest-benchmark")
 
@@ -363,8 +362,8 @@ def _facts() -> dict[str, Any]:
         "libraries": libraries,
         "build": _text_of("build_info"),
         "cuda_build": _text_of("cuda_build_info") if cuda_library_loaded() else None,
-        "simd_in_use": _simd_name(level),
-        "simd_best": _simd_name(_best_simd_level(level)),
+        "simd_in_use": here["simd"],
+        "simd_best": SIMD_LEVELS[_best_simd_level(level)],
         "extras": {name: _installed(name) for name in _OPTIONAL},
     }
 
@@ -377,14 +376,10 @@ def _text_of(op: str) -> str | None:
 
 def _best_simd_level(current: int) -> int:
     """What this processor can do: levels above are lowered to it."""
-    torch.ops.clfast.set_simd_level(len(_SIMD_LEVELS) - 1)
+    torch.ops.clfast.set_simd_level(len(SIMD_LEVELS) - 1)
     best = int(torch.ops.clfast.simd_level())
     torch.ops.clfast.set_simd_level(current)
     return best
-
-
-def _simd_name(level: int) -> str:
-    return _SIMD_LEVELS[level]
 
 
 def _installed(distribution: str) -> str | None:

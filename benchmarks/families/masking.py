@@ -61,6 +61,7 @@ def _direct(weights: Tensors, embeddings: Tensors, reserved: Tensors, upstream: 
     return tuple(masked), sparsity, (*found[0], *found[1])
 
 
+@torch.enable_grad()
 def _in_autograd(
     weights: Tensors, embeddings: Tensors, reserved: Tensors, upstream: Tensors
 ) -> Tensors:

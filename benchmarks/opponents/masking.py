@@ -14,6 +14,7 @@ SCALE, MAX_SCALE, WEIGHT = 3.0, 50.0, 0.08  # of the sparsity in the loss: DGM's
 # --- masked_weights: value and both gradients -----------------------------------------------------
 
 
+@torch.enable_grad()
 def masked_as_published(
     weights: Tensors, embeddings: Tensors, reserved: Tensors, upstream: Tensors
 ) -> Tensors:
@@ -37,6 +38,7 @@ def masked_as_published(
     return tuple(t.grad for t in (*w, *e) if t.grad is not None)
 
 
+@torch.enable_grad()
 def masked_in_autograd(
     weights: Tensors, embeddings: Tensors, reserved: Tensors, upstream: Tensors
 ) -> Tensors:

@@ -169,6 +169,10 @@ class RunFolder:
             os.truncate(self._metrics, whole)
 
 
+# What `CLFAST_SIMD` may say, and what the compiled library numbers.
+SIMD_LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
+
+
 def environment() -> dict[str, Any]:
     """What a result depends on besides its configuration; None for what cannot be found out."""
     return {
@@ -178,6 +182,7 @@ def environment() -> dict[str, Any]:
         "numpy": _version("numpy"),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
+        "simd": SIMD_LEVELS[int(torch.ops.clfast.simd_level())],
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

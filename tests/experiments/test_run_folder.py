@@ -46,7 +46,7 @@ def test_a_new_folder_describes_its_run(tmp_path: Path) -> None:
     assert found["threads"] == torch.get_num_threads()
     assert set(found) == {
         *("python", "clfast", "torch", "numpy", "platform"),
-        *("cpu", "cpu_count", "threads", "gpu", "git_revision"),
+        *("cpu", "simd", "cpu_count", "threads", "gpu", "git_revision"),
     }
     assert run.metrics() == []
     assert run.load_checkpoint() is None
