@@ -19,7 +19,7 @@ namespace clfast::bind {
 namespace py = pybind11;
 using Shape = std::initializer_list<int64_t>;
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef CLFAST_SANITIZED
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;
