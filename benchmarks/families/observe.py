@@ -4,7 +4,8 @@ ARM at the sizes of its authors: a network of three layers on MNIST, with as man
 the batch has, and a ResNet-18 of a third of the usual width on CIFAR-10, with ten times as many.
 The step is the first of the second task: every call first sets the network back to what it was
 after the first task, in the time of all variants alike, so that each does the same and none trains
-on one batch for ever. The peak of memory is measured, too, see `benchmarks.memory`.
+on one batch for ever. The peak of memory is measured, too, see `benchmarks.memory`. DGM's iteration
+is in `_dgm_iteration`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from clfast.nn import resnet18
 
 from ..baselines.arm import AS_PUBLISHED, VECTORISED, Losses, PlainARM, compiled
 from ..case import Case, Kind, Variant, Work
+from ._dgm_iteration import dgm_iteration
 
 N, STEPS, CLASSES = 10, 10, 10
 MLP = "784-400-400-10"
@@ -158,4 +160,5 @@ CASES = [
     _resnet(torch.contiguous_format),
     # What PyTorch is faster with on a CPU, too.
     _resnet(torch.channels_last),
+    *(dgm_iteration(small) for small in (True, False)),
 ]

@@ -110,7 +110,7 @@ class Plain:
             mean, var = (D[f"features.{norm}.running_{kind}"] for kind in ("mean", "var"))
             gamma, beta = (D[f"features.{norm}.{kind}"] for kind in ("weight", "bias"))
             x = F.leaky_relu(F.batch_norm(x, mean, var, gamma, beta, True, 0.1), 0.2)
-        x = x.view(len(x), -1)
+        x = x.reshape(len(x), -1)
         score = x @ D["score.weight"].T + D["score.bias"]
         return score, x @ D["classify.weight"].T + D["classify.bias"]
 
