@@ -31,7 +31,9 @@ demo: $(VENV)/.built
 
 test: $(VENV)/.built
 	@# Threads that wait do not keep a core from another worker's.
-	OMP_WAIT_POLICY=passive python -m pytest -q -m "not cuda" -n auto --benchmark-disable
+	# The emulator's turn is in `make check`, under sanitizers.
+	OMP_WAIT_POLICY=passive python -m pytest -q -m "not cuda" -n auto --benchmark-disable \
+	  --ignore-glob='tests/kernels/test_cuda_*'
 
 lint: $(VENV)/.built
 	@ruff check .

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -40,24 +41,36 @@ def _nothing_preloaded() -> None:
     os.environ.pop("LD_PRELOAD", None)
 
 
-@pytest.fixture(scope="session")
-def build_folder() -> Path:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One build at a time, whoever runs the tests."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _built(module: str) -> ModuleType:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         missing = "the kernels' Python modules need Python's headers: apt-get install python3-dev"
         # Where sanitizers are asked for, a check that did not run must not pass for one that did.
         (pytest.fail if SANITIZE else pytest.skip)(missing)
     folder = ROOT / "build" / ("kernels-sanitize" if SANITIZE else "kernels")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:  # one build at a time, whoever runs the tests
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _run(
-            *("cmake", "-S", str(ROOT / "tests" / "kernels"), "-B", str(folder), "-GNinja"),
-            f"-DPython3_EXECUTABLE={sys.executable}",
-            f"-DCLFAST_SANITIZE={'ON' if SANITIZE else 'OFF'}",
-        )
-        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-        _run("cmake", "--build", str(folder), "-j", jobs)
-    return folder
+    jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
+    configure = [
+        *("cmake", "-S", str(ROOT / "tests" / "kernels"), "-B", str(folder), "-GNinja"),
+        f"-DPython3_EXECUTABLE={sys.executable}",
+        f"-DCLFAST_SANITIZE={'ON' if SANITIZE else 'OFF'}",
+    ]
+    with _alone(folder):
+        editable = ROOT / "build" / "editable"
+        if not SANITIZE and (editable / "build.ninja").exists():
+            # What an editable install has compiled, brought up to date.
+            _run("cmake", "--build", str(editable), "--target", "cpu_kernels", "-j", jobs)
+            configure.append(f"-DCLFAST_CPU_OBJECTS={editable}/CMakeFiles/cpu_kernels.dir")
+        _run(*configure)
+        _run("cmake", "--build", str(folder), "--target", module, "-j", jobs)
+    return _load(folder, module)
 
 
 def _load(folder: Path, name: str) -> ModuleType:
@@ -72,14 +85,14 @@ def _load(folder: Path, name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def cpu(build_folder: Path) -> ModuleType:
-    return _load(build_folder, "_cpu_kernels")
+def cpu() -> ModuleType:
+    return _built("_cpu_kernels")
 
 
 @pytest.fixture(scope="session")
-def cuda(build_folder: Path) -> ModuleType:
+def cuda() -> ModuleType:
     """The CUDA kernels in the SIMT emulator."""
-    return _load(build_folder, "_cuda_kernels")
+    return _built("_cuda_kernels")
 
 
 @pytest.fixture(autouse=True, scope="module")
