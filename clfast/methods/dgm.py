@@ -20,7 +20,7 @@ from .._arguments import integer, one_of, real
 from ..memory import ReplayBuffer
 from ..nn.growth import Masks
 from ..nn.masked_generator import Blocked, MaskedGenerator
-from ..ops.masks import anneal_scale, block_gradients_, compensate_embedding_gradients_
+from ..ops.masks import anneal_scale, compensate_embedding_gradients_
 from .adversarial import critic_loss
 from .generative import GenerativeClassifier
 from .generative_options import GenerativeOptions
@@ -161,6 +161,11 @@ class DGM(GenerativeClassifier):
     def _learnt(self) -> list[nn.Parameter]:
         return list(self.generator.learnt())
 
+    def _kept(self) -> dict[str, Any]:
+        network = self.generator
+        reserved = dict(zip(network.weights, network.blocked, strict=True))
+        return {"reserved": reserved, "clip_norm": self.options.clip_norm}
+
     def _scales(self, epoch: int, batch: int, batches: int) -> tuple[float, float]:
         """s of the batch, and its largest value in the epoch."""
         o = self.options
@@ -203,18 +208,15 @@ class DGM(GenerativeClassifier):
         o, network = self.options, self.generator
         learnt = self._learnt()
         grads = torch.autograd.grad(loss, learnt)
-        weights, embeddings = (
-            grads[i : i + len(network.weights)] for i in (0, len(network.weights))
-        )
-        if network.task:
-            block_gradients_(weights, network.blocked)
+        layers = len(network.weights)
         if o.compensation == "reference":
             compensate_embedding_gradients_(
-                embeddings, list(network.embeddings), scale, top, mode="reference"
+                *(grads[layers : 2 * layers], list(network.embeddings)),
+                *(scale, top),
+                mode="reference",
             )
         for parameter, grad in zip(learnt, grads, strict=True):
             parameter.grad = grad
-        torch.nn.utils.clip_grad_norm_(learnt, o.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         if o.embedding_clamp is not None:

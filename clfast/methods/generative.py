@@ -226,15 +226,19 @@ class GenerativeClassifier(Restorable, TaskLearner):
         """New ones for the networks as they are."""
         o = self.options
         betas = float(o.betas[0]), float(o.betas[1])
-        learnt = {
-            "critic": list(self._the_critic("fit_task").parameters()),
-            "generator": self._learnt(),
+        critic = self._the_critic("fit_task").parameters()
+        return {
+            "critic": MaskedAdam(critic, lr=o.lr, betas=betas),
+            "generator": MaskedAdam(self._learnt(), lr=o.lr, betas=betas, **self._kept()),
         }
-        return {name: MaskedAdam(of, lr=o.lr, betas=betas) for name, of in learnt.items()}
 
     @abstractmethod
     def _learnt(self) -> list[nn.Parameter]:
         """The generator's, in this task."""
+
+    def _kept(self) -> dict[str, Any]:
+        """Of the generator: options of `MaskedAdam` by keyword."""
+        return {}
 
     @abstractmethod
     def _learn_batch(self, run: Run, x: Tensor, y: Tensor, batch: int, batches: int) -> Tensor:
