@@ -47,7 +47,9 @@ class PlainCritic(nn.Module):
         self.classify = nn.Linear(64 * width, classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(x)
+        return self.heads(self.features(x))
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.score(features)[:, 0], self.classify(features)
 
 
@@ -59,7 +61,7 @@ class PlainDGM:
         options: which it was made with.
         like: of the dtype and on the device to compute with.
         layout: of images and weights of the critic.
-        compiled: the critic, but where it is differentiated twice, and the masks.
+        compiled: the critic's features, but where they are differentiated twice, and the masks.
     """
 
     _ADAM: Mapping[str, Any] = {"fused": True}
@@ -119,7 +121,9 @@ class PlainDGM:
                     else v.clone()
                     for kind, v in given[index].items()
                 }
-        self._judge = torch.compile(self.critic, dynamic=False) if compiled else self.critic
+        features = self.critic.features
+        # Not the heads: one of them is unused, and must not get a gradient of zeros.
+        self._features = torch.compile(features, dynamic=False) if compiled else features
         self._mask = torch.compile(_masked, dynamic=False) if compiled else _masked
 
     def parameters(self) -> list[Tensor]:
@@ -174,6 +178,9 @@ class PlainDGM:
             loss.backward()
             self.adam["critic"].step()
             self._told([loss])
+
+    def _judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.critic.heads(self._features(x))
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=self.layout)
