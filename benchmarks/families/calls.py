@@ -174,6 +174,16 @@ def _gem_project(given: Empty) -> Arguments:
     return Arguments(grads, {}, grads)
 
 
+def _quadratic_penalty(given: Empty) -> Arguments:
+    lists = ([given.images], [given.images], [given.images])
+    return Arguments(lists, {}, (*lists, False))
+
+
+def _add_penalty_gradients(given: Empty) -> Arguments:
+    lists = ([given.images], [given.images], [given.images], [given.images], 1.0)
+    return Arguments(lists, {}, lists)
+
+
 CASES = [
     _case("knn", _knn),
     _case("class_means", _class_means),
@@ -192,4 +202,6 @@ CASES = [
     _case("recall_step_", _recall_step),
     _case("project_gradients_", _project_gradients),
     _case("gem_project", _gem_project),
+    _case("quadratic_penalty", _quadratic_penalty),
+    _case("add_penalty_gradients_", _add_penalty_gradients),
 ]

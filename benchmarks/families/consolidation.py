@@ -1,5 +1,5 @@
-"""Cases of `clfast.ops.consolidation`: gradients of networks as lists of tensors, and GEM's as
-vectors. `mir_scores` has no kernel and no case."""
+"""Cases of `clfast.ops.consolidation`: parameters and gradients of networks as lists of tensors,
+GEM's gradients as vectors. `mir_scores` has no kernel and no case."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Generator, Tensor
 
 from clfast import ops, reference
 
-from ..case import Case, Variant, Work, forms, in_float64, relative_error
+from ..case import Case, Kind, Variant, Work, forms, in_float64, relative_error
 from ..opponents import consolidation as opponents
-from ..opponents.consolidation import Grads
+from ..opponents.consolidation import STRENGTH, Grads, Tensors
 
 FLOAT = 4  # bytes
 MARGIN = 0.5  # of GEM's own experiments
@@ -46,6 +46,11 @@ NETWORKS = {
     "MLP 784-100-100-10": _mlp(784, 100, 100, 10),
     "ResNet-18, width 20": _resnet18(20, 100),
     "ResNet-18, width 64": _resnet18(64, 100),
+}
+PENALISED = {
+    **{name: NETWORKS[name] for name in ("one layer", "MLP 784-100-100-10", "ResNet-18, width 20")},
+    # 40 tensors, 7.4 M parameters.
+    "wide": ((256, 256, 3, 3), (256,), (512, 288), (512,)) * 10,
 }
 
 
@@ -158,6 +163,113 @@ def gem_project(T: int, P: int) -> Case:
     )
 
 
+class Penalised(NamedTuple):
+    grads: Tensors
+    params: Tensors
+    anchors: Tensors
+    importances: Tensors
+
+
+def _penalised(shapes: Shapes) -> Callable[[Generator], Penalised]:
+    def make(generator: Generator) -> Penalised:
+        grads, params, moves, roots = (
+            tuple(torch.randn(shape, generator=generator) for shape in shapes) for _ in range(4)
+        )
+        anchors = tuple(p + 0.1 * move for p, move in zip(params, moves, strict=True))
+        return Penalised(grads, params, anchors, tuple(root**2 for root in roots))
+
+    return make
+
+
+def _leaves(params: Tensors) -> Tensors:
+    return tuple(p.detach().clone().requires_grad_() for p in params)
+
+
+def _differentiated(penalty: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensors]]:
+    @torch.enable_grad()
+    def run(params: Tensors, anchors: Tensors, importances: Tensors) -> tuple[Tensor, Tensors]:
+        value = penalty(params, anchors, importances)
+        return value, torch.autograd.grad(value, params)
+
+    return run
+
+
+def quadratic_penalty(network: str) -> Case:
+    """Value and gradients; every variant forms both."""
+    shapes = PENALISED[network]
+    elements = sum(prod(shape) for shape in shapes)
+
+    def plain(x: Penalised) -> tuple[Tensors, ...]:
+        return x.params, x.anchors, x.importances
+
+    def leaves(x: Penalised) -> tuple[Tensors, ...]:
+        return _leaves(x.params), x.anchors, x.importances
+
+    def autograd(name: str, kind: Kind, penalty: Callable[..., Tensor]) -> Variant:
+        return Variant(name, kind, _differentiated(penalty), leaves)
+
+    return Case(
+        op="quadratic_penalty",
+        size={"network": network, "P": elements},
+        inputs=_penalised(shapes),
+        oracle=lambda x: opponents.penalty_in_closed_form(*in_float64(plain(x))),
+        error=lambda output, expected, _: relative_error(output, expected),
+        tolerance=1e-5,
+        work=lambda _: Work(3 * FLOAT * elements, FLOAT * elements, 5 * elements),
+        variants=(
+            autograd("clfast", "clfast", ops.quadratic_penalty),
+            autograd("autograd, a term a tensor", "loop", opponents.penalty_by_loop),
+            autograd("autograd, foreach", "torch", opponents.penalty_by_foreach),
+            Variant("by hand, foreach", "torch", opponents.penalty_by_hand, plain),
+            *forms("by hand, a tensor at a time", opponents.penalty_in_closed_form, plain),
+        ),
+        small=elements < 1000,
+    )
+
+
+def add_penalty_gradients(network: str) -> Case:
+    """In place, and more is added with every call; a call works the same whatever is there."""
+    shapes = PENALISED[network]
+    elements = sum(prod(shape) for shape in shapes)
+
+    def lists(x: Penalised) -> tuple[Tensors, ...]:
+        return (tuple(g.clone() for g in x.grads), *x[1:])
+
+    def leaves(x: Penalised) -> tuple[Tensors, ...]:
+        grads, params, *constants = lists(x)
+        params = _leaves(params)
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        return (grads, params, *constants)
+
+    def ours(grads: Grads, *others: Tensors) -> Grads:
+        ops.add_penalty_gradients_(grads, *others, STRENGTH)
+        return grads
+
+    def oracle(x: Penalised) -> Grads:
+        grads, *others = in_float64(x)
+        grads = tuple(g.clone() for g in grads)
+        reference.consolidation.add_penalty_gradients_(grads, *others, STRENGTH)
+        return grads
+
+    return Case(
+        op="add_penalty_gradients_",
+        size={"network": network, "P": elements},
+        inputs=_penalised(shapes),
+        oracle=oracle,
+        error=lambda output, expected, _: relative_error(output, expected),
+        tolerance=1e-5,
+        work=lambda _: Work(4 * FLOAT * elements, FLOAT * elements, 5 * elements),
+        variants=(
+            Variant("clfast", "clfast", ours, lists),
+            Variant("autograd, with the value", "loop", opponents.added_by_autograd, leaves),
+            *forms("by hand, a tensor at a time", opponents.added_by_loop, lists),
+            Variant("by hand, foreach", "torch", opponents.added_by_foreach, lists),
+        ),
+        small=elements < 1000,
+    )
+
+
 CASES = [
     *(project_gradients(network, opposed) for network in NETWORKS for opposed in (True, False)),
     gem_project(3, 100),
@@ -165,4 +277,6 @@ CASES = [
     gem_project(19, 89_610),
     gem_project(9, 1_109_240),
     gem_project(19, 1_109_240),
+    *(quadratic_penalty(network) for network in PENALISED),
+    *(add_penalty_gradients(network) for network in PENALISED),
 ]

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 Grads = tuple[Tensor, ...]
+Tensors = tuple[Tensor, ...]
+
+STRENGTH = 0.5
 
 
 # --- project_gradients_: the gradients, projected where they lie ----------------------------------
@@ -118,3 +121,69 @@ def gem_without_branch(grad: Tensor, memory_grads: Tensor, margin: float) -> Ten
         v = torch.linalg.solve(torch.where(both, p, 0.0) + eye * ~free, right)
     v = v * (products < 0).any()
     return torch.addmv(grad, memory_grads.T, v.to(grad.dtype))
+
+
+# --- quadratic_penalty: value and gradients -------------------------------------------------------
+
+
+def penalty_by_loop(params: Tensors, anchors: Tensors, importances: Tensors) -> Tensor:
+    """As people write it, over the parameters by name."""
+    penalty = torch.zeros((), device=params[0].device)
+    for param, anchor, importance in zip(params, anchors, importances, strict=True):
+        penalty = penalty + (importance * (param - anchor).pow(2)).sum()
+    return penalty
+
+
+def penalty_by_foreach(params: Tensors, anchors: Tensors, importances: Tensors) -> Tensor:
+    squares = torch._foreach_pow(torch._foreach_sub(params, anchors), 2)
+    return torch.stack([t.sum() for t in torch._foreach_mul(squares, importances)]).sum()
+
+
+def penalty_by_hand(
+    params: Tensors, anchors: Tensors, importances: Tensors
+) -> tuple[Tensor, Tensors]:
+    """Without autograd; half the gradient is a factor of the value."""
+    distances = torch._foreach_sub(params, anchors)
+    slopes = torch._foreach_mul(distances, importances)
+    pairs = zip(slopes, distances, strict=True)
+    value = torch.stack([torch.dot(s.view(-1), d.view(-1)) for s, d in pairs]).sum()
+    torch._foreach_mul_(slopes, 2)
+    return value, slopes
+
+
+def penalty_in_closed_form(
+    params: Tensors, anchors: Tensors, importances: Tensors
+) -> tuple[Tensor, Tensors]:
+    """The same a tensor at a time: what a compiler fuses."""
+    values, slopes = [], []
+    for param, anchor, importance in zip(params, anchors, importances, strict=True):
+        distance = param - anchor
+        values.append((importance * distance * distance).sum())
+        slopes.append(2 * importance * distance)
+    return torch.stack(values).sum(), tuple(slopes)
+
+
+# --- add_penalty_gradients_: gradients alone, but for the first -----------------------------------
+
+
+@torch.enable_grad()
+def added_by_autograd(
+    grads: Grads, params: Tensors, anchors: Tensors, importances: Tensors
+) -> Grads:
+    """The penalty as a part of the loss, which needs its value; the graph adds to `param.grad`."""
+    (STRENGTH * penalty_by_loop(params, anchors, importances)).backward()
+    return grads
+
+
+def added_by_loop(grads: Grads, params: Tensors, anchors: Tensors, importances: Tensors) -> Grads:
+    for grad, param, anchor, importance in zip(grads, params, anchors, importances, strict=True):
+        grad.add_(2 * STRENGTH * importance * (param - anchor))
+    return grads
+
+
+def added_by_foreach(
+    grads: Grads, params: Tensors, anchors: Tensors, importances: Tensors
+) -> Grads:
+    distances = torch._foreach_sub(params, anchors)
+    torch._foreach_addcmul_(grads, importances, distances, 2 * STRENGTH)
+    return grads

@@ -4,6 +4,7 @@
 #include "common/gem_program.h"
 #include "cpu/gem_project.h"
 #include "cpu/project_gradients.h"
+#include "cpu/quadratic_penalty.h"
 
 namespace clfast::bind {
 namespace {
@@ -66,12 +67,49 @@ void gem_project(int level, const py::object& problem, int64_t pieces, const py:
   });
 }
 
+void quadratic_penalty(int level, const py::object& problem, int64_t part, const py::object& value,
+                       const py::object& grads) {
+  use_level(level);
+  with_type_of(grads, [&](auto tag) {
+    using T = decltype(tag);
+    PenaltyTensors<T> lists(problem);
+    const auto found = lists.room();
+    const auto with = lists.with(found), without = lists.without();
+    double sum = 0, alone = 0;
+    lists.for_parts(part, [&](int64_t i, int64_t begin, int64_t end) {
+      sum += cpu::quadratic_penalty(with[i], begin, end);
+      alone += cpu::quadratic_penalty(without[i], begin, end);
+    });
+    T* values = data_of<T>(value, "value", {2});
+    values[0] = static_cast<T>(sum);
+    values[1] = static_cast<T>(alone);
+    lists.write(found, grads);
+  });
+}
+
+void add_penalty_gradients(int level, const py::object& problem, int64_t part,
+                           const py::object& grads) {
+  use_level(level);
+  with_type_of(grads, [&](auto tag) {
+    using T = decltype(tag);
+    PenaltyTensors<T> lists(problem);
+    const auto changed = lists.list("grads");
+    const auto tensors = lists.with(changed);
+    lists.for_parts(part, [&](int64_t i, int64_t begin, int64_t end) {
+      cpu::add_penalty_gradient(tensors[i], number<T>(problem, "strength"), begin, end);
+    });
+    lists.write(changed, grads);
+  });
+}
+
 }  // namespace
 
 void bind_cpu_consolidation(py::module_& m) {
   m.def("project_gradients", &project_gradients);
   m.def("gem_multipliers", &gem_multipliers);
   m.def("gem_project", &gem_project);
+  m.def("quadratic_penalty", &quadratic_penalty);
+  m.def("add_penalty_gradients", &add_penalty_gradients);
 }
 
 }  // namespace clfast::bind

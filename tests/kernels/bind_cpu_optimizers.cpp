@@ -8,16 +8,6 @@
 namespace clfast::bind {
 namespace {
 
-// f(tensor, begin, end)
-template <class T, class F>
-void for_parts(const MaskedTensors<T>& problem, int64_t part, const F& f) {
-  for (int64_t i = 0; i < problem.tensors(); ++i) {
-    const int64_t count = problem.ends()[i] - problem.begin(i);
-    for (int64_t begin = 0; begin < count; begin += part)
-      f(i, begin, std::min(count, begin + part));
-  }
-}
-
 void masked_sgd_step(int level, const py::object& problem, int64_t part, const py::object& params,
                      const py::object& buffers) {
   use_level(level);
@@ -26,7 +16,7 @@ void masked_sgd_step(int level, const py::object& problem, int64_t part, const p
     MaskedTensors<T> lists(problem);
     const auto moved = lists.list("params"), momentum = lists.list("buffers");
     const auto tensors = lists.sgd(moved, momentum);
-    for_parts(lists, part, [&](int64_t i, int64_t begin, int64_t end) {
+    lists.for_parts(part, [&](int64_t i, int64_t begin, int64_t end) {
       cpu::masked_sgd_step(tensors[i], lists.sgd_step(), begin, end);
     });
     lists.write(moved, params);
@@ -44,7 +34,7 @@ void masked_adam_step(int level, const py::object& problem, int64_t part, const 
     const auto moved = lists.list("params"), first = lists.list("exp_avgs");
     const auto second = lists.list("exp_avg_sqs"), largest = lists.list("max_exp_avg_sqs");
     const auto tensors = lists.adam(moved, first, second, largest);
-    for_parts(lists, part, [&](int64_t i, int64_t begin, int64_t end) {
+    lists.for_parts(part, [&](int64_t i, int64_t begin, int64_t end) {
       cpu::masked_adam_step(tensors[i], lists.adam_step(), begin, end);
     });
     lists.write(moved, params);
@@ -61,7 +51,7 @@ void masked_grad_norm(int level, const py::object& problem, int64_t part, const 
     MaskedTensors<T> lists(problem);
     const auto tensors = lists.grads();
     double sum = 0;
-    for_parts(lists, part, [&](int64_t i, int64_t begin, int64_t end) {
+    lists.for_parts(part, [&](int64_t i, int64_t begin, int64_t end) {
       sum += cpu::masked_sq_norm(tensors[i], begin, end);
     });
     *data_of<double>(norm, "norm", {1}) = std::sqrt(sum);

@@ -35,11 +35,48 @@ void gem_project(const py::object& problem, const py::object& out) {
   });
 }
 
+template <class T>
+void penalty_of(const PenaltyTensors<T>& lists, const std::vector<PenaltyTensor<T>>& tensors,
+                T* value) {
+  const int64_t* ends = lists.ends().data();
+  Scratch<double> sums(cuda::parts_of_penalty<T>(ends, lists.tensors()));
+  check_launch(cuda::quadratic_penalty<T>(tensors.data(), ends, lists.tensors(), sums.data(), value,
+                                          nullptr));
+}
+
+void quadratic_penalty(const py::object& problem, const py::object& value,
+                       const py::object& grads) {
+  with_type_of(grads, [&](auto tag) {
+    using T = decltype(tag);
+    PenaltyTensors<T> lists(problem);
+    const auto found = lists.room();
+    T* values = data_of<T>(value, "value", {2});
+    penalty_of(lists, lists.with(found), values);
+    penalty_of(lists, lists.without(), values + 1);
+    lists.write(found, grads);
+  });
+}
+
+void add_penalty_gradients(const py::object& problem, const py::object& grads) {
+  with_type_of(grads, [&](auto tag) {
+    using T = decltype(tag);
+    PenaltyTensors<T> lists(problem);
+    const auto changed = lists.list("grads");
+    const auto tensors = lists.with(changed);
+    check_launch(cuda::add_penalty_gradients<T>(tensors.data(), lists.ends().data(),
+                                                lists.tensors(), number<T>(problem, "strength"),
+                                                nullptr));
+    lists.write(changed, grads);
+  });
+}
+
 }  // namespace
 
 void bind_cuda_consolidation(py::module_& m) {
   m.def("project_gradients", &project_gradients);
   m.def("gem_project", &gem_project);
+  m.def("quadratic_penalty", &quadratic_penalty);
+  m.def("add_penalty_gradients", &add_penalty_gradients);
 }
 
 }  // namespace clfast::bind

@@ -2,50 +2,28 @@
 #pragma once
 #include <vector>
 
-#include "bind_problems.h"
+#include "bind_lists.h"
 #include "common/masked_step.h"
 
 namespace clfast::bind {
 
-// The tensors of a problem, every list of every tensor in memory of its own.
 template <class T>
-class MaskedTensors {
+class MaskedTensors : public TensorLists<T> {
  public:
-  explicit MaskedTensors(const py::object& problem) : problem_(problem) {
-    tensors_ = extent(problem.attr("ends"), 0);
-    const int64_t* ends = field<int64_t>(problem, "ends", {tensors_});
-    ends_.assign(ends, ends + tensors_);
-    const int64_t* layouts = field<int64_t>(problem, "layouts", {tensors_});
-    const bool* reserved = field<bool>(problem, "reserved", {elements()});
-    for (int64_t i = 0; i < tensors_; ++i) {
-      masks_.push_back(mask_of(reserved + begin(i), ends_[i] - begin(i), layouts[i]));
+  explicit MaskedTensors(const py::object& problem) : TensorLists<T>(problem), problem_(problem) {
+    const int64_t* layouts = field<int64_t>(problem, "layouts", {this->tensors()});
+    const bool* reserved = field<bool>(problem, "reserved", {this->elements()});
+    for (int64_t i = 0; i < this->tensors(); ++i) {
+      masks_.push_back(mask_of(reserved + this->begin(i), this->size(i), layouts[i]));
       marks_.push_back({layouts[i] == kNone ? nullptr : masks_.back().data(), layouts[i] == kBits});
     }
     if (!problem.attr("clip").is_none()) clip_ = {number<T>(problem, "clip")};
   }
 
-  // A list of the problem, row by row; empty where it has none.
-  std::vector<T*> list(const char* name) {
-    if (problem_.attr(name).is_none()) return std::vector<T*>(tensors_, nullptr);
-    const T* from = field<T>(problem_, name, {elements()});
-    std::vector<T*> at;
-    for (int64_t i = 0; i < tensors_; ++i) {
-      lists_.emplace_back(ends_[i] - begin(i));
-      std::copy_n(from + begin(i), ends_[i] - begin(i), lists_.back().data());
-      at.push_back(lists_.back().data());
-    }
-    return at;
-  }
-
-  void write(const std::vector<T*>& list, const py::object& out) const {
-    T* to = data_of<T>(out, "out", {elements()});
-    for (int64_t i = 0; i < tensors_; ++i) std::copy_n(list[i], ends_[i] - begin(i), to + begin(i));
-  }
-
   std::vector<SgdTensor<T>> sgd(const std::vector<T*>& params, const std::vector<T*>& buffers) {
-    const std::vector<T*> grads = list("grads");
+    const std::vector<T*> grads = this->list("grads");
     std::vector<SgdTensor<T>> tensors;
-    for (int64_t i = 0; i < tensors_; ++i) {
+    for (int64_t i = 0; i < this->tensors(); ++i) {
       tensors.push_back({params[i], grads[i], buffers[i], marks_[i]});
     }
     return tensors;
@@ -62,11 +40,11 @@ class MaskedTensors {
 
   std::vector<AdamTensor<T>> adam(const std::vector<T*>& params, const std::vector<T*>& first,
                                   const std::vector<T*>& second, const std::vector<T*>& largest) {
-    const std::vector<T*> grads = list("grads");
-    const T* rates = field<T>(problem_, "rates", {tensors_});
-    const T* eps = field<T>(problem_, "eps", {tensors_});
+    const std::vector<T*> grads = this->list("grads");
+    const T* rates = field<T>(problem_, "rates", {this->tensors()});
+    const T* eps = field<T>(problem_, "eps", {this->tensors()});
     std::vector<AdamTensor<T>> tensors;
-    for (int64_t i = 0; i < tensors_; ++i) {
+    for (int64_t i = 0; i < this->tensors(); ++i) {
       tensors.push_back(
           {params[i], grads[i], first[i], second[i], largest[i], marks_[i], rates[i], eps[i]});
     }
@@ -86,16 +64,11 @@ class MaskedTensors {
   }
 
   std::vector<MaskedGrad<T>> grads() {
-    const std::vector<T*> grads = list("grads");
+    const std::vector<T*> grads = this->list("grads");
     std::vector<MaskedGrad<T>> tensors;
-    for (int64_t i = 0; i < tensors_; ++i) tensors.push_back({grads[i], marks_[i]});
+    for (int64_t i = 0; i < this->tensors(); ++i) tensors.push_back({grads[i], marks_[i]});
     return tensors;
   }
-
-  int64_t tensors() const { return tensors_; }
-  int64_t elements() const { return ends_.back(); }
-  int64_t begin(int64_t i) const { return i > 0 ? ends_[i - 1] : 0; }
-  const std::vector<int64_t>& ends() const { return ends_; }
 
  private:
   static constexpr int64_t kNone = 0, kBits = 2;  // 1: bytes
@@ -114,11 +87,8 @@ class MaskedTensors {
   const T* clip() const { return clip_.empty() ? nullptr : clip_.data(); }
 
   py::object problem_;
-  int64_t tensors_;
-  std::vector<int64_t> ends_;
   std::vector<Scratch<uint8_t>> masks_;
   std::vector<ReservedMask> marks_;
-  std::vector<Scratch<T>> lists_;
   std::vector<T> clip_;
 };
 

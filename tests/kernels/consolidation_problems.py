@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from guarded_arrays import Array, Shapes
 from kernel_problems import tensor
+from torch import Tensor
 
 from clfast import reference
 
@@ -66,3 +68,51 @@ def conflicting(
     memory += 0.1 * rng.standard_normal((tasks, 1)) * grad
     memory[-1] -= 0.2 * grad * abs(memory[-1] @ grad) / (0.1 * grad @ grad)
     return Gem(grad.astype(dtype), memory.astype(dtype), margin)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Lists behind one another; the value with gradients and without, and the gradients."""
+
+    kernel: ClassVar[str] = "quadratic_penalty"
+    scale: ClassVar[float] = 1.0
+    units: ClassVar[float] = 8
+
+    params: Array  # [P]
+    anchors: Array  # [P]
+    importances: Array  # [P]
+    ends: Array  # [tensors]
+
+    def outputs(self) -> Shapes:
+        return [(shape, self.params.dtype) for shape in ((2,), self.params.shape)]
+
+    def lists(self) -> list[list[Tensor]]:
+        return [[tensor(row)] for row in (self.params, self.anchors, self.importances)]
+
+    def oracle(self) -> list[Array]:
+        value = reference.consolidation.quadratic_penalty(*self.lists())
+        grad = torch.zeros(len(self.params), dtype=torch.float64)
+        reference.consolidation.add_penalty_gradients_([grad], *self.lists(), 1.0)
+        return [value.repeat(2).numpy(), grad.numpy()]
+
+
+@dataclass(frozen=True)
+class AddedPenalty(Penalty):
+    kernel: ClassVar[str] = "add_penalty_gradients"
+
+    grads: Array  # [P]
+    strength: float = 0.75
+
+    def outputs(self) -> Shapes:
+        return [(self.grads.shape, self.grads.dtype)]
+
+    def oracle(self) -> list[Array]:
+        grad = tensor(self.grads).clone()
+        reference.consolidation.add_penalty_gradients_([grad], *self.lists(), self.strength)
+        return [grad.numpy()]
+
+
+def penalties(sizes: Sequence[int], dtype: str, rng: np.random.Generator) -> list[Penalty]:
+    rows = rng.standard_normal((4, sum(sizes))).astype(dtype)
+    lists = (rows[0], rows[1], rows[2] ** 2, np.cumsum(sizes))
+    return [Penalty(*lists), AddedPenalty(*lists, rows[3])]

@@ -7,18 +7,25 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from consolidation_problems import Gem, Projection, conflicting, opposed
+from consolidation_problems import (
+    Gem,
+    Penalty,
+    Projection,
+    conflicting,
+    opposed,
+    penalties,
+)
 from cuda_orders import in_every_order
 from guarded_arrays import Array
 from kernel_problems import assert_near
 
 
-def run(cuda: ModuleType, problem: Projection | Gem) -> list[Array]:
+def run(cuda: ModuleType, problem: Projection | Gem | Penalty) -> list[Array]:
     kernel = getattr(cuda, problem.kernel)
     return in_every_order(cuda, problem.outputs(), lambda *out: kernel(problem, *out))
 
 
-def assert_right(cuda: ModuleType, problem: Projection | Gem) -> None:
+def assert_right(cuda: ModuleType, problem: Projection | Gem | Penalty) -> None:
     assert_near(problem, run(cuda, problem), problem.oracle())
 
 
@@ -77,3 +84,33 @@ def test_nan_reaches_what_gem_makes_of_it(cuda: ModuleType, rng: np.random.Gener
     problem = conflicting(5, 300, "float32", rng)
     problem.memory_grads[2, 7] = np.nan
     assert np.isnan(run(cuda, problem)[0]).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 31, 255, 256, 257, 4095, 4097])
+def test_penalties_of_any_size(
+    cuda: ModuleType, dtype: str, size: int, rng: np.random.Generator
+) -> None:
+    for sizes in ((size,), (3, 0, size, 1)):
+        for problem in penalties(sizes, dtype, rng):
+            assert_right(cuda, problem)
+
+
+@pytest.mark.parametrize("tensors", [95, 96, 97, 200])
+def test_penalties_of_several_launches(
+    cuda: ModuleType, tensors: int, rng: np.random.Generator
+) -> None:
+    sizes = rng.integers(0, 40, tensors).tolist()
+    for problem in penalties(sizes, "float32", rng):
+        assert_right(cuda, problem)
+    sizes[:96] = [0] * len(sizes[:96])  # a launch with nothing to do is none
+    for problem in penalties(sizes, "float32", rng):
+        assert_right(cuda, problem)
+
+
+def test_nan_of_a_penalty_reaches_its_value(cuda: ModuleType, rng: np.random.Generator) -> None:
+    for problem in penalties((33, 40), "float32", rng):
+        problem.anchors[5] = np.nan
+        *values, grads = run(cuda, problem)
+        assert np.flatnonzero(np.isnan(grads)).tolist() == [5]
+        assert all(np.isnan(value).all() for value in values)

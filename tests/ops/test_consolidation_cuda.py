@@ -46,8 +46,32 @@ def test_many_tasks(tasks: int, rng: torch.Generator) -> None:
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
 
 
+def test_penalties_of_many_tensors(rng: torch.Generator) -> None:
+    sizes = [*torch.randint(0, 3000, (500,), generator=rng).tolist(), 3_000_000]
+    params, anchors, roots, grads = (
+        [torch.randn(size, generator=rng).cuda() for size in sizes] for _ in range(4)
+    )
+    lists = ([p.requires_grad_() for p in params], anchors, [r**2 for r in roots])
+    wide = [[t.detach().double() for t in each] for each in lists]
+    value = reference.consolidation.quadratic_penalty(*wide)
+    slopes = [torch.zeros_like(t) for t in wide[0]]
+    reference.consolidation.add_penalty_gradients_(slopes, *wide, 1.0)
+
+    got = ops.quadratic_penalty(*lists)
+    torch.testing.assert_close(got.double(), value, rtol=1e-6, atol=0)
+    for factor in (1.0, 0.5):
+        found = torch.autograd.grad(factor * got, params, retain_graph=True)
+        for ours, theirs in zip(found, slopes, strict=True):
+            torch.testing.assert_close(ours.double(), factor * theirs, rtol=1e-6, atol=1e-6)
+    wanted = [g.double() + 0.5 * s for g, s in zip(grads, slopes, strict=True)]
+    ops.add_penalty_gradients_(grads, *lists, 0.5)
+    for ours, theirs in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_what_a_check_would_synchronise_for_is_left() -> None:
     grads, memory = [torch.ones(3).cuda()], [torch.tensor([-1.0, float("nan"), -1.0]).cuda()]
     ops.project_gradients_(grads, memory)
     assert grads[0].tolist() == [1.0, 1.0, 1.0]
     assert bool(ops.gem_project(grads[0], memory[0][None], 0.5).isnan().any())
+    assert bool(ops.quadratic_penalty(grads, memory, grads).isnan())
