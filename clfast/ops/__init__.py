@@ -28,6 +28,8 @@ _load(
         "recall_step_",
         "project_gradients_",
         "gem_project",
+        "quadratic_penalty",
+        "add_penalty_gradients_",
         "masked_weight",
         "masked_weights",
         "mask_sparsity",
@@ -57,7 +59,13 @@ from .adaptation import (  # noqa: E402
     mbpa_update,
     mixture_log_probs,
 )
-from .consolidation import gem_project, mir_scores, project_gradients_  # noqa: E402
+from .consolidation import (  # noqa: E402
+    add_penalty_gradients_,
+    gem_project,
+    mir_scores,
+    project_gradients_,
+    quadratic_penalty,
+)
 from .masks import (  # noqa: E402
     anneal_scale,
     block_gradients_,
@@ -93,6 +101,7 @@ __all__ = [
     "Neighbors",
     "RoundedKeys",
     "adaptation",
+    "add_penalty_gradients_",
     "anneal_scale",
     "block_gradients_",
     "class_means",
@@ -120,6 +129,7 @@ __all__ = [
     "optimizers",
     "pack_mask",
     "project_gradients_",
+    "quadratic_penalty",
     "recall",
     "recall_gradients",
     "recall_loss",

@@ -8,7 +8,7 @@ through `_check.integer`, `number` and `boolean`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -75,8 +75,7 @@ def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:
     are taken as they are, parameters and their gradients, but not from a transform of torch.func,
     which would differentiate as if nothing had happened to them.
     """
-    grad_mode = torch.is_grad_enabled()
-    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    grad_mode, forward_mode = _modes()
     if not grad_mode and not forward_mode:
         return
     for at, argument in enumerate(arguments):
@@ -87,6 +86,22 @@ def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:
             for i, entry in enumerate(argument):
                 if isinstance(entry, Tensor) and _is_differentiated(entry, grad_mode, forward_mode):
                     _refuse(op, f"{_public_name(_declared(op)[at])}[{i}]")
+
+
+def refuse_grad_of(op: str, **lists: Sequence[Tensor]) -> None:
+    """Raises when an entry is to be differentiated through, for an op that is differentiable in
+    other arguments."""
+    grad_mode, forward_mode = _modes()
+    for name, tensors in lists.items():
+        for i, entry in enumerate(tensors):
+            if isinstance(entry, Tensor) and _is_differentiated(entry, grad_mode, forward_mode):
+                _refuse(op, f"{name}[{i}]")
+
+
+def _modes() -> tuple[bool, bool]:
+    """Whether gradients are recorded, and whether tensors may carry tangents."""
+    forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    return torch.is_grad_enabled(), forward_mode
 
 
 def _is_differentiated(tensor: Tensor, grad_mode: bool, forward_mode: bool) -> bool:
@@ -101,7 +116,7 @@ def in_transform() -> bool:
 
 def _refuse(op: str, name: str) -> NoReturn:
     raise RuntimeError(
-        f"clfast::{op}: {name} requires grad, but {op} has no gradient; "
+        f"clfast::{op}: {name} requires grad, but {op} has no gradient by it; "
         f"call it under torch.no_grad() or pass {name}.detach()"
     )
 

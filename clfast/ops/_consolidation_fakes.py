@@ -10,29 +10,32 @@ from torch import Tensor
 
 from .._backend import uses_reference
 from . import _check
+from ._masks_fakes import check_not_empty, check_same_length, check_same_shape, like
 
 
-def _check_lists(op: str, grads: list[Tensor], reference: list[Tensor]) -> None:
-    _check.require(
-        len(grads) == len(reference),
-        f"{op}: reference must hold {len(grads)} tensors, as grads does, got {len(reference)}",
-    )
-    first = grads[0]
-    for i, (g, r) in enumerate(zip(grads, reference, strict=True)):
-        name, other = f"grads[{i}]", f"reference[{i}]"
-        _check.same_precision(op, name, g, "grads[0]", first)
-        _check.same_device(op, name, g, "grads[0]", first)
-        _check.not_expanded(op, name, g)
-        _check.require(
-            g.shape == r.shape,
-            f"{op}: {other} must have shape {list(g.shape)}, as {name} has, got {list(r.shape)}",
-        )
-        _check.same_precision(op, other, r, "grads[0]", first)
-        _check.same_device(op, other, r, "grads[0]", first)
-        if uses_reference():
-            _check.no_nan(op, **{name: g, other: r})
-    if uses_reference():
-        _check_no_infinity(op, "grads or reference", *grads, *reference)
+def _check_lists(op: str, **lists: list[Tensor]) -> None:
+    """As the first one: as many tensors, of its shapes, its precision and its device."""
+    (name, first), *others = lists.items()
+    for other, tensors in others:
+        check_same_length(op, other, tensors, name, len(first))
+    check_not_empty(op, name, first)
+    for i, tensor in enumerate(first):
+        _check.same_precision(op, f"{name}[{i}]", tensor, f"{name}[0]", first[0])
+        _check.same_device(op, f"{name}[{i}]", tensor, f"{name}[0]", first[0])
+        for other, tensors in others:
+            check_same_shape(op, f"{other}[{i}]", tensors[i], f"{name}[{i}]", tensor)
+            _check.same_precision(op, f"{other}[{i}]", tensors[i], f"{name}[0]", first[0])
+            _check.same_device(op, f"{other}[{i}]", tensors[i], f"{name}[0]", first[0])
+
+
+def _check_not_expanded(op: str, name: str, tensors: list[Tensor]) -> None:
+    for i, tensor in enumerate(tensors):
+        _check.not_expanded(op, f"{name}[{i}]", tensor)
+
+
+def _check_no_nan(op: str, **lists: list[Tensor]) -> None:
+    for i in range(len(next(iter(lists.values())))):
+        _check.no_nan(op, **{f"{name}[{i}]": tensors[i] for name, tensors in lists.items()})
 
 
 def _check_no_infinity(op: str, names: str, *tensors: Tensor) -> None:
@@ -42,7 +45,12 @@ def _check_no_infinity(op: str, names: str, *tensors: Tensor) -> None:
 
 @torch.library.register_fake("clfast::project_gradients_")
 def project_gradients_(grads: list[Tensor], reference: list[Tensor]) -> None:
-    _check_lists("project_gradients_", grads, reference)
+    op = "project_gradients_"
+    _check_lists(op, grads=grads, reference=reference)
+    _check_not_expanded(op, "grads", grads)
+    if uses_reference():
+        _check_no_nan(op, grads=grads, reference=reference)
+        _check_no_infinity(op, "grads or reference", *grads, *reference)
 
 
 @torch.library.register_fake("clfast::gem_project")
@@ -59,3 +67,31 @@ def gem_project(grad: Tensor, memory_grads: Tensor, margin: float) -> Tensor:
         _check.no_nan(op, grad=grad, memory_grads=memory_grads)
         _check_no_infinity(op, "grad or memory_grads", grad, memory_grads)
     return grad.new_empty(grad.shape, dtype=_check.compute_dtype(grad))
+
+
+@torch.library.register_fake("clfast::quadratic_penalty")
+def quadratic_penalty(
+    params: list[Tensor], anchors: list[Tensor], importances: list[Tensor], with_gradient: bool
+) -> tuple[Tensor, list[Tensor]]:
+    op = "quadratic_penalty"
+    lists = {"params": params, "anchors": anchors, "importances": importances}
+    _check_lists(op, **lists)
+    if uses_reference():
+        _check_no_nan(op, **lists)
+    value = params[0].new_empty((), dtype=_check.compute_dtype(params[0]))
+    return value, like(params) if with_gradient else []
+
+
+@torch.library.register_fake("clfast::add_penalty_gradients_")
+def add_penalty_gradients_(
+    grads: list[Tensor],
+    params: list[Tensor],
+    anchors: list[Tensor],
+    importances: list[Tensor],
+    strength: float,
+) -> None:
+    op = "add_penalty_gradients_"
+    _check_lists(op, grads=grads, params=params, anchors=anchors, importances=importances)
+    _check_not_expanded(op, "grads", grads)
+    dtype = _check.compute_dtype(grads[0])
+    _check.finite(op, "strength", strength, strength >= 0, "finite and >= 0", dtype)

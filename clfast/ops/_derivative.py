@@ -1,12 +1,14 @@
 """Differentiation of ops that compute their gradients together with their value.
 
 Such an op returns its value first, a scalar or one number a row, and behind it the gradients of
-the value by its first tensors. Its backward pass is one product.
+the value by its first tensors, or by the tensors of its first list. Its backward pass is one
+product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 from . import _call
 
 Slope = Callable[..., Tensor]
+Slopes = Callable[..., list[Tensor]]
+Lists = Sequence[Sequence[Tensor]]
 
 
 def value(op: str, inputs: int, *arguments: Any, slope: Slope | None = None) -> Tensor:
@@ -55,6 +59,60 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
         raise RuntimeError(f"clfast::{ctx.op}: has no second derivative")
+
+
+def value_of_lists(op: str, lists: Lists, *options: Any, slopes: Slopes | None = None) -> Tensor:
+    """The value of ``torch.ops.clfast.<op>(*lists, *options, with_gradient)``, differentiable in
+    the tensors of the first list.
+
+    ``slopes(*lists, *options)`` are the gradients in plain PyTorch: they make second derivatives,
+    which otherwise raise.
+    """
+    result: Tensor
+    if wanted(*lists[0]):
+        tensors = [tensor for each in lists for tensor in each]
+        result = _ValueOfLists.apply(op, slopes, options, [len(each) for each in lists], *tensors)
+    else:
+        result = _call.compiled(op, *lists, *options, False)[0]
+    return result
+
+
+def in_lists(tensors: Sequence[Tensor], lengths: Sequence[int]) -> list[list[Tensor]]:
+    """Lists that were passed behind one another."""
+    ends = list(accumulate(lengths, initial=0))
+    return [list(tensors[begin:end]) for begin, end in pairwise(ends)]
+
+
+class _ValueOfLists(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        op: str,
+        slopes: Slopes | None,
+        options: tuple[Any, ...],
+        lengths: list[int],
+        *tensors: Tensor,
+    ) -> Any:
+        value, gradients = _call.compiled(op, *in_lists(tensors, lengths), *options, True)
+        ctx.op, ctx.slopes, ctx.options, ctx.others = op, slopes, options, sum(lengths[1:])
+        # Without second derivatives the other lists may be changed before the backward pass.
+        kept = lengths if slopes is not None else lengths[:1]
+        ctx.lengths = [len(gradients), *kept]
+        ctx.save_for_backward(*gradients, *tensors[: sum(kept)])
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        gradients, *given = in_lists(ctx.saved_tensors, ctx.lengths)
+
+        def scaled(grad: Tensor, *_: Tensor) -> Sequence[Tensor]:
+            return gradients if _is_one(grad) else torch._foreach_mul(gradients, grad)
+
+        if ctx.slopes is not None and torch.is_grad_enabled():
+            found: Sequence[Tensor] = [grad * s for s in ctx.slopes(*given, *ctx.options)]
+        else:
+            found = once(ctx.op, scaled, grad, *given[0])
+        return None, None, None, None, *found, *(None for _ in range(ctx.others))
 
 
 def _times(grad: Tensor, slope: Tensor) -> Tensor:

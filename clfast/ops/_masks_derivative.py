@@ -64,34 +64,8 @@ def mask_sparsity(
 ) -> Tensor:
     if _call.in_transform():
         return reference.masks.mask_sparsity(embeddings, reserved, scale, max_scale=max_scale)
-    result: Tensor
-    if _derivative.wanted(*embeddings):
-        result = _MaskSparsity.apply(scale, max_scale, *embeddings, *reserved)
-    else:
-        arguments = (embeddings, reserved, scale, max_scale, False)
-        result = _call.compiled("mask_sparsity", *arguments)[0]
-    return result
-
-
-class _MaskSparsity(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, scale: float, max_scale: float | None, *tensors: Tensor) -> Any:
-        embeddings, reserved = _parts(tensors, 2)
-        value, gradients = _call.compiled(
-            "mask_sparsity", embeddings, reserved, scale, max_scale, True
-        )
-        ctx.save_for_backward(*gradients, *embeddings)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        gradients, embeddings = _parts(ctx.saved_tensors, 2)
-
-        def found(grad: Tensor, *_: Tensor) -> Sequence[Tensor]:
-            return torch._foreach_mul(gradients, grad)
-
-        slopes = _derivative.once("mask_sparsity", found, grad, *embeddings)
-        return None, None, *slopes, *(None for _ in slopes)
+    lists = (embeddings, reserved)
+    return _derivative.value_of_lists("mask_sparsity", lists, scale, max_scale)
 
 
 def masked_weights(
@@ -105,7 +79,8 @@ def masked_weights(
     if _call.in_transform():
         return reference.masks.masked_weights(*lists, scale, max_scale=max_scale)
     if _derivative.wanted(*weights, *embeddings):
-        *masked, sparsity = _MaskedWeights.apply(scale, max_scale, *weights, *embeddings, *reserved)
+        lengths, tensors = [len(each) for each in lists], (*weights, *embeddings, *reserved)
+        *masked, sparsity = _MaskedWeights.apply(lengths, scale, max_scale, *tensors)
     else:
         masked, sparsity, _ = _call.compiled("masked_weights", *lists, scale, max_scale)
     return masked, sparsity
@@ -113,18 +88,19 @@ def masked_weights(
 
 class _MaskedWeights(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scale: float, max_scale: float | None, *tensors: Tensor) -> Any:
-        masked, sparsity, free = _call.compiled(
-            "masked_weights", *_parts(tensors, 3), scale, max_scale
-        )
-        ctx.scales = (scale, max_scale)
+    def forward(
+        ctx: Any, lengths: list[int], scale: float, max_scale: float | None, *tensors: Tensor
+    ) -> Any:
+        lists = _derivative.in_lists(tensors, lengths)
+        masked, sparsity, free = _call.compiled("masked_weights", *lists, scale, max_scale)
+        ctx.lengths, ctx.scales = lengths, (scale, max_scale)
         ctx.save_for_backward(*tensors, free)
         return *masked, sparsity
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         *tensors, free = ctx.saved_tensors
-        weights, embeddings, reserved = _parts(tensors, 3)
+        weights, embeddings, reserved = _derivative.in_lists(tensors, ctx.lengths)
 
         def found(*given: Tensor) -> Sequence[Tensor]:
             *of_masked, of_sparsity = given[: len(grads)]
@@ -135,10 +111,4 @@ class _MaskedWeights(torch.autograd.Function):
             return *d_weights, *d_embeddings
 
         slopes = _derivative.once("masked_weights", found, *grads, *weights, *embeddings)
-        return None, None, *slopes, *(None for _ in reserved)
-
-
-def _parts(tensors: Sequence[Tensor], count: int) -> list[list[Tensor]]:
-    """Lists of one length that were passed as one."""
-    length = len(tensors) // count
-    return [list(tensors[i * length : (i + 1) * length]) for i in range(count)]
+        return None, None, None, *slopes, *(None for _ in reserved)

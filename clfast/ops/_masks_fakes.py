@@ -114,7 +114,7 @@ def _check_no_nan(op: str, embeddings: Sequence[Tensor]) -> None:
         _check.no_nan(op, **{f"embeddings[{i}]": e for i, e in enumerate(embeddings)})
 
 
-def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
+def like(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.new_empty(t.shape, dtype=_check.compute_dtype(t)) for t in tensors]
 
 
@@ -128,7 +128,7 @@ def masked_weight(
     _check_scales(op, scale, max_scale, _check.compute_dtype(weight))
     if uses_reference():
         _check.no_nan(op, embedding=embedding)
-    return _like([weight])[0]
+    return like([weight])[0]
 
 
 @torch.library.register_fake("clfast::masked_weight_backward")
@@ -140,7 +140,7 @@ def masked_weight_backward(
     _check_embedding(op, "embedding", embedding, "weight", weight)
     _check_scales(op, scale, max_scale, _check.compute_dtype(weight))
     _check_grad(op, "grad", grad, "weight", weight)
-    d_weight, d_embedding = _like([weight, embedding])
+    d_weight, d_embedding = like([weight, embedding])
     return d_weight, d_embedding
 
 
@@ -164,7 +164,7 @@ def mask_sparsity(
     _check_scales(op, scale, max_scale, dtype)
     _check_no_nan(op, embeddings)
     value = embeddings[0].new_empty((), dtype=dtype)
-    return value, _like(embeddings) if with_gradient else []
+    return value, like(embeddings) if with_gradient else []
 
 
 @torch.library.register_fake("clfast::masked_weights")
@@ -181,7 +181,7 @@ def masked_weights(
     _check_scales(op, scale, max_scale, dtype)
     _check_no_nan(op, embeddings)
     first = weights[0]
-    return _like(weights), first.new_empty((), dtype=dtype), first.new_empty((), dtype=torch.int64)
+    return like(weights), first.new_empty((), dtype=dtype), first.new_empty((), dtype=torch.int64)
 
 
 @torch.library.register_fake("clfast::masked_weights_gradients")
@@ -206,7 +206,7 @@ def masked_weights_gradients(
         f"{op}: sparsity_grad must be one number, got shape {list(sparsity_grad.shape)}",
     )
     _check.same_device(op, "sparsity_grad", sparsity_grad, "weights[0]", weights[0])
-    return _like(weights), _like(embeddings)
+    return like(weights), like(embeddings)
 
 
 @torch.library.register_fake("clfast::block_gradients_")

@@ -58,6 +58,34 @@ def gem_project(grad: Tensor, memory_grads: Tensor, margin: float) -> Tensor:
     return projected.to(_widened(grad).dtype)
 
 
+def quadratic_penalty(
+    params: Sequence[Tensor], anchors: Sequence[Tensor], importances: Sequence[Tensor]
+) -> Tensor:
+    """EWC, Eq. 3, for lambda = 2: sum F (theta - theta*)^2."""
+    terms = [
+        _widened(f) * (_widened(p) - _widened(a)) ** 2
+        for p, a, f in zip(params, anchors, importances, strict=True)
+    ]
+    sums = [term.sum(dtype=torch.float64) for term in terms]
+    return torch.stack(sums).sum().to(terms[0].dtype)
+
+
+def add_penalty_gradients_(
+    grads: Sequence[Tensor],
+    params: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    importances: Sequence[Tensor],
+    strength: float,
+) -> None:
+    """The gradient of EWC's Eq. 3: 2 strength F (theta - theta*)."""
+    if strength == 0:
+        return
+    with torch.no_grad():
+        for g, p, a, f in zip(grads, params, anchors, importances, strict=True):
+            slope = 2 * _widened(f) * (_widened(p) - _widened(a))
+            g.copy_(_widened(g) + strength * slope)
+
+
 def mir_scores(
     model: nn.Module, x: Tensor, y: Tensor, grads: Sequence[Tensor | None], lr: float
 ) -> Tensor:

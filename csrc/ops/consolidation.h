@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../kernels/common/gradient_lists.h"
+#include "../kernels/common/quadratic_penalty.h"
 #include "tensor_lists.h"
 
 namespace clfast::ops {
@@ -18,27 +19,12 @@ struct ListInputs {
   int64_t elements() const { return ends.back(); }
 };
 
-inline ListInputs check_lists(const char* op, const std::vector<Tensor>& grads,
-                              const std::vector<Tensor>& reference) {
-  check_same_length(op, "reference", reference.size(), "grads", grads.size());
-  CLFAST_CHECK(!grads.empty(), op, ": grads must hold at least one tensor");
-  ListInputs in{compute_dtype(grads[0]), {}, {}, {}};
-  int64_t elements = 0;
-  for (size_t i = 0; i < grads.size(); ++i) {
-    const Tensor &g = grads[i], &r = reference[i];
-    const Entry first{"grads", 0}, name{"grads", i}, other{"reference", i};
-    check_same_precision(op, name, g, first, grads[0]);
-    check_same_device(op, name, g, first, grads[0]);
-    check_not_expanded(op, name, g);
-    CLFAST_CHECK(g.sizes() == r.sizes(), op, ": ", other, " must have shape ", shape_of(g), ", as ",
-                 name, " has, got ", shape_of(r));
-    check_same_precision(op, other, r, first, grads[0]);
-    check_same_device(op, other, r, first, grads[0]);
-    in.grads.push_back(g);
-    in.reference.push_back(r);
-    align(in.dtype, {&in.grads[i], &in.reference[i]});
-    in.ends.push_back(elements += g.numel());
-  }
+inline ListInputs check_projection(const char* op, const std::vector<Tensor>& grads,
+                                   const std::vector<Tensor>& reference) {
+  check_lists(op, {"grads", grads}, {{"reference", reference}});
+  check_not_expanded(op, {"grads", grads});
+  ListInputs in{compute_dtype(grads[0]), grads, reference, ends_of(grads)};
+  for (size_t i = 0; i < grads.size(); ++i) align(in.dtype, {&in.grads[i], &in.reference[i]});
   return in;
 }
 
@@ -80,6 +66,63 @@ inline GemInputs check_gem(const char* op, const Tensor& grad, const Tensor& mem
   const ScalarType dtype = compute_dtype(grad);
   return {dtype, as_compute(grad, dtype), as_compute(memory_grads, dtype), memory_grads.size(0),
           grad.size(0)};
+}
+
+// EWC's penalty, in the dtype of the arithmetic; the tensors of an index lie alike.
+struct PenaltyInputs {
+  ScalarType dtype;
+  std::vector<Tensor> grads;  // empty where only the value matters
+  std::vector<Tensor> params, anchors, importances;
+
+  template <class T>
+  std::vector<PenaltyTensor<T>> tensors() const {
+    std::vector<PenaltyTensor<T>> found;
+    for (size_t i = 0; i < params.size(); ++i) {
+      found.push_back({grads.empty() ? nullptr : grads[i].mutable_data_ptr<T>(),
+                       params[i].const_data_ptr<T>(), anchors[i].const_data_ptr<T>(),
+                       importances[i].const_data_ptr<T>()});
+    }
+    return found;
+  }
+};
+
+// What both devices do around their part: the sum, with the gradients where there is room for them,
+// and what is added to gradients.
+using Penalty = Tensor(const char*, const PenaltyInputs&);
+using AddPenalty = void(const char*, const PenaltyInputs&, double);
+
+template <Penalty* penalty>
+std::tuple<Tensor, std::vector<Tensor>> quadratic_penalty(std::vector<Tensor> params,
+                                                          std::vector<Tensor> anchors,
+                                                          std::vector<Tensor> importances,
+                                                          bool with_gradient) {
+  const char* op = "quadratic_penalty";
+  check_lists(op, {"params", params}, {{"anchors", anchors}, {"importances", importances}});
+  PenaltyInputs in{compute_dtype(params[0]), {}, params, anchors, importances};
+  for (auto* list : {&in.params, &in.anchors, &in.importances}) {
+    for (Tensor& t : *list) t = as_compute(t, in.dtype);
+  }
+  if (with_gradient) in.grads = like(params, in.dtype);
+  return {penalty(op, in), in.grads};
+}
+
+template <AddPenalty* add_penalty>
+void add_penalty_gradients_(std::vector<Tensor> grads, std::vector<Tensor> params,
+                            std::vector<Tensor> anchors, std::vector<Tensor> importances,
+                            double strength) {
+  const char* op = "add_penalty_gradients_";
+  check_lists(op, {"grads", grads},
+              {{"params", params}, {"anchors", anchors}, {"importances", importances}});
+  check_not_expanded(op, {"grads", grads});
+  PenaltyInputs in{compute_dtype(grads[0]), grads, params, anchors, importances};
+  const double held = as_held(strength, in.dtype);
+  check_range(op, "strength", strength, held >= 0 && std::isfinite(held), "finite and >= 0");
+  if (held == 0) return;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    align(in.dtype, {&in.grads[i], &in.params[i], &in.anchors[i], &in.importances[i]});
+  }
+  add_penalty(op, in, strength);
+  write_back(grads, in.grads);
 }
 
 }  // namespace clfast::ops

@@ -56,6 +56,12 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   // consolidation
   m.def("project_gradients_(Tensor(a!)[] grads, Tensor[] reference) -> ()");
   m.def("gem_project(Tensor grad, Tensor memory_grads, float margin) -> Tensor");
+  m.def(
+      "quadratic_penalty(Tensor[] params, Tensor[] anchors, Tensor[] importances, "
+      "bool with_gradient) -> (Tensor, Tensor[])");
+  m.def(
+      "add_penalty_gradients_(Tensor(a!)[] grads, Tensor[] params, Tensor[] anchors, "
+      "Tensor[] importances, float strength) -> ()");
 
   // masks; what is reserved is bool, or packed by pack_mask
   m.def("masked_weight(Tensor weight, Tensor embedding, float scale, float? max_scale) -> Tensor");

@@ -138,12 +138,6 @@ inline void check_one_number(const char* op, const char* name, const Tensor& t,
   check_same_device(op, name, t, Entry{"weights", 0}, like);
 }
 
-inline std::vector<Tensor> like(const std::vector<Tensor>& tensors, ScalarType dtype) {
-  std::vector<Tensor> made;
-  for (const Tensor& t : tensors) made.push_back(torch::stable::new_empty(t, t.sizes(), dtype));
-  return made;
-}
-
 struct GradientInputs {
   MaskLayers layers;
   CheckedScales scales;

@@ -47,6 +47,20 @@ inline void align(ScalarType dtype, const std::vector<Tensor*>& group, Tensor* m
   if (mask != nullptr && (bits || !alike)) *mask = as_contiguous(*mask);
 }
 
+inline std::vector<Tensor> like(const std::vector<Tensor>& tensors, ScalarType dtype) {
+  std::vector<Tensor> made;
+  for (const Tensor& t : tensors) made.push_back(torch::stable::new_empty(t, t.sizes(), dtype));
+  return made;
+}
+
+// Where each ends in the row of all elements.
+inline std::vector<int64_t> ends_of(const std::vector<Tensor>& tensors) {
+  std::vector<int64_t> ends;
+  int64_t elements = 0;
+  for (const Tensor& t : tensors) ends.push_back(elements += t.numel());
+  return ends;
+}
+
 // What was changed in a copy goes back to where it came from.
 inline void write_back(std::vector<Tensor>& to, const std::vector<Tensor>& from) {
   for (size_t i = 0; i < to.size(); ++i) {
@@ -65,6 +79,39 @@ inline void check_same_shape(const char* op, const Name& name, const Tensor& t,
                              const OtherName& other_name, const Tensor& other) {
   CLFAST_CHECK(t.sizes() == other.sizes(), op, ": ", name, " must have shape ", shape_of(other),
                ", as ", other_name, " has, got ", shape_of(t));
+}
+
+struct NamedList {
+  const char* name;
+  const std::vector<Tensor>& tensors;
+};
+
+// Lists as the first one: as many tensors, of its shapes, its precision and its device.
+inline void check_lists(const char* op, const NamedList& first,
+                        std::initializer_list<NamedList> others) {
+  for (const NamedList& list : others) {
+    check_same_length(op, list.name, list.tensors.size(), first.name, first.tensors.size());
+  }
+  CLFAST_CHECK(!first.tensors.empty(), op, ": ", first.name, " must hold at least one tensor");
+  const Entry zeroth{first.name, 0};
+  for (size_t i = 0; i < first.tensors.size(); ++i) {
+    const Entry name{first.name, i};
+    check_same_precision(op, name, first.tensors[i], zeroth, first.tensors[0]);
+    check_same_device(op, name, first.tensors[i], zeroth, first.tensors[0]);
+    for (const NamedList& list : others) {
+      const Entry other{list.name, i};
+      check_same_shape(op, other, list.tensors[i], name, first.tensors[i]);
+      check_same_precision(op, other, list.tensors[i], zeroth, first.tensors[0]);
+      check_same_device(op, other, list.tensors[i], zeroth, first.tensors[0]);
+    }
+  }
+}
+
+// Lists that are changed in place.
+inline void check_not_expanded(const char* op, const NamedList& list) {
+  for (size_t i = 0; i < list.tensors.size(); ++i) {
+    check_not_expanded(op, Entry{list.name, i}, list.tensors[i]);
+  }
 }
 
 // A mask of what is reserved of `other`: bool of its shape, or packed.

@@ -49,3 +49,18 @@ def gem_project(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
 
 def gem_project_agreeing(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
     return _memories(s, dtype, rng), {"margin": 0.5}
+
+
+def _penalty(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> tuple[list[Tensor], ...]:
+    """Parameters, where they were, and their importances."""
+    params, moves, roots = (_gradients(s, dtype, rng) for _ in range(3))
+    anchors = [(p + 0.5 * move).to(dtype) for p, move in zip(params, moves, strict=True)]
+    return params, anchors, [root**2 for root in roots]
+
+
+def quadratic_penalty(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    return _penalty(s, dtype, rng), {}
+
+
+def add_penalty_gradients(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    return (_gradients(s, dtype, rng), *_penalty(s, dtype, rng), 0.7), {}

@@ -151,6 +151,10 @@ def test_empty_inputs_without_a_batch() -> None:
     ops.project_gradients_([], [])
     ops.project_gradients_([torch.empty(0, 3)], [torch.empty(0, 3)])
     assert ops.gem_project(torch.empty(0), torch.empty(3, 0), 0.5).shape == (0,)
+    assert ops.quadratic_penalty([], [], []) == 0
+    assert ops.quadratic_penalty(*([torch.empty(0, 3)] for _ in range(3))) == 0
+    ops.add_penalty_gradients_([], [], [], [], 1.0)
+    ops.add_penalty_gradients_(*([torch.empty(0, 3)] for _ in range(4)), 1.0)
     ops.masked_sgd_step_([], [], [], [], lr=0.1)
     ops.masked_sgd_step_([torch.empty(0, 3)], [torch.empty(0, 3)], [], [None], lr=0.1)
     ops.masked_adam_step_([], [], [], [], [], [], steps=[], lr=0.1)

@@ -83,3 +83,69 @@ WRONG_KINDS += [
     ("gem_project", "memory_grads", "a tensor", set_at(1, lambda t: [t])),
     ("gem_project", "margin", "a number", put("margin", torch.ones(2))),
 ]
+
+_PENALTIES = {
+    "quadratic_penalty": ["params", "anchors", "importances"],
+    "add_penalty_gradients_": ["grads", "params", "anchors", "importances"],
+}
+for _op, (_first, *_others) in _PENALTIES.items():
+    WRONG += [
+        (_op, f"{_first}[3] must be float16, bfloat16", entry(0, 3, Tensor.long)),
+        (
+            _op,
+            f"{_first}[2] is torch.float64 but {_first}[0] is torch.float32; float64 does not mix",
+            entry(0, 2, Tensor.double),
+        ),
+    ]
+    for _at, _name in enumerate(_others, 1):
+        WRONG += [
+            (
+                _op,
+                f"{_name} must hold 7 tensors, as {_first} does, got 6",
+                set_at(_at, lambda t: t[1:]),
+            ),
+            (
+                _op,
+                f"{_name}[5] must have shape [7, 37], as {_first}[5] has, got [37, 7]",
+                entry(_at, 5, Tensor.t),
+            ),
+            (_op, f"{_name}[4] must have shape [1], as", entry(_at, 4, lambda t: t[0])),
+            (_op, f"{_name}[4] must be float16, bfloat16", entry(_at, 4, Tensor.bool)),
+            (_op, f"{_name}[1] is torch.float64 but {_first}[0]", entry(_at, 1, Tensor.double)),
+        ]
+    WRONG.append((_op, f"{_others[0]} must hold 0 tensors, as {_first} does, got 7", put(0, [])))
+    for _at, _name in enumerate([_first, *_others]):
+        WRONG_KINDS += [
+            (_op, _name, "a list of tensors", put(_at, None)),
+            (_op, _name, "a list of tensors", set_at(_at, lambda t: t[0])),
+            (_op, f"{_name}[2]", "a tensor", entry(_at, 2, lambda _: None)),
+            (_op, f"{_name}[0]", "dense", entry(_at, 0, Tensor.to_sparse)),
+        ]
+
+_op = "add_penalty_gradients_"
+WRONG += [
+    (_op, "grads[0] must not be expanded", entry(0, 0, lambda t: t[:1].expand_as(t))),
+    *(
+        (_op, "strength must be finite and >= 0, got", put(4, value))
+        for value in (-0.5, math.nan, math.inf, 1e39)
+    ),
+]
+WRONG_KINDS += [(_op, "strength", "a number", put(4, value)) for value in (None, torch.ones(2))]
+
+
+def _infinite_from_infinite(args: list[Any], kwargs: dict[str, Any]) -> None:
+    for position in (0, 1):
+        entry(position, 0, first(math.inf))(args, kwargs)
+
+
+_op = "quadratic_penalty"
+WRONG_VALUES += [
+    (_op, "params[0] holds NaN", entry(0, 0, first(math.nan))),
+    (_op, "anchors[6] holds NaN", entry(1, 6, first(math.nan))),
+    (_op, "importances[1] holds NaN", entry(2, 1, first(math.nan))),
+    (
+        _op,
+        "params, anchors or importances hold NaN, or infinities that cancel",
+        _infinite_from_infinite,
+    ),
+]

@@ -49,13 +49,33 @@ inline Vector<T> load(const T* p) {
   return v;
 }
 
+typedef float HalfVector __attribute__((vector_size(CLFAST_VECTOR_BYTES / 2)));
+
+// g++ 12 would convert a quarter of a vector at a time.
+inline Vector<double> as_doubles(HalfVector v) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xff, v);  // without a mask it warns of its own header
+#elif defined(__AVX2__)
+  return _mm256_cvtps_pd(v);
+#else
+  return __builtin_convertvector(v, Vector<double>);
+#endif
+}
+
 // As many elements as a vector has of double.
 inline Vector<double> load_wide(const double* p) { return load(p); }
 inline Vector<double> load_wide(const float* p) {
-  typedef float Narrow __attribute__((vector_size(CLFAST_VECTOR_BYTES / 2)));
-  Narrow v;
+  HalfVector v;
   memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, Vector<double>);
+  return as_doubles(v);
+}
+
+// The halves of a vector of float, widened and added: as many lanes as a vector has of double.
+inline Vector<double> joined_halves(Vector<double> v) { return v; }
+inline Vector<double> joined_halves(Vector<float> v) {
+  HalfVector halves[2];
+  memcpy(halves, &v, sizeof v);
+  return as_doubles(halves[0]) + as_doubles(halves[1]);
 }
 
 template <class T>

@@ -6,6 +6,7 @@
 
 #include "../common/gem_program.h"
 #include "../common/gradient_lists.h"
+#include "../common/quadratic_penalty.h"
 #include "list_launches.h"
 
 namespace clfast::cuda {
@@ -42,5 +43,20 @@ struct GemScratch {
 template <class T>
 cudaError_t gem_project(const T* grad, const T* memory_grads, int64_t tasks, int64_t columns,
                         double margin, const GemScratch& scratch, T* out, cudaStream_t stream);
+
+template <class T>
+int64_t parts_of_penalty(const int64_t* ends, int64_t count) {
+  return parts_of_launches<kEntriesOfALaunch<PenaltyTensor<T>>>(ends, count);
+}
+// ends[i] is where tensor i ends in the row of all elements; sums: parts_of_penalty() of scratch;
+// value: one element. Gradients are written where there is room for them.
+template <class T>
+cudaError_t quadratic_penalty(const PenaltyTensor<T>* tensors, const int64_t* ends, int64_t count,
+                              double* sums, T* value, cudaStream_t stream);
+
+// grad += strength times the gradient of the penalty.
+template <class T>
+cudaError_t add_penalty_gradients(const PenaltyTensor<T>* tensors, const int64_t* ends,
+                                  int64_t count, T strength, cudaStream_t stream);
 
 }  // namespace clfast::cuda

@@ -23,4 +23,11 @@ __device__ __forceinline__ void for_elements(const Table& table, int64_t element
   }
 }
 
+// The sum of what the blocks of all launches have found, by one block; `shared` as of block_sum().
+__device__ __forceinline__ double sum_of_parts(const double* sums, int64_t parts, double* shared) {
+  double all = 0;
+  for (int64_t i = threadIdx.x; i < parts; i += kThreads) all += sums[i];
+  return block_sum<kThreads>(all, shared);
+}
+
 }  // namespace clfast::cuda

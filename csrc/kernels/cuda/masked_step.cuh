@@ -83,9 +83,7 @@ __global__ void __launch_bounds__(kThreads)
 static __global__ void __launch_bounds__(kThreads)
     root_of_sums_kernel(const double* __restrict__ sums, int64_t parts, double* __restrict__ norm) {
   CLFAST_SHARED(double[kWarps], shared);
-  double all = 0;
-  for (int64_t i = threadIdx.x; i < parts; i += kThreads) all += sums[i];
-  all = block_sum<kThreads>(all, shared);
+  const double all = sum_of_parts(sums, parts, shared);
   if (threadIdx.x == 0) *norm = std::sqrt(all);
 }
 

@@ -5,6 +5,8 @@
 #include "../../kernels/common/gem_program.h"
 #include "../../kernels/cpu/gem_project.h"
 #include "../../kernels/cpu/project_gradients.h"
+#include "../../kernels/cpu/quadratic_penalty.h"
+#include "list_parts.h"
 
 namespace clfast::ops {
 namespace {
@@ -42,7 +44,7 @@ void raise_on_nan_products(const char* op, const InnerProducts& sums, const List
 
 void project_gradients_(std::vector<Tensor> grads, std::vector<Tensor> reference) {
   const char* op = "project_gradients_";
-  const ListInputs in = check_lists(op, grads, reference);
+  const ListInputs in = check_projection(op, grads, reference);
   const int64_t elements = in.elements();
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -121,10 +123,54 @@ Tensor gem_project(const Tensor& grad, const Tensor& memory_grads, double margin
   return out;
 }
 
+template <class T>
+void raise_on_nan_penalty(const char* op, double sum, const PenaltyInputs& in) {
+  if (!std::isnan(sum)) return;
+  for (size_t i = 0; i < in.params.size(); ++i) {
+    CLFAST_CHECK(!holds_nan<T>(in.params[i]), op, ": ", Entry{"params", i}, " holds NaN");
+    CLFAST_CHECK(!holds_nan<T>(in.anchors[i]), op, ": ", Entry{"anchors", i}, " holds NaN");
+    CLFAST_CHECK(!holds_nan<T>(in.importances[i]), op, ": ", Entry{"importances", i}, " holds NaN");
+  }
+  CLFAST_CHECK(false, op, ": params, anchors or importances hold NaN, or infinities that cancel");
+}
+
+// A term a part, whatever the threads.
+Tensor penalty(const char* op, const PenaltyInputs& in) {
+  Tensor out = torch::stable::new_empty(in.params[0], {}, in.dtype);
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<Part> parts = parts_of(in.params);
+    const std::vector<PenaltyTensor<T>> tensors = in.tensors<T>();
+    std::vector<double> terms(parts.size());
+    for_parts(parts, [&](int64_t i, const Part& part) {
+      terms[i] = cpu::quadratic_penalty(tensors[part.tensor], part.begin, part.end);
+    });
+    double sum = 0;
+    for (const double term : terms) sum += term;
+    raise_on_nan_penalty<T>(op, sum, in);
+    *out.mutable_data_ptr<T>() = static_cast<T>(sum);
+  });
+  return out;
+}
+
+void add_penalty(const char*, const PenaltyInputs& in, double strength) {
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<PenaltyTensor<T>> tensors = in.tensors<T>();
+    for_parts(parts_of(in.params), [&](int64_t, const Part& part) {
+      cpu::add_penalty_gradient(tensors[part.tensor], static_cast<T>(strength), part.begin,
+                                part.end);
+    });
+  });
+}
+
 }  // namespace
 }  // namespace clfast::ops
 
 STABLE_TORCH_LIBRARY_IMPL(clfast, CPU, m) {
   m.impl("project_gradients_", TORCH_BOX(&clfast::ops::project_gradients_));
   m.impl("gem_project", TORCH_BOX(&clfast::ops::gem_project));
+  m.impl("quadratic_penalty", TORCH_BOX(&clfast::ops::quadratic_penalty<clfast::ops::penalty>));
+  m.impl("add_penalty_gradients_",
+         TORCH_BOX(&clfast::ops::add_penalty_gradients_<clfast::ops::add_penalty>));
 }

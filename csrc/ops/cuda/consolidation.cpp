@@ -11,7 +11,7 @@ namespace {
 
 void project_gradients_(std::vector<Tensor> grads, std::vector<Tensor> reference) {
   const char* op = "project_gradients_";
-  const ListInputs in = check_lists(op, grads, reference);
+  const ListInputs in = check_projection(op, grads, reference);
   const DeviceStream stream(in.grads[0]);
   const int64_t parts = cuda::parts_of_lists(in.ends.data(), static_cast<int64_t>(in.ends.size()));
   const Tensor scratch = scratch_like(in.grads[0], 2 * parts + 1, ScalarType::Double);
@@ -50,10 +50,40 @@ Tensor gem_project(const Tensor& grad, const Tensor& memory_grads, double margin
   return out;
 }
 
+Tensor penalty(const char* op, const PenaltyInputs& in) {
+  const DeviceStream stream(in.params[0]);
+  const std::vector<int64_t> ends = ends_of(in.params);
+  Tensor out = torch::stable::new_empty(in.params[0], {}, in.dtype);
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<PenaltyTensor<T>> tensors = in.tensors<T>();
+    const Tensor sums = scratch_like(
+        in.params[0], cuda::parts_of_penalty<T>(ends.data(), ends.size()), ScalarType::Double);
+    check_launch(op, cuda::quadratic_penalty<T>(tensors.data(), ends.data(), ends.size(),
+                                                sums.mutable_data_ptr<double>(),
+                                                out.mutable_data_ptr<T>(), stream));
+  });
+  return out;
+}
+
+void add_penalty(const char* op, const PenaltyInputs& in, double strength) {
+  const DeviceStream stream(in.params[0]);
+  const std::vector<int64_t> ends = ends_of(in.params);
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<PenaltyTensor<T>> tensors = in.tensors<T>();
+    check_launch(op, cuda::add_penalty_gradients<T>(tensors.data(), ends.data(), ends.size(),
+                                                    static_cast<T>(strength), stream));
+  });
+}
+
 }  // namespace
 }  // namespace clfast::ops
 
 STABLE_TORCH_LIBRARY_IMPL(clfast, CUDA, m) {
   m.impl("project_gradients_", TORCH_BOX(&clfast::ops::project_gradients_));
   m.impl("gem_project", TORCH_BOX(&clfast::ops::gem_project));
+  m.impl("quadratic_penalty", TORCH_BOX(&clfast::ops::quadratic_penalty<clfast::ops::penalty>));
+  m.impl("add_penalty_gradients_",
+         TORCH_BOX(&clfast::ops::add_penalty_gradients_<clfast::ops::add_penalty>));
 }

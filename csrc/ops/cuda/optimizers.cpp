@@ -7,13 +7,6 @@
 namespace clfast::ops {
 namespace {
 
-std::vector<int64_t> ends_of(const std::vector<Tensor>& tensors) {
-  std::vector<int64_t> ends;
-  int64_t elements = 0;
-  for (const Tensor& tensor : tensors) ends.push_back(elements += tensor.numel());
-  return ends;
-}
-
 void sgd(const char* op, const MaskedLists& in, const SgdOptions& options) {
   const DeviceStream stream(in.params[0]);
   const std::vector<int64_t> ends = ends_of(in.params);

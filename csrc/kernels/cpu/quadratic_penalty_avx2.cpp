@@ -1,0 +1,1 @@
+#include "quadratic_penalty-inl.h"
