@@ -113,7 +113,9 @@ class EWCM(ConditionalGan):
         self._remember(importances, weighted)
         self._statistics.append({n: b.clone() for n, b in self.generator.named_buffers()})
         found = super()._finish(samples)
+        of_tasks = [value for of_task in self._statistics for value in of_task.values()]
         found["bytes"]["importances"] = sum(each.nbytes for each in importances + weighted)
+        found["bytes"]["statistics"] = sum(each.nbytes for each in of_tasks)
         return found
 
     @torch.no_grad()

@@ -127,7 +127,13 @@ def test_history_and_misuse() -> None:
     method = EWCM(**SMALL)
     method.fit_task(task(0))
     weights = sum(p.numel() for p in method.generator.parameters()) * 4
-    assert method.history[0]["bytes"] == {"weights": weights, "importances": 2 * weights}
+    # A mean and a variance for each of 8 + 4 + 2 channels, and a count for each of three layers.
+    statistics = 2 * 14 * 4 + 3 * 8
+    assert method.history[0]["bytes"] == {
+        "weights": weights,
+        "importances": 2 * weights,
+        "statistics": statistics,
+    }
     assert method.history[0]["widths"] == [8, 4, 2]
     with pytest.raises(ValueError, match=r"^EWCM: strength must"):
         EWCM(strength=-1)
