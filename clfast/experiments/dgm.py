@@ -1,14 +1,13 @@
-"""Classes one after another, learnt again from a generator that grows: DGM, with its figures 3, 4
-and 5 and table 4."""
+"""Classes one after another: DGM and the methods it is compared to, one run of one of them."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +15,50 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _arguments
-from .._files import write_text
-from ..methods import DGMa, DGMw
-from ..methods.dgm import DGM, DgmOptions, UnitOptions
+from ..methods import DGR, EWCM, DGMa, DGMw, GenerativeClassifier, JointTraining, MeRGAN, NoReplay
+from ..methods.conditional_gan import GanOptions
+from ..methods.dgm import DgmOptions, UnitOptions
+from ..methods.ewc_memory import EwcOptions
+from ..methods.generative_options import ClassifierOptions
+from ..methods.generative_replay import MerganOptions
 from ..methods.images import SIZE
+from ..methods.joint_training import JointOptions
 from ..methods.task_run import Progress
 from ..streams import load_mnist
+from .dgm_report import plots, table
 from .online_adaptation import threads
-from .plots import image_grid, learning_curves, mask_trajectories
+from .plots import image_grid
 from .progress import bar
 from .run_folder import RunFolder
 from .tables import Table
 
 Samples = tuple[Tensor, Tensor]
 """Images uint8 [N, Ch, 32, 32] and labels [N] int64."""
-VARIANTS: dict[str, type[DGM]] = {"weight": DGMw, "unit": DGMa}
-OPTIONS = {"weight": DgmOptions, "unit": UnitOptions}
 _SHOWN = 10  # images of a class in a grid
+
+
+@dataclass(frozen=True)
+class Method:
+    """A learner, and the options that it has unless others are given."""
+
+    title: str
+    kind: type[GenerativeClassifier]
+    options: ClassifierOptions
+
+    def has(self, option: str) -> bool:
+        return option in {each.name for each in fields(self.options)}
+
+
+METHODS = {
+    "dgmw": Method("DGMw", DGMw, DgmOptions()),
+    "dgma": Method("DGMa", DGMa, UnitOptions()),
+    "dgr": Method("DGR", DGR, GanOptions()),
+    "mergan": Method("MeRGAN-JTR", MeRGAN, MerganOptions()),
+    "mergan-ra": Method("MeRGAN-RA", MeRGAN, MerganOptions(replay="alignment")),
+    "ewc": Method("EWC-M", EWCM, EwcOptions()),
+    "joint": Method("JT", JointTraining, JointOptions()),
+    "none": Method("no replay", NoReplay, GanOptions()),
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +67,10 @@ class DgmExperiment:
 
     data: str = "mnist"
     """Its name, for the folder."""
-    variant: Literal["weight", "unit"] = "weight"
-    options: DgmOptions = field(default_factory=DgmOptions)
-    """`UnitOptions` for the variant of units."""
+    method: str = "dgmw"
+    """Of `METHODS`."""
+    options: ClassifierOptions = METHODS["dgmw"].options
+    """Of the class that the method has."""
     classes_per_task: int = 1
     tasks: int | None = None
     """At most; None: all classes."""
@@ -52,6 +79,12 @@ class DgmExperiment:
     seed: int = 0
     device: str = "cpu"
     threads: int = 2
+
+    def for_method(self, method: str, seed: int, given: Mapping[str, Any]) -> DgmExperiment:
+        """The same with another method, which takes those of the given options that it has."""
+        its = METHODS[method]
+        own = {name: value for name, value in given.items() if its.has(name)}
+        return replace(self, method=method, seed=seed, options=replace(its.options, **own))
 
 
 def load(data: str, root: str | os.PathLike[str]) -> tuple[Samples, Samples]:
@@ -126,11 +159,10 @@ def run(
     """Learn the classes in ascending order; returns the table of tasks and the paths of plots.
 
     The folder `path` gets what `RunFolder` writes, with a line a task in metrics.jsonl: "task",
-    "accuracy" on test images of all classes so far, "by_class", "seconds", and the method's
-    `history` of it but the masks' ways. After each task growth.json holds all of that with the
-    ways, and there are plots: accuracy.png, growth.png (neurons, figure 4), reuse.png (figure 3a),
-    sizes.png (table 4), masks-task-T.png (figure 3b) and images-task-T.png, images of all classes
-    (figure 5).
+    "accuracy" on test images of all classes so far, "by_class", "seconds" of learning it since the
+    last start, and the method's `history` of it but the masks' ways. After each task there is
+    images-task-T.png, images that the method has of all classes (figure 5); at the end what
+    `dgm_report.plots` writes.
 
     A run that was cut short at any moment goes on from its last checkpoint, which is written after
     each task and every so many minutes, and comes to the same end.
@@ -145,13 +177,14 @@ def run(
     if len(absent := learnt[~torch.isin(learnt, test[1])]):
         raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
     learner = _learner(config, channels=train[0].shape[1])
+    title = f"{METHODS[config.method].title}, seed {config.seed}"
     folder = RunFolder(path, config)
     if (checkpoint := folder.load_checkpoint()) is not None:
         learner.load_state_dict(checkpoint.state)
     batches = [-(-len(y) // config.options.batch) for _, y in tasks]
     ends = torch.tensor([0, *batches]).cumsum(0).mul(config.options.epochs).tolist()
     done = checkpoint.step if checkpoint is not None else 0
-    with threads(config.threads), bar("DGM", ends[-1], done) as advance:
+    with threads(config.threads), bar(title, ends[-1], done) as advance:
         if learner.tasks:
             _report(folder, learner, test, 0.0)  # where a kill came before it
         while learner.tasks < len(tasks):
@@ -168,7 +201,8 @@ def run(
             learner.fit_task([tasks[learner.tasks]], after_batch=after_batch)
             folder.save_checkpoint(learner.state_dict(), ends[learner.tasks])
             _report(folder, learner, test, time.monotonic() - begin)
-    return table(folder.metrics()), _plots(folder, learner)
+    lines = folder.metrics()
+    return table(lines, title), plots(lines, learner.history, folder.path)
 
 
 def _tasks(config: DgmExperiment, train: Samples) -> list[Samples]:
@@ -183,12 +217,14 @@ def _tasks(config: DgmExperiment, train: Samples) -> list[Samples]:
     return found[: config.tasks]
 
 
-def _learner(config: DgmExperiment, channels: int) -> DGM:
-    kind = VARIANTS[config.variant]
+def _learner(config: DgmExperiment, channels: int) -> GenerativeClassifier:
+    kind = METHODS[config.method].kind
     return kind(channels, seed=config.seed, device=config.device, **vars(config.options))
 
 
-def _report(folder: RunFolder, learner: DGM, test: Samples, seconds: float) -> None:
+def _report(
+    folder: RunFolder, learner: GenerativeClassifier, test: Samples, seconds: float
+) -> None:
     """Of the task that ended last, unless that was done: accuracy, growth and pictures."""
     record = learner.history[-1]
     if any(line.get("task") == record["task"] for line in folder.metrics()):
@@ -216,57 +252,3 @@ def _report(folder: RunFolder, learner: DGM, test: Samples, seconds: float) -> N
         by_class=list(by_class.values()),
         seconds=round(seconds, 1),
     )
-
-
-def _plots(folder: RunFolder, learner: DGM) -> list[Path]:
-    lines, history, path = folder.metrics(), learner.history, folder.path
-    tasks = [
-        {**line, "masks": record["masks"]} for line, record in zip(lines, history, strict=True)
-    ]
-    write_text(path / "growth.json", json.dumps({"tasks": tasks}, indent=1) + "\n")
-    number = [line["task"] + 1 for line in lines]
-    shared: dict[str, Any] = {"x": number, "xlabel": "tasks learnt"}
-    percent = {
-        "newly blocked": [100 * line["newly_blocked_ratio"] for line in lines],
-        "reused": [100 * line["reused_ratio"] for line in lines],
-    }
-    kilobytes = {
-        name: [line["bytes"][name] / 1e3 for line in lines] for name in ("weights", "masks")
-    }
-    neurons = {"all layers": [sum(line["widths"]) for line in lines]}
-    for layer in range(len(lines[0]["widths"])):
-        neurons[f"layer {layer + 1}"] = [line["widths"][layer] for line in lines]
-    accuracy = {"classes so far": [100 * line["accuracy"] for line in lines]}
-    made = [
-        learning_curves(accuracy, path / "accuracy.png", ylabel="test accuracy (%)", **shared),
-        learning_curves(neurons, path / "growth.png", ylabel="neurons", **shared),
-        learning_curves(percent, path / "reuse.png", ylabel="of what a task uses (%)", **shared),
-        learning_curves(kilobytes, path / "sizes.png", ylabel="on disk (kB)", **shared),
-    ]
-    for record in history:
-        ways = {
-            f"layer {layer + 1}": (way["values"], way["occupation"])
-            for layer, way in enumerate(record["masks"])
-        }
-        name = f"masks-task-{record['task']}.png"
-        made.append(mask_trajectories(ways, path / name, title=f"task {record['task']}"))
-    return made
-
-
-def table(lines: list[dict[str, Any]]) -> Table:
-    """A row a task."""
-    found = Table(
-        "DGM: after each task",
-        ["classes", "accuracy (%)", "neurons", "newly blocked (%)", "weights (kB)", "masks (kB)"],
-        digits=[0, 2, 0, 1, 1, 1],
-    )
-    for line in lines:
-        found.add_row(
-            len(line["by_class"]),
-            100 * line["accuracy"],
-            sum(line["widths"]),
-            100 * line["newly_blocked_ratio"],
-            line["bytes"]["weights"] / 1e3,
-            line["bytes"]["masks"] / 1e3,
-        )
-    return found

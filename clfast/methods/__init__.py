@@ -8,12 +8,15 @@ from .attachment import Attachment, attach, attached
 from .deep_inversion import DeepInversion
 from .dgm import DGMa, DGMw
 from .distillation import Finetune, LwF
+from .ewc_memory import EWCM
 from .generative import GenerativeClassifier
 from .generative_replay import DGR, MeRGAN
 from .hat import HAT
 from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .image_replay import Recalled
 from .images import Generated
+from .joint_training import JointTraining
+from .no_replay import NoReplay
 from .parametric import Parametric
 from .protocol import Learner, TaskLearner
 from .rehearsal import AGEM, ER, ERMIR, GEM
@@ -25,6 +28,7 @@ __all__ = [
     "DGR",
     "ER",
     "ERMIR",
+    "EWCM",
     "GEM",
     "HAT",
     "Attachment",
@@ -35,12 +39,14 @@ __all__ = [
     "Generated",
     "GenerativeClassifier",
     "Hebb",
+    "JointTraining",
     "Learner",
     "LwF",
     "MbPA",
     "MeRGAN",
     "Mixture",
     "MixtureTerm",
+    "NoReplay",
     "Parametric",
     "Recalled",
     "TaskLearner",

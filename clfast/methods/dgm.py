@@ -274,7 +274,8 @@ class DGM(GenerativeClassifier):
     # Use
 
     def _noise(self, positions: Tensor, generator: torch.Generator | None) -> Tensor:
-        z, classes = super()._noise(positions, generator), self.options.max_classes
+        size, classes = (len(positions), self.options.noise), self.options.max_classes
+        z = torch.randn(*size, generator=generator, dtype=self.dtype, device=self.device)
         z[:, :classes] = F.one_hot(positions, classes).to(z)
         return z
 

@@ -14,7 +14,7 @@ from .. import _arguments
 from ..nn.critic import Critic
 from ..optim import MaskedAdam
 from . import checks
-from .generative_options import GenerativeOptions, checked
+from .generative_options import ClassifierOptions, checked
 from .images import SIZE, Generated, Samples, as_images, samples_of
 from .modes import evaluating
 from .protocol import Batches, TaskLearner
@@ -45,9 +45,9 @@ class GenerativeClassifier(Restorable, TaskLearner):
     history: list[dict[str, Any]]
     """What was found of each task; plain numbers, lists and text."""
 
-    options: GenerativeOptions
+    options: ClassifierOptions
 
-    _OPTIONS: ClassVar[type[GenerativeOptions]]
+    _OPTIONS: ClassVar[type[ClassifierOptions]]
     _LOSSES: ClassVar[tuple[str, ...]]
     _keeps_critic = True
 
@@ -275,10 +275,9 @@ class GenerativeClassifier(Restorable, TaskLearner):
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
+    @abstractmethod
     def _noise(self, positions: Tensor, generator: torch.Generator | None) -> Tensor:
-        """z [B, noise] for images of classes."""
-        size = len(positions), self.options.noise
-        return torch.randn(*size, generator=generator, dtype=self.dtype, device=self.device)
+        """z [B, ...] for images of classes."""
 
     def _check_losses(self, where: str) -> None:
         """Of the steps since the last check, and the parameters now."""
@@ -351,7 +350,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
 
     @abstractmethod
     def _sampler(self, task: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """From z [B, noise] and positions [B] of classes of a task that was learnt to images in
+        """From z [B, ...] and positions [B] of classes of a task that was learnt to images in
         [-1, 1]."""
 
     def predict(self, x: Tensor) -> Tensor:

@@ -7,43 +7,53 @@ from typing import Any, TypeVar
 
 from .._arguments import integer, real
 
-Options = TypeVar("Options", bound="GenerativeOptions")
+Options = TypeVar("Options", bound="ClassifierOptions")
 
 
 @dataclass(frozen=True)
-class GenerativeOptions:
-    """How tasks are learnt. The defaults are DGM's authors' for DGMw on MNIST."""
+class ClassifierOptions:
+    """How the critic, which classifies, learns. The defaults are DGM's authors' on MNIST."""
 
     epochs: int = 101
     batch: int = 64
     lr: float = 2e-3
-    """Of Adam, for both networks."""
+    """Of Adam, for all networks."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Of Adam."""
-    noise: int = 128
-    """Length of z."""
-    width: int = 6
-    """g: the hidden layers of the generator have, or begin with, 4 g, 2 g and g outputs."""
     critic_width: int = 32
     """Outputs of the critic's first layer."""
     max_classes: int = 10
     """Of all tasks together."""
-    penalty_weight: float = 1.0
-    """lambda_GP, of the gradient penalty."""
     check_every: int = 100
     """Steps after which losses are looked at for NaN."""
 
     def check(self, where: str) -> None:
         """Raises TypeError or ValueError for what cannot be."""
-        sizes = ("epochs", "batch", "noise", "width", "critic_width", "max_classes", "check_every")
-        for name in sizes:
+        for name in ("epochs", "batch", "critic_width", "max_classes", "check_every"):
             integer(getattr(self, name), name, where, least=1)
         real(self.lr, "lr", where, least=0, open_ends="(")
-        real(self.penalty_weight, "penalty_weight", where, least=0)
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"{where}: betas must be two numbers, got {self.betas!r}")
         for beta in self.betas:
             real(beta, "betas", where, least=0, most=1, open_ends=")")
+
+
+@dataclass(frozen=True)
+class GenerativeOptions(ClassifierOptions):
+    """Beside that, how a generator learns. The defaults are DGM's authors' for DGMw on MNIST."""
+
+    noise: int = 128
+    """Length of z."""
+    width: int = 6
+    """g: the hidden layers of the generator have, or begin with, 4 g, 2 g and g outputs."""
+    penalty_weight: float = 1.0
+    """lambda_GP, of the gradient penalty."""
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        for name in ("noise", "width"):
+            integer(getattr(self, name), name, where, least=1)
+        real(self.penalty_weight, "penalty_weight", where, least=0)
 
 
 def checked(kind: type[Options], given: dict[str, Any], where: str) -> Options:

@@ -4,44 +4,25 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._arguments import integer, one_of, real
+from .._arguments import one_of, real
 from ..nn.conditional_generator import ConditionalGenerator
 from ..nn.critic import Critic
 from .adversarial import critic_loss
-from .generative import GenerativeClassifier
-from .generative_options import GenerativeOptions
+from .conditional_gan import ConditionalGan, GanOptions, Past
 from .images import Samples
 from .task_run import Run
 
 
 @dataclass(frozen=True)
-class ReplayOptions(GenerativeOptions):
-    """The defaults are those of MeRGAN's authors, but for epochs: they take 4,000 steps a class."""
-
-    epochs: int = 40
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.0, 0.9)
-    width: int = 32
-    penalty_weight: float = 10.0
-    critic_steps: int = 5
-    """Of the critic, for each of the generator."""
-
-    def check(self, where: str) -> None:
-        super().check(where)
-        integer(self.critic_steps, "critic_steps", where, least=1)
-
-
-@dataclass(frozen=True)
-class MerganOptions(ReplayOptions):
-    """See `ReplayOptions`."""
+class MerganOptions(GanOptions):
+    """See `GanOptions`."""
 
     replay: Literal["joint", "alignment"] = "joint"
     """Train on the old generator's images, or align new images with old ones of the same noise."""
@@ -54,36 +35,22 @@ class MerganOptions(ReplayOptions):
         real(self.alignment_weight, "alignment_weight", where, least=0)
 
 
-class GenerativeReplay(GenerativeClassifier):
-    """What `DGR` and `MeRGAN` share: a conditional generator, and the one before the task."""
+class GenerativeReplay(ConditionalGan):
+    """What `DGR` and `MeRGAN` share: images of the generator before the task are learnt again.
 
-    generator: ConditionalGenerator
-    options: ReplayOptions
+    x' are such images, and both networks are trained on them as if they were real:
+    K_critic = v (mean score(G(z, c)) - mean score(x')), without a gradient penalty, and
+    K_generator = v (CE(G(z, c), c) - mean score(G(z, c))) for the classes c that x' were made of.
+    """
 
-    _LOSSES = ("classifier", "critic", "generator")
-
-    def __init__(self, channels: int = 1, **arguments: Any) -> None:
-        super().__init__(channels, **arguments)
-        given = self.options
-        made = ConditionalGenerator(
-            *(self.channels, given.noise, given.width, given.max_classes), generator=self._initial
-        )
-        self.generator = made.to(self.device, self.dtype)
-        self._old: ConditionalGenerator | None = None
-
-    _joint = True
-    """Whether the generator is trained on its own images of past classes."""
-
-    def _drift(self, old: ConditionalGenerator, past: int) -> Tensor:
-        """Else: how far its images have come from the old ones."""
-        raise NotImplementedError
+    _old: ConditionalGenerator | None = None
 
     @abstractmethod
-    def _shares(self, past: int) -> tuple[float, float]:
-        """Weights of the losses on new images and on those of the old generator."""
+    def _past_weight(self, past: int) -> float:
+        """v."""
 
     def _labels(self, images: Tensor, positions: Tensor) -> Tensor:
-        """What the old generator's images are taught as."""
+        """y'."""
         del images
         return positions
 
@@ -99,75 +66,27 @@ class GenerativeReplay(GenerativeClassifier):
         del count
         return super()._replayed(0)
 
-    def _learnt(self) -> list[nn.Parameter]:
-        return list(self.generator.parameters())
-
-    def _learn_batch(self, run: Run, x: Tensor, y: Tensor, batch: int, batches: int) -> Tensor:
-        o, critic = self.options, self._the_critic("fit_task")
+    def _past(self, run: Run, count: int) -> Past | None:
+        if self._old is None:
+            return None
         past = len(run.replay)
-        new, old = self._shares(past)
-        critic.train()
-        self.generator.train()
-        loss = new * F.cross_entropy(critic(x)[1], y)
-        if self._old is not None:
-            old_x, old_y = self._of_the_past(self._old, past, len(x))
-            loss = loss + old * F.cross_entropy(critic(old_x)[1], self._labels(old_x, old_y))
-        classifier = self._step(run, "critic", loss)
-
-        for _ in range(o.critic_steps):
-            fake = self._fake(y)
-            mix = torch.rand(len(x), generator=self._random, dtype=self.dtype, device=self.device)
-            loss = new * critic_loss(critic, x, fake, mix, o.penalty_weight)
-            if self._old is not None and self._joint:
-                loss = loss + old * critic_loss(critic, old_x, self._fake(old_y), mix, 0.0)
-            of_critic = self._step(run, "critic", loss)
-
-        loss = new * self._adversarial(y)
-        if self._old is not None:
-            kept = self._adversarial(old_y) if self._joint else self._drift(self._old, past)
-            loss = loss + old * kept
-        return torch.stack([classifier, of_critic, self._step(run, "generator", loss)])
-
-    @torch.no_grad()
-    def _fake(self, y: Tensor) -> Tensor:
-        images: Tensor = self.generator(self._noise(y, self._random), y)
-        return images
-
-    def _adversarial(self, y: Tensor) -> Tensor:
-        """The generator's loss on new images of classes: Wasserstein and auxiliary classifier."""
-        scores, logits = self._the_critic("fit_task")(
-            self.generator(self._noise(y, self._random), y)
-        )
-        loss: Tensor = F.cross_entropy(logits, y) - scores.mean()
-        return loss
-
-    def _of_the_past(
-        self, old: ConditionalGenerator, past: int, count: int
-    ) -> tuple[Tensor, Tensor]:
-        """So many images of the old generator, and positions of their classes."""
         y = torch.randint(past, (count,), generator=self._random, device=self.device)
         with torch.no_grad():
-            return old(self._noise(y, self._random), y), y
+            images = self._old(self._noise(y, self._random), y)
+        return Past(images, y, self._labels(images, y), self._past_weight(past))
 
-    def _step(self, run: Run, name: str, loss: Tensor) -> Tensor:
-        optimizer = run.optimizers[name]
-        parameters = optimizer.param_groups[0]["params"]
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = grad
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
+    def _critic_keeps(self, past: Past | None, mix: Tensor) -> Tensor | float:
+        if past is None:
+            return 0.0
+        fake, critic = self._fake(past.positions), self._the_critic("fit_task")
+        return past.weight * critic_loss(critic, past.images, fake, mix, 0.0)
+
+    def _generator_keeps(self, past: Past | None) -> Tensor | float:
+        return 0.0 if past is None else past.weight * self._adversarial(past.positions)
 
     def _finish(self, samples: Samples) -> dict[str, Any]:
-        del samples
         self._old = None
-        weights = sum(p.numel() * p.element_size() for p in self.generator.parameters())
-        return {"bytes": {"weights": weights, "masks": 0}}
-
-    def _sampler(self, task: int) -> Callable[[Tensor, Tensor], Tensor]:
-        del task
-        return self.generator
+        return super()._finish(samples)
 
     def _own_state(self) -> dict[str, Any]:
         return {"old": None if self._old is None else self._old.state_dict()}
@@ -187,13 +106,12 @@ class DGR(GenerativeReplay):
 
     Args:
         channels, seed, device, dtype: as of `DGMw`.
-        options: the fields of :class:`ReplayOptions`, by keyword.
+        options: the fields of :class:`GanOptions`, by keyword.
 
     Raises:
         TypeError, ValueError: options out of range.
     """
 
-    _OPTIONS = ReplayOptions
     _teacher: Critic | None = None
 
     def _begin(self, samples: Samples) -> Run:
@@ -202,9 +120,12 @@ class DGR(GenerativeReplay):
             self._teacher = copy.deepcopy(self.critic).requires_grad_(False).eval()
         return super()._begin(samples)
 
-    def _shares(self, past: int) -> tuple[float, float]:
-        tasks = self.tasks + 1
-        return 1 / tasks, 1 - 1 / tasks
+    def _new_weight(self) -> float:
+        return 1 / (self.tasks + 1)
+
+    def _past_weight(self, past: int) -> float:
+        del past
+        return 1 - 1 / (self.tasks + 1)
 
     def _labels(self, images: Tensor, positions: Tensor) -> Tensor:
         assert self._teacher is not None  # there are images of the past
@@ -249,19 +170,25 @@ class MeRGAN(GenerativeReplay):
     options: MerganOptions
     _OPTIONS = MerganOptions
 
-    def __init__(self, channels: int = 1, **arguments: Any) -> None:
-        super().__init__(channels, **arguments)
-        self._joint = self.options.replay == "joint"
+    def _past_weight(self, past: int) -> float:
+        return float(past)
 
-    def _shares(self, past: int) -> tuple[float, float]:
-        return 1.0, float(past)
+    def _critic_keeps(self, past: Past | None, mix: Tensor) -> Tensor | float:
+        if self.options.replay == "alignment":
+            return 0.0
+        return super()._critic_keeps(past, mix)
 
-    def _drift(self, old: ConditionalGenerator, past: int) -> Tensor:
+    def _generator_keeps(self, past: Past | None) -> Tensor | float:
+        if self._old is None or self.options.replay == "joint":
+            return super()._generator_keeps(past)
+        return self._apart(self._old, sum(task < self.tasks for task in self._task_of))
+
+    def _apart(self, old: ConditionalGenerator, past: int) -> Tensor:
+        """How far images of the past classes have come from the old ones, weighted."""
         each = max(1, self.options.batch // past)
         y = torch.arange(past, device=self.device).repeat_interleave(each)
         z = self._noise(y, self._random)
         with torch.no_grad():
             before = old(z, y)
         distance: Tensor = (self.generator(z, y) - before).square().sum() / 2
-        # The caller multiplies by the number of past classes.
-        return self.options.alignment_weight / past**2 * distance
+        return self.options.alignment_weight / past * distance

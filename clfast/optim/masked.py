@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class _Batch:
     group: dict[str, Any]
 
 
-class _Masked(torch.optim.Optimizer):
+class _Masked(torch.optim.Optimizer, ABC):
     """What both have in common, in front of the optimiser of torch.optim that they are."""
 
     _NOT_NEGATIVE: tuple[str, ...] = ("lr", "weight_decay")
@@ -94,8 +95,9 @@ class _Masked(torch.optim.Optimizer):
             self._update(batch, clip)
         return loss
 
+    @abstractmethod
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
-        raise NotImplementedError
+        """Parameters and state after a step with gradients that are scaled by `clip`."""
 
     def _options(self, group: dict[str, Any], index: int) -> dict[str, Any]:
         """Of the step; all that may be refused there is refused here, before anything changes."""

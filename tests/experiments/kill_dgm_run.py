@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dgm_runs import CONFIG, TEST, TRAIN, ends_alike
+from dgm_runs import CONFIG, PLOTS, TEST, TRAIN, draw_nothing, ends_alike
 
-from clfast.experiments import dgm
+from clfast.experiments import dgm, dgm_report
 from clfast.experiments.run_folder import RunFolder
 
 torch.set_num_threads(1)  # a forked process cannot use the threads of its parent
@@ -51,15 +51,9 @@ def killed(folder: Path, kill: tuple[Any, str, int, bool]) -> bool:
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
 
 
-def draw_nothing(images: object, path: Path, **options: Any) -> Path:
-    """In place of plots, which take most of the time; of them only the moment counts."""
-    path.touch()
-    return path
-
-
 def main(folder: Path) -> None:
-    for name in ("image_grid", "learning_curves", "mask_trajectories"):
-        setattr(dgm, name, draw_nothing)
+    for module, name in PLOTS:
+        setattr(module, name, draw_nothing)
     kills: list[tuple[Any, str, int, bool]] = [
         (dgm.DGMw, "_learn_batch", 1, True),
         (RunFolder, "save_checkpoint", 2, False),
@@ -68,7 +62,7 @@ def main(folder: Path) -> None:
         (RunFolder, "log", 1, False),
         (RunFolder, "log", 2, True),
         (dgm, "image_grid", 2, True),
-        (dgm, "write_text", 1, False),
+        (dgm_report, "write_text", 1, False),
     ]
     whole = folder / "whole"
     dgm.run(CONFIG, TRAIN, TEST, whole, minutes=0)

@@ -1,4 +1,4 @@
-"""clfast run dgm, in small."""
+"""One run of DGM, in small, and its data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from dgm_runs import CONFIG, OPTIONS, TEST, TRAIN, arrays
 
-from clfast.cli import main
 from clfast.experiments import dgm
 from clfast.experiments.plots import mask_trajectories
 from clfast.experiments.run_folder import RunFolder
@@ -28,9 +25,10 @@ PLOTS = {"accuracy.png", "growth.png", "reuse.png", "sizes.png"}
 
 @pytest.mark.parametrize("variant", ["weight", "unit"])
 def test_a_run(variant: Any, tmp_path: Path) -> None:
-    config = replace(CONFIG, variant=variant, tasks=None)
+    config = replace(CONFIG, tasks=None)
     if variant == "unit":
-        config = replace(config, options=UnitOptions(**OPTIONS), classes_per_task=2)
+        options = UnitOptions(**OPTIONS)
+        config = replace(config, method="dgma", options=options, classes_per_task=2)
     table, plots = dgm.run(config, TRAIN, TEST, tmp_path / "run")
     tasks = 3 if variant == "weight" else 2
     of_tasks = {f"{kind}-task-{t}.png" for kind in ("masks", "images") for t in range(tasks)}
@@ -123,42 +121,6 @@ def test_arrays_of_any_shape() -> None:
 def test_arrays_that_are_no_images(images: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^from_arrays: .*{message}"):
         dgm.from_arrays(images, labels)
-
-
-def write_arrays(folder: Path) -> None:
-    for name, each in (("train", 12), ("test", 5)):
-        x, y = arrays(each, each)
-        np.savez(folder / f"{name}.npz", images=x.numpy(), labels=y.numpy())
-
-
-def test_the_command(tmp_path: Path) -> None:
-    write_arrays(tmp_path)
-    out = tmp_path / "run"
-    arguments = ["run", "dgm", "--data", "arrays", "--root", str(tmp_path), "--out", str(out)]
-    small = ["--epochs", "1", "--batch", "16", "--width", "2", "--tasks", "2", "--threads", "1"]
-    done = CliRunner().invoke(main, [*arguments, *small, "--real-share", "0.5", "--same-critic"])
-    assert done.exit_code == 0, done.output
-    assert "newly blocked" in done.output
-    config = json.loads((out / "config.json").read_text())
-    assert config["options"]["real_share"] == 0.5
-    assert config["options"]["new_critic"] is False
-    assert config["options"]["max_classes"] == 3
-    wrong = CliRunner().invoke(main, [*arguments, *small, "--blocked", "outputs"])
-    assert wrong.exit_code == 2
-    assert "--blocked is for --variant unit" in wrong.output
-    other = CliRunner().invoke(main, [*arguments, *small])
-    assert other.exit_code == 1
-    assert "holds a run of another config" in other.output
-
-
-def test_the_command_on_wrong_data(tmp_path: Path) -> None:
-    arguments = ["run", "dgm", "--root", str(tmp_path), "--out", str(tmp_path / "run")]
-    assert "load_mnist: no " in CliRunner().invoke(main, arguments).output
-    assert "train.npz" in CliRunner().invoke(main, [*arguments, "--data", "arrays"]).output
-    np.savez(tmp_path / "train.npz", images=np.zeros((2, 5, 5)))
-    found = CliRunner().invoke(main, [*arguments, "--data", "arrays"])
-    assert "has no array labels" in found.output
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_class_without_test_images(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`DGR` and `MeRGAN`."""
+"""Methods with a conditional GAN: `DGR`, `MeRGAN`, `EWCM` and `NoReplay`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from test_dgm import images, same, task
 from torch import Tensor
 
-from clfast.methods import DGR, MeRGAN
-from clfast.methods.generative_replay import GenerativeReplay
+from clfast.methods import DGR, EWCM, MeRGAN, NoReplay
+from clfast.methods.conditional_gan import ConditionalGan
 from clfast.nn import ConditionalGenerator, Critic
 
 SMALL: dict[str, Any] = {
@@ -26,15 +26,17 @@ SMALL: dict[str, Any] = {
     "critic_steps": 2,
     "lr": 1e-3,
 }
-METHODS: dict[str, tuple[type[GenerativeReplay], dict[str, Any]]] = {
+METHODS: dict[str, tuple[type[ConditionalGan], dict[str, Any]]] = {
     "DGR": (DGR, {}),
     "joint": (MeRGAN, {}),
     "alignment": (MeRGAN, {"replay": "alignment", "alignment_weight": 0.01}),
+    "EWC": (EWCM, {"strength": 5.0, "fisher_samples": 3}),
+    "none": (NoReplay, {}),
 }
 EVERY = pytest.mark.parametrize("name", METHODS)
 
 
-def learner(name: str, **options: Any) -> GenerativeReplay:
+def learner(name: str, **options: Any) -> ConditionalGan:
     kind, own = METHODS[name]
     return kind(**SMALL, **own, **options)
 
@@ -92,18 +94,25 @@ def test_an_iteration_is_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatc
     rows = states[0]["run"]["order"][:8]
     x = 2 * torch.cat([x for x, _ in batches])[rows].double() - 1
     y = torch.full((8,), 2)
-    new, old = {"DGR": (1 / 3, 2 / 3), "joint": (1, 2), "alignment": (1, 2)}[name]
+    new, old = {"DGR": (1 / 3, 2 / 3), "none": (1, 0)}.get(name, (1, 2))
+    retrained = name in ("DGR", "joint")
     adam_d, adam_g = (torch.optim.Adam(n.parameters(), lr=1e-3, betas=(0.0, 0.9)) for n in (D, G))
 
     def noise(count: int) -> Tensor:
         return torch.randn(count, 5, generator=random, dtype=torch.float64)
 
-    past = torch.randint(2, (8,), generator=random)
-    with torch.no_grad():
-        old_x = old_generator.eval()(noise(8), past)
-        labels = old_critic.eval()(old_x)[1].argmax(1) if name == "DGR" else past
     adam_d.zero_grad()
-    taught = new * F.cross_entropy(D(x)[1], y) + old * F.cross_entropy(D(old_x)[1], labels)
+    taught = new * F.cross_entropy(D(x)[1], y)
+    if old:
+        past = torch.randint(2, (8,), generator=random)
+        with torch.no_grad():
+            if name == "EWC":
+                rows = torch.randint(16, (8,), generator=random)
+                old_x = states[0]["run"]["replay"][past, rows]
+            else:
+                old_x = old_generator.eval()(noise(8), past)
+            labels = old_critic.eval()(old_x)[1].argmax(1) if name == "DGR" else past
+        taught = taught + old * F.cross_entropy(D(old_x)[1], labels)
     taught.backward()
     adam_d.step()
     for _ in range(2):
@@ -114,7 +123,7 @@ def test_an_iteration_is_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatc
         u = (mix * x + (1 - mix) * fake).requires_grad_()
         slope = torch.autograd.grad(D(u)[0].sum(), u, create_graph=True)[0]
         loss = new * (loss + 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean())
-        if name != "alignment":
+        if retrained:
             loss = loss + old * -D(old_x)[0].mean()
             loss = loss + old * D(G(noise(8), past).detach())[0].mean()
         loss.backward()
@@ -127,7 +136,11 @@ def test_an_iteration_is_the_plain_one(name: str, monkeypatch: pytest.MonkeyPatc
         z = noise(8)
         apart = (G(z, c) - old_generator(z, c).detach()).square().sum()
         loss = loss + 0.01 / 2 * apart / 2
-    else:
+    if name == "EWC":
+        sums = before["importances"], before["weighted"]
+        for p, f, fp in zip(G.parameters(), *sums, strict=True):
+            loss = loss + 5 / 2 * (f * p.square() - 2 * fp * p).sum()
+    if retrained:
         score, logits = D(G(noise(8), past))
         loss = loss + old * (F.cross_entropy(logits, past) - score.mean())
     loss.backward()
@@ -153,6 +166,18 @@ def test_tasks_and_states(name: str) -> None:
     middle.fit_task(task(1, 3))
     for twin in (*twins, middle):
         assert same(twin.state_dict(), method.state_dict())
+
+
+def test_no_replay_sees_nothing_of_the_past() -> None:
+    method = learner("none")
+    method.fit_task(task(0))
+    runs: list[Any] = []
+    method.fit_task(task(1), after_batch=lambda at: runs.append(method._run))
+    assert runs[0].replay.numel() == 0
+    before = method.state_dict()
+    kept = [key for key in before if isinstance(before[key], Tensor)]
+    assert kept == ["random", "initial"]  # besides the networks
+    assert images(method, [0]).shape == (3, 1, 32, 32)
 
 
 @pytest.mark.parametrize(

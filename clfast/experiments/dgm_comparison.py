@@ -1,0 +1,148 @@
+"""DGM and the methods it is compared to, side by side over seeds: table 1 and figures 2 and 4 of
+the DGM paper."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import _arguments
+from .._files import write_text
+from ..methods.dgm import DGM
+from .dgm import METHODS, DgmExperiment, Samples, run
+from .plots import learning_curves
+from .run_folder import RunFolder
+from .tables import MeanStd, Table
+
+Record = dict[str, Any]
+
+
+class Comparison(NamedTuple):
+    """What came of all runs."""
+
+    table: Table
+    plots: list[Path]
+    failures: dict[str, str]  # by run, why it did not come to its end
+
+
+def compare(
+    configs: Sequence[DgmExperiment],
+    train: Samples,
+    test: Samples,
+    path: str | os.PathLike[str],
+    *,
+    minutes: float = 10.0,
+    ended: Callable[[Table], None] = lambda table: None,
+) -> Comparison:
+    """All the runs, one after another, and what is to be said of them together.
+
+    Each run has the folder METHOD-seed-S of `path` for itself, see `dgm.run`; those that are done
+    are not done again. `path` gets accuracy.png, the accuracy on classes so far, of DGM growth.png,
+    the neurons of its generators (both mean and deviation over seeds), and comparison.json with
+    "table", "failures" and "runs": for each "method", "seed", and by task "classes", "accuracy" in
+    [0, 1], "neurons" (null without a generator), "bytes" and "seconds".
+
+    Args:
+        configs: differ in method, options and seed.
+        ended: gets the table of every run when it has ended.
+
+    Raises:
+        ModuleNotFoundError: no matplotlib.
+        TypeError, ValueError: an option that cannot be, before anything runs; a folder that holds
+            something else; no test images of a class.
+    """
+    folder = _arguments.path(path, "compare")
+    folders = {_name(config): folder / _name(config) for config in configs}
+    for config in configs:
+        config.options.check(METHODS[config.method].title)
+        RunFolder(folders[_name(config)], config)
+    records, failures = [], {}
+    for config in configs:
+        name = _name(config)
+        try:
+            ended(run(config, train, test, folders[name], minutes=minutes)[0])
+            records.append(_record(config, folders[name]))
+        except RuntimeError as error:  # a loss that became NaN, or no more memory
+            failures[name] = str(error)
+    titles = list(dict.fromkeys(METHODS[config.method].title for config in configs))
+    found = table(titles, records)
+    text = {"table": json.loads(found.to_json()), "failures": failures, "runs": records}
+    write_text(folder / "comparison.json", json.dumps(text, indent=1) + "\n")
+    return Comparison(found, _plots(titles, records, folder), failures)
+
+
+def _name(config: DgmExperiment) -> str:
+    return f"{config.method}-seed-{config.seed}"
+
+
+def _record(config: DgmExperiment, path: Path) -> Record:
+    lines = RunFolder(path, config).metrics()
+    grows = "widths" in lines[0]
+    return {
+        "method": METHODS[config.method].title,
+        "seed": config.seed,
+        "classes": [len(line["by_class"]) for line in lines],
+        "accuracy": [line["accuracy"] for line in lines],
+        "neurons": [sum(line["widths"]) for line in lines] if grows else None,
+        "bytes": [sum(line["bytes"].values()) for line in lines],
+        "seconds": [line["seconds"] for line in lines],
+    }
+
+
+def table(titles: Sequence[str], records: Sequence[Record]) -> Table:
+    """A row a method, mean and deviation over the seeds that came to their end.
+
+    A<n> is the accuracy on the test images of the first n classes, when they were learnt: after
+    half of the tasks, and after all. Bytes are what is kept of the past between tasks, without the
+    critic.
+    """
+    classes = records[0]["classes"] if records else []
+    half, last = (len(classes) + 1) // 2 - 1, len(classes) - 1
+    shown = sorted({half, last}) if classes else []
+    found = Table(
+        "Dynamic generative memory and others",
+        ["method", "seeds", *(f"A{classes[i]} (%)" for i in shown), "neurons", "kB", "seconds"],
+        digits=[0, 0, *(2 for _ in shown), 0, 1, 0],
+    )
+    for title in titles:
+        of = [record for record in records if record["method"] == title]
+        if not of:
+            found.add_row(title, 0, *(None for _ in found.columns[2:]))
+            continue
+        found.add_row(
+            title,
+            len(of),
+            *(MeanStd.of(100 * record["accuracy"][i] for record in of) for i in shown),
+            MeanStd.of(record["neurons"][-1] for record in of) if of[0]["neurons"] else None,
+            MeanStd.of(record["bytes"][-1] / 1e3 for record in of),
+            MeanStd.of(sum(record["seconds"]) for record in of),
+        )
+    return found
+
+
+def _plots(titles: Sequence[str], records: Sequence[Record], path: Path) -> list[Path]:
+    growing = {each.title for each in METHODS.values() if issubclass(each.kind, DGM)}
+    accuracy = {
+        title: [[100 * a for a in record["accuracy"]] for record in of]
+        for title in titles
+        if (of := [record for record in records if record["method"] == title])
+    }
+    neurons = {
+        title: [record["neurons"] for record in records if record["method"] == title]
+        for title in accuracy
+        if title in growing
+    }
+    made = []
+    for name, curves, ylabel in (
+        ("accuracy", accuracy, "accuracy on classes so far (%)"),
+        ("growth", neurons, "neurons of the generator"),
+    ):
+        if curves:
+            seeds = max(map(len, curves.values()))
+            title = f"mean ± std over {seeds} seeds" if seeds > 1 else ""
+            options = {"title": title, "xlabel": "tasks learnt", "ylabel": ylabel}
+            made.append(learning_curves(curves, path / f"{name}.png", **options))
+    return made
