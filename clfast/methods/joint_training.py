@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..optim import MaskedAdam
 from .generative import GenerativeClassifier
 from .generative_options import ClassifierOptions
 from .images import SIZE, Samples
@@ -97,7 +98,7 @@ class JointTraining(GenerativeClassifier):
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         learnt = self._the_critic("fit_task").parameters()
         first, second = map(float, self.options.betas)
-        return {"critic": torch.optim.Adam(learnt, lr=self.options.lr, betas=(first, second))}
+        return {"critic": MaskedAdam(learnt, lr=self.options.lr, betas=(first, second))}
 
     def _learn_batch(self, run: Run, x: Tensor, y: Tensor, batch: int, batches: int) -> Tensor:
         self._the_critic("fit_task").train()
