@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ Data: TypeAlias = "tuple[Any, Any] | Dataset[Any]"
 """A pair (x, y) of arrays or tensors, or a map-style data set of pairs (x, label)."""
 
 
-class LabelledDataset(Dataset[tuple[Any, Tensor]]):
+class LabelledDataset(Dataset[tuple[Any, Tensor]], ABC):
     """A map-style data set of pairs (x, label) that knows all its labels, y [N] int64."""
 
     @property
@@ -27,23 +28,24 @@ class LabelledDataset(Dataset[tuple[Any, Tensor]]):
         raise AttributeError("x: these samples are not one tensor; read them with a DataLoader")
 
     @property
+    @abstractmethod
     def y(self) -> Tensor:
         """All labels [N] int64."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.y)
 
+    @abstractmethod
     def __getitem__(self, index: int) -> tuple[Any, Tensor]:
-        raise NotImplementedError
+        """One sample and its label []."""
 
+    @abstractmethod
     def batch(self, indices: Tensor) -> tuple[Any, Tensor]:
         """Samples and labels at `indices` [B], collated: x [B, ...], y [B]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def subset(self, indices: Tensor, y: Tensor) -> LabelledDataset:
         """The samples at `indices` [B], under the labels `y` [B]."""
-        raise NotImplementedError
 
 
 class ArrayDataset(LabelledDataset):
