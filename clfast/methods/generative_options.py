@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from .._arguments import integer, real
+from ..nn.image_size import doublings
 
 Options = TypeVar("Options", bound="GenerativeOptions")
 
@@ -23,7 +24,10 @@ class GenerativeOptions:
     noise: int = 128
     """Length of z."""
     width: int = 6
-    """g: the hidden layers of the generator have, or begin with, 4 g, 2 g and g outputs."""
+    """g: the hidden layers of the generator have, or begin with, 4 g, 2 g and g outputs, for images
+    of twice the size another with 8 g before them."""
+    size: int = 32
+    """Of the images, a power of two from 16 on."""
     critic_width: int = 32
     """Outputs of the critic's first layer."""
     max_classes: int = 10
@@ -38,6 +42,7 @@ class GenerativeOptions:
         sizes = ("epochs", "batch", "noise", "width", "critic_width", "max_classes", "check_every")
         for name in sizes:
             integer(getattr(self, name), name, where, least=1)
+        doublings(self.size, where)
         real(self.lr, "lr", where, least=0, open_ends="(")
         real(self.penalty_weight, "penalty_weight", where, least=0)
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:

@@ -65,9 +65,8 @@ class GenerativeReplay(GenerativeClassifier):
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         given = self.options
-        made = ConditionalGenerator(
-            *(self.channels, given.noise, given.width, given.max_classes), generator=self._initial
-        )
+        sizes = self.channels, given.noise, given.width, given.max_classes
+        made = ConditionalGenerator(*sizes, size=given.size, generator=self._initial)
         self.generator = made.to(self.device, self.dtype)
         self._old: ConditionalGenerator | None = None
 
