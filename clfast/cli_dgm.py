@@ -36,10 +36,15 @@ _WEIGHT = click.FloatRange(min=0)
 @click.option("--batch", type=_COUNT)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Of Adam.")
 @click.option("--width", type=_COUNT, help="g: the generator begins with 4 g, 2 g, g outputs.")
+@click.option("--critic-width", type=_COUNT, help="Outputs of the critic's first layer.")
+@click.option("--size", type=_COUNT, help="Of images, a power of two from 16 on.  [default: 32]")
+@click.option("--network", type=click.Choice(["dcgan", "resnet"]), help="Generator and critic.")
+@click.option("--last", type=click.Choice(["task", "class"]), help="What has a last layer.")
 @click.option("--max-scale", type=click.FloatRange(min=0, min_open=True), help="s_max")
 @click.option("--schedule", type=click.Choice(["dgmw", "dgma", "dgmw_imnet", "hat"]), help="Of s.")
 @click.option("--normalise", type=click.Choice(["code", "paper"]), help="Of s.")
 @click.option("--sparsity-weight", type=_WEIGHT, help="lambda_RU")
+@click.option("--alpha", type=click.Choice(["outputs", "weights"]), help="Of lambda_RU: of what.")
 @click.option("--penalty-weight", type=_WEIGHT, help="lambda_GP")
 @click.option("--classify-fakes", is_flag=True, default=None, help="L_c in the generator's loss.")
 @click.option("--compensation", type=click.Choice(["analytic", "reference", "none"]))
@@ -83,11 +88,11 @@ def dgm(
     if variant == "weight" and "blocked" in given:
         raise click.UsageError("--blocked is for --variant unit: masks of weights leave no choice")
     try:
-        train, test = experiment.load(data, root)
-        given["max_classes"] = len(train[1].unique())
+        wanted = experiment.OPTIONS[variant](**given)
+        train, test = experiment.load(data, root, wanted.size)
         config = dataclasses.replace(
             experiment.DgmExperiment(data=data, variant=variant),
-            options=experiment.OPTIONS[variant](**given),
+            options=dataclasses.replace(wanted, max_classes=len(train[1].unique())),
             classes_per_task=classes_per_task,
             tasks=tasks,
             samples=samples,

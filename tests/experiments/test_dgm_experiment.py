@@ -108,6 +108,14 @@ def test_arrays_of_any_shape() -> None:
     assert float(images[0, 0, 1:9].float().mean()) > 120 > float(images[0, 0, 14:].float().mean())
 
 
+def test_arrays_of_other_sizes() -> None:
+    x, y = arrays(4, 0)
+    assert torch.equal(dgm.from_arrays(x, y, 16)[0][:, 0], x)
+    assert dgm.from_arrays(x, y, 64)[0].shape == (12, 1, 64, 64)
+    with pytest.raises(ValueError, match=r"^from_arrays: size must be a power of two, got 28"):
+        dgm.from_arrays(x, y, 28)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -149,6 +157,25 @@ def test_the_command(tmp_path: Path) -> None:
     other = CliRunner().invoke(main, [*arguments, *small])
     assert other.exit_code == 1
     assert "holds a run of another config" in other.output
+
+
+def test_the_command_with_the_networks_for_natural_images(tmp_path: Path) -> None:
+    write_arrays(tmp_path)
+    out = tmp_path / "run"
+    arguments = ["run", "dgm", "--data", "arrays", "--root", str(tmp_path), "--out", str(out)]
+    small = ["--epochs", "1", "--batch", "36", "--width", "2", "--critic-width", "1"]
+    networks = ["--network", "resnet", "--last", "class", "--alpha", "weights", "--size"]
+    classes = ["--classes-per-task", "2", "--threads", "1"]
+    done = CliRunner().invoke(main, [*arguments, *small, *classes, *networks, "16"])
+    assert done.exit_code == 0, done.output
+    options = json.loads((out / "config.json").read_text())["options"]
+    assert [options[name] for name in ("network", "last", "size")] == ["resnet", "class", 16]
+    growth = json.loads((out / "growth.json").read_text())["tasks"]
+    assert [len(task["widths"]) for task in growth] == [5, 5]
+    assert [len(task["masks"]) for task in growth] == [7, 7]
+    wrong = CliRunner().invoke(main, [*arguments, *small, *classes, *networks, "24"])
+    assert wrong.exit_code == 1
+    assert "size must be a power of two, got 24; resize the images to 16 or 32" in wrong.output
 
 
 def test_the_command_on_wrong_data(tmp_path: Path) -> None:
