@@ -21,9 +21,9 @@ from ..methods.dgm import DgmOptions, UnitOptions
 from ..methods.ewc_memory import EwcOptions
 from ..methods.generative_options import ClassifierOptions
 from ..methods.generative_replay import MerganOptions
-from ..methods.images import SIZE
 from ..methods.joint_training import JointOptions
 from ..methods.task_run import Progress
+from ..nn.image_size import doublings
 from ..streams import load_mnist
 from .dgm_report import plots, table
 from .online_adaptation import threads
@@ -33,7 +33,7 @@ from .run_folder import RunFolder
 from .tables import Table
 
 Samples = tuple[Tensor, Tensor]
-"""Images uint8 [N, Ch, 32, 32] and labels [N] int64."""
+"""Images uint8 [N, Ch, size, size] and labels [N] int64."""
 _SHOWN = 10  # images of a class in a grid
 
 
@@ -87,18 +87,21 @@ class DgmExperiment:
         return replace(self, method=method, seed=seed, options=replace(its.options, **own))
 
 
-def load(data: str, root: str | os.PathLike[str]) -> tuple[Samples, Samples]:
-    """Training and test images from a folder, of 32 x 32.
+def load(
+    data: str, root: str | os.PathLike[str], size: int = DgmOptions.size
+) -> tuple[Samples, Samples]:
+    """Training and test images from a folder, of size x size.
 
     "mnist" has its four files; "arrays" has train.npz and test.npz, see `from_arrays` for what is
     in them as "images" and "labels".
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, or is none.
+        TypeError, ValueError: size is no power of two from 16 on.
     """
     if data == "mnist":
         train, test = load_mnist(root)
-        return from_arrays(*train), from_arrays(*test)
+        return from_arrays(*train, size), from_arrays(*test, size)
     folder = _arguments.path(root, "load")
     parts = []
     for name in ("train.npz", "test.npz"):
@@ -107,21 +110,24 @@ def load(data: str, root: str | os.PathLike[str]) -> tuple[Samples, Samples]:
             if missing := {"images", "labels"} - set(arrays.files):
                 raise ValueError(f"load: {file} has no array {min(missing)}")
             images, labels = (torch.from_numpy(arrays[key]) for key in ("images", "labels"))
-        parts.append(from_arrays(images, labels))
+        parts.append(from_arrays(images, labels, size))
     return parts[0], parts[1]
 
 
-def from_arrays(images: Tensor, labels: Tensor) -> Samples:
-    """Images as a run takes them, resized where they are not 32 x 32 (bilinear, as the paper's).
+def from_arrays(images: Tensor, labels: Tensor, size: int = DgmOptions.size) -> Samples:
+    """Images as a run takes them, resized where they are not size x size (bilinear, as the
+    paper's).
 
     Args:
         images: [N, H, W], [N, Ch, H, W] or [N, H, W, Ch] of 1 or 3 channels, uint8 or floating
             point in [0, 1].
         labels: [N], of any integer type.
+        size: a power of two from 16 on.
 
     Raises:
-        ValueError: other shapes or types; no images; values that are out of range.
+        TypeError, ValueError: other shapes or types; no images; values that are out of range.
     """
+    doublings(size, "from_arrays")
     x = images[:, None] if images.dim() == 3 else images
     if x.dim() == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
         x = x.movedim(3, 1)
@@ -139,9 +145,9 @@ def from_arrays(images: Tensor, labels: Tensor) -> Samples:
         if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
             raise ValueError("from_arrays: images must be uint8, or floating point in [0, 1]")
         x = (255 * x).round().byte()
-    if x.shape[2:] != (SIZE, SIZE):
+    if x.shape[2:] != (size, size):
         resized = [
-            F.interpolate(part.float(), (SIZE, SIZE), mode="bilinear", antialias=True)
+            F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
             for part in x.split(1000)
         ]
         x = torch.cat([part.round().clamp(0, 255).byte() for part in resized])

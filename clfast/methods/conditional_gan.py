@@ -40,7 +40,7 @@ class GanOptions(GenerativeOptions):
 class Past(NamedTuple):
     """Images of past classes that a batch is learnt with."""
 
-    images: Tensor  # [B, channels, 32, 32] in [-1, 1]
+    images: Tensor  # [B, channels, size, size] in [-1, 1]
     positions: Tensor  # [B] of the classes that they were made of
     labels: Tensor  # [B] what the critic is taught that they are
     weight: float  # of their losses
@@ -65,9 +65,8 @@ class ConditionalGan(GenerativeClassifier):
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         given = self.options
-        made = ConditionalGenerator(
-            *(self.channels, given.noise, given.width, given.max_classes), generator=self._initial
-        )
+        sizes = self.channels, given.noise, given.width, given.max_classes
+        made = ConditionalGenerator(*sizes, size=given.size, generator=self._initial)
         self.generator = made.to(self.device, self.dtype)
 
     @abstractmethod
@@ -135,9 +134,8 @@ class ConditionalGan(GenerativeClassifier):
 
     def _finish(self, samples: Samples) -> dict[str, Any]:
         del samples
-        width = self.options.width
         return {
-            "widths": [4 * width, 2 * width, width],
+            "widths": [len(shift[0]) for shift in self.generator.shifts],
             "bytes": {"weights": sum(p.nbytes for p in self.generator.parameters())},
         }
 

@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from .._arguments import integer, one_of, real
 from ..memory import ReplayBuffer
+from ..nn.critic import Critic, resnet_critic
+from ..nn.dcgan_generator import DCGANGenerator
 from ..nn.growth import Masks
 from ..nn.masked_generator import Blocked, MaskedGenerator
+from ..nn.resnet_generator import ResNetGenerator
 from ..ops.masks import anneal_scale, compensate_embedding_gradients_
 from .adversarial import critic_loss
 from .generative import GenerativeClassifier
@@ -29,6 +32,7 @@ from .task_run import Run
 
 _UNBOUNDED = 2**40  # samples of a buffer that no budget bounds
 _SHOWN = 32  # mask values of a layer whose way is kept
+_GENERATORS: dict[str, type[MaskedGenerator]] = {"dcgan": DCGANGenerator, "resnet": ResNetGenerator}
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class DgmOptions(GenerativeOptions):
     """The defaults are the authors' for DGMw on MNIST; of ``noise`` the first ``max_classes``
     entries say the class."""
 
+    network: Literal["dcgan", "resnet"] = "dcgan"
+    """Of the paper's digits, or of its natural images: residual blocks, whose layers all begin with
+    g outputs, and a ResNet-18 as critic, with 32 `critic_width` features."""
+    last: Literal["task", "class"] = "task"
+    """What a last layer of the generator is for; one a class in the authors' code for ImageNet."""
     max_scale: float = 1e4
     """s_max, of Eq. 3."""
     schedule: Literal["dgmw", "dgma", "dgmw_imnet", "hat"] = "dgmw"
@@ -43,8 +52,10 @@ class DgmOptions(GenerativeOptions):
     normalise: Literal["code", "paper"] = "code"
     """Of s: by n, or by n - 1."""
     sparsity_weight: float = 0.08
-    """lambda_RU of the regulariser, Eq. 6, which is multiplied by alpha besides: outputs of the
-    hidden layers now, divided by those at first."""
+    """lambda_RU of the regulariser, Eq. 6, which is multiplied by alpha besides."""
+    alpha: Literal["outputs", "weights"] = "outputs"
+    """The generator's size now, divided by that at first: in outputs of the hidden layers, or in
+    their weights, as the authors' code has it for ImageNet."""
     adversarial_weight: float = 1.0
     """Of the generator's part of the Wasserstein loss."""
     classify_fakes: bool = False
@@ -78,6 +89,9 @@ class DgmOptions(GenerativeOptions):
             real(getattr(self, name), name, where, least=0, open_ends="(")
         for name in ("sparsity_weight", "adversarial_weight"):
             real(getattr(self, name), name, where, least=0)
+        one_of(self.network, tuple(_GENERATORS), "network", where)
+        one_of(self.last, ("task", "class"), "last", where)
+        one_of(self.alpha, ("outputs", "weights"), "alpha", where)
         one_of(self.schedule, ("dgmw", "dgma", "dgmw_imnet", "hat"), "schedule", where)
         one_of(self.normalise, ("code", "paper"), "normalise", where)
         one_of(self.compensation, ("analytic", "reference", "none"), "compensation", where)
@@ -117,24 +131,32 @@ class DGM(GenerativeClassifier):
 
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
-        given = self.options
-        self._keeps_critic = not given.new_critic
-        self.generator = self._generator([(4 * given.width, 2 * given.width, given.width)])
+        o = self.options
+        self._keeps_critic = not o.new_critic
+        self.generator = self._generator([_GENERATORS[o.network].first_widths(o.width, o.size)])
         self.real = self._buffer()
         self._mask_ways: list[dict[str, Any]] = []  # of the task that is being learnt, by layer
 
     def _generator(self, widths: list[tuple[int, ...]]) -> MaskedGenerator:
         o = self.options
-        made = MaskedGenerator(
+        made = _GENERATORS[o.network](
             self.channels,
             o.noise,
             widths,
             self._MASKS,
             blocked=o.blocked if isinstance(o, UnitOptions) else "outputs",
             replay_mask=o.replay_mask,
+            last=o.last,
             generator=self._initial,
         )
         return made.to(self.device, self.dtype)
+
+    def _new_critic(self, classes: int) -> Critic:
+        o = self.options
+        if o.network == "dcgan":
+            return super()._new_critic(classes)
+        widths = {"width": o.critic_width, "hidden": 32 * o.critic_width}
+        return resnet_critic(self.channels, classes, **widths, generator=self._initial)
 
     def _buffer(self) -> ReplayBuffer | None:
         o = self.options
@@ -147,6 +169,7 @@ class DGM(GenerativeClassifier):
 
     def _begin(self, samples: Samples) -> Run:
         self._mask_ways = [{"occupation": [], "values": []} for _ in self.generator.weights]
+        self.generator.add_classes(len(samples.classes), self._initial)
         return super()._begin(samples)
 
     def _replayed(self, count: int) -> Tensor:
@@ -187,14 +210,14 @@ class DGM(GenerativeClassifier):
         masked, sparsity = network.masked(scale, top if analytic else None)
         with torch.no_grad():
             z = self._noise(y, self._random)
-            fake = network(z, [weight.detach() for weight in masked], network.task)
+            fake = network(z, [weight.detach() for weight in masked], network.task, y)
         mix = torch.rand(len(x), generator=self._random, dtype=self.dtype, device=self.device)
         of_critic = critic_loss(critic, x, fake, mix, o.penalty_weight)
         run.optimizers["critic"].zero_grad()
         of_critic.backward()
         run.optimizers["critic"].step()
 
-        scores, logits = critic(network(self._noise(y, self._random), masked, network.task))
+        scores, logits = critic(network(self._noise(y, self._random), masked, network.task, y))
         loss = o.sparsity_weight * self._alpha() * sparsity - o.adversarial_weight * scores.mean()
         if o.classify_fakes:
             loss = loss + F.cross_entropy(logits, y)
@@ -226,8 +249,10 @@ class DGM(GenerativeClassifier):
 
     def _alpha(self) -> float:
         """The size of the generator now, divided by that at first."""
-        widths = self.generator.widths
-        return sum(widths[-1]) / sum(widths[0])
+        network = self.generator
+        if self.options.alpha == "weights":
+            return network.shared_weights(network.task) / network.shared_weights(0)
+        return sum(network.widths[-1]) / sum(network.widths[0])
 
     @torch.no_grad()
     def _epoch_ended(self, run: Run, batches: int) -> None:
@@ -281,7 +306,7 @@ class DGM(GenerativeClassifier):
 
     def _sampler(self, task: int) -> Callable[[Tensor, Tensor], Tensor]:
         weights = self.generator.stored_weights(task)
-        return lambda z, positions: self.generator(z, weights, task)
+        return lambda z, positions: self.generator(z, weights, task, positions)
 
     # State
 
@@ -301,6 +326,8 @@ class DGM(GenerativeClassifier):
         }
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        if len(state["widths"][0]) != len(self.generator.widths[0]):
+            raise ValueError("the state is of another network, or of images of another size")
         self.generator = self._generator(state["widths"])
         self._mask_ways = state["mask_ways"]
         real = self._buffer()
@@ -325,8 +352,7 @@ class DGMw(DGM):
     mask is exactly 0 on all that is not reserved. The authors store sigmoid(s_max e) everywhere:
     an e a little below 0 gives a mask that is tiny but not 0, on a weight that later tasks change.
 
-    One task has one batch normalisation a layer and one last layer, in the authors' code for
-    ImageNet one last layer a class.
+    One task has batch normalisation and, by ``last``, one last layer or one for each class.
 
     Args:
         channels: of the images.

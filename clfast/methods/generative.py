@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _arguments
-from ..nn.critic import Critic
+from ..nn.critic import Critic, dcgan_critic
 from ..optim import MaskedAdam
 from . import checks
 from .generative_options import ClassifierOptions, checked
-from .images import SIZE, Generated, Samples, as_images, samples_of
+from .images import Generated, Samples, Shape, as_images, samples_of
 from .modes import evaluating
 from .protocol import Batches, TaskLearner
 from .restorable import Restorable
@@ -27,8 +27,8 @@ _CHUNK = 500  # images of a class that are generated at once
 class GenerativeClassifier(Restorable, TaskLearner):
     """A generator that remembers classes, and a `Critic` that is taught by both it and new images.
 
-    Images are [B, channels, 32, 32]: floating point in [0, 1], or uint8. Classes are any integers
-    of at least 0; each belongs to the task that showed it.
+    Images are [B, channels, size, size]: floating point in [0, 1], or uint8. Classes are any
+    integers of at least 0; each belongs to the task that showed it.
 
     Args:
         channels: of the images.
@@ -81,6 +81,10 @@ class GenerativeClassifier(Restorable, TaskLearner):
         """That were learnt."""
         return len(self.history)
 
+    @property
+    def _shape(self) -> Shape:
+        return self.channels, self.options.size, self.options.size
+
     # Learning
 
     def fit_task(
@@ -93,7 +97,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
         it needs the same samples in the same order.
 
         Args:
-            loader: batches x [B, channels, 32, 32], y [B].
+            loader: batches x [B, channels, size, size], y [B].
             after_batch: called after each batch; it may take the `state_dict`. What it raises
                 ends the task as any error does.
 
@@ -166,7 +170,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
 
     def _taken(self, loader: Batches, where: str) -> Samples:
         """All samples; ValueError where they are not those of the next task, or of this one."""
-        samples = samples_of(loader, self.channels, self.device, self.dtype, where)
+        samples = samples_of(loader, self._shape, self.device, self.dtype, where)
         known = dict(zip(self.classes, self._task_of, strict=True))
         run, classes = self._run, samples.classes
         for label in classes:
@@ -204,13 +208,15 @@ class GenerativeClassifier(Restorable, TaskLearner):
             self.critic.add_classes(added, self._initial)
 
     def _critic(self, classes: int) -> Critic:
-        made = Critic(
-            self.channels, classes, width=self.options.critic_width, generator=self._initial
-        )
-        made.to(self.device, self.dtype)
+        made = self._new_critic(classes).to(self.device, self.dtype)
         if self.device.type == "cpu":  # where convolutions are faster with it
             nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)
         return made
+
+    def _new_critic(self, classes: int) -> Critic:
+        o = self.options
+        widths = {"width": o.critic_width, "size": o.size}
+        return dcgan_critic(self.channels, classes, **widths, generator=self._initial)
 
     def _replayed(self, count: int) -> Tensor:
         """So many images of each past class, [past, count, ...] in [-1, 1]."""
@@ -219,7 +225,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
         ]
         if past:
             return torch.stack(past)
-        shape = (0, count, self.channels, SIZE, SIZE)
+        shape = (0, count, *self._shape)
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -354,7 +360,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
         [-1, 1]."""
 
     def predict(self, x: Tensor) -> Tensor:
-        """The class of every image: [B, channels, 32, 32] -> [B] int64, on the learner's device.
+        """The class of every image: [B, channels, size, size] -> [B] int64, on its own device.
 
         Raises:
             RuntimeError: nothing was learnt yet.
@@ -371,7 +377,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
     def _scores(self, x: Tensor, method: str) -> Tensor:
         critic = self._the_critic(method)
         where = f"{type(self).__name__}.{method}"
-        x = as_images(x, self.channels, self.device, self.dtype, where)
+        x = as_images(x, self._shape, self.device, self.dtype, where)
         with evaluating(critic):
             parts = [critic(part)[1] for part in x.split(_CHUNK)]
         logits = torch.cat(parts) if parts else x.new_zeros(0, len(self.classes))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from .._arguments import integer, real
+from ..nn.image_size import doublings
 
 Options = TypeVar("Options", bound="ClassifierOptions")
 
@@ -20,6 +21,8 @@ class ClassifierOptions:
     """Of Adam, for all networks."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Of Adam."""
+    size: int = 32
+    """Of the images, a power of two from 16 on."""
     critic_width: int = 32
     """Outputs of the critic's first layer."""
     max_classes: int = 10
@@ -31,6 +34,7 @@ class ClassifierOptions:
         """Raises TypeError or ValueError for what cannot be."""
         for name in ("epochs", "batch", "critic_width", "max_classes", "check_every"):
             integer(getattr(self, name), name, where, least=1)
+        doublings(self.size, where)
         real(self.lr, "lr", where, least=0, open_ends="(")
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"{where}: betas must be two numbers, got {self.betas!r}")
@@ -45,7 +49,8 @@ class GenerativeOptions(ClassifierOptions):
     noise: int = 128
     """Length of z."""
     width: int = 6
-    """g: the hidden layers of the generator have, or begin with, 4 g, 2 g and g outputs."""
+    """g: the hidden layers of the generator have, or begin with, 4 g, 2 g and g outputs, for images
+    of twice the size another with 8 g before them."""
     penalty_weight: float = 1.0
     """lambda_GP, of the gradient penalty."""
 

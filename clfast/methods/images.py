@@ -10,14 +10,14 @@ from torch import Tensor
 from . import checks
 from .protocol import Batches, pairs
 
-SIZE = 32
-"""Pixels of an image's side."""
+Shape = tuple[int, int, int]
+"""Of an image: channels, and its side twice."""
 
 
 class Samples(NamedTuple):
     """Of a task."""
 
-    x: Tensor  # [N, channels, 32, 32] in [-1, 1]
+    x: Tensor  # [N, channels, size, size] in [-1, 1]
     y: Tensor  # [N] int64
     classes: list[int]  # ascending
 
@@ -25,12 +25,12 @@ class Samples(NamedTuple):
 class Generated(NamedTuple):
     """Images of a generator, and what they are of."""
 
-    images: Tensor  # [M, channels, 32, 32] in [0, 1]
+    images: Tensor  # [M, channels, size, size] in [0, 1]
     labels: Tensor  # [M] int64
 
 
 def samples_of(
-    loader: Batches, channels: int, device: torch.device, dtype: torch.dtype, where: str
+    loader: Batches, shape: Shape, device: torch.device, dtype: torch.dtype, where: str
 ) -> Samples:
     """All that a loader gives.
 
@@ -38,7 +38,7 @@ def samples_of(
     """
     xs, ys = [], []
     for x, y in pairs(loader, where):
-        xs.append(as_images(x, channels, device, dtype, where))
+        xs.append(as_images(x, shape, device, dtype, where))
         if not isinstance(y, Tensor) or y.dtype != torch.int64:
             got = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise TypeError(f"{where}: y must be an int64 tensor, got {got}")
@@ -55,18 +55,17 @@ def samples_of(
 
 
 def as_images(
-    x: object, channels: int, device: torch.device, dtype: torch.dtype, where: str
+    x: object, shape: Shape, device: torch.device, dtype: torch.dtype, where: str
 ) -> Tensor:
-    """[B, channels, 32, 32], uint8 or in [0, 1], as floating point in [-1, 1].
+    """[B, *shape], uint8 or in [0, 1], as floating point in [-1, 1].
 
     Raises TypeError or ValueError for anything else.
     """
     checks.check_samples(x, where)
     assert isinstance(x, Tensor)
-    if x.shape[1:] != (channels, SIZE, SIZE):
-        raise ValueError(
-            f"{where}: x must have shape [B, {channels}, {SIZE}, {SIZE}], got {list(x.shape)}"
-        )
+    if x.shape[1:] != shape:
+        sizes = ", ".join(map(str, shape))
+        raise ValueError(f"{where}: x must have shape [B, {sizes}], got {list(x.shape)}")
     if x.dtype == torch.uint8:
         return x.to(device, dtype) / 127.5 - 1
     if not x.is_floating_point():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..optim import MaskedAdam
 from .generative import GenerativeClassifier
 from .generative_options import ClassifierOptions
-from .images import SIZE, Samples
+from .images import Samples, Shape
 from .task_run import Run
 
 
@@ -28,15 +28,15 @@ class StoredImages(nn.Module):
     """Images of classes, kept as they are.
 
     Args:
-        channels: of the images, which are [N, channels, 32, 32].
+        shape: of an image, [channels, size, size].
     """
 
-    images: Tensor  # [N, channels, 32, 32], class after class
+    images: Tensor  # [N, channels, size, size], class after class
     ends: Tensor  # [1 + classes] int64; class c has the images from ends[c] to ends[c + 1]
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.register_buffer("images", torch.empty(0, channels, SIZE, SIZE))
+        self.register_buffer("images", torch.empty(0, *shape))
         self.register_buffer("ends", torch.zeros(1, dtype=torch.int64))
 
     def add(self, images: Tensor) -> None:
@@ -86,7 +86,7 @@ class JointTraining(GenerativeClassifier):
         self.generator = self._empty()
 
     def _empty(self) -> StoredImages:
-        return StoredImages(self.channels).to(self.device, self.dtype)
+        return StoredImages(self._shape).to(self.device, self.dtype)
 
     def _replayed(self, count: int) -> Tensor:
         del count

@@ -24,7 +24,7 @@ class Run:
     """A task that is being learnt."""
 
     optimizers: dict[str, torch.optim.Optimizer]
-    replay: Tensor  # [past classes, R, channels, 32, 32] in [-1, 1]
+    replay: Tensor  # [past classes, R, channels, size, size] in [-1, 1]
     size: int  # samples of the task
     order: Tensor  # [N] int64, of this epoch
     sums: Tensor  # of the losses of this epoch

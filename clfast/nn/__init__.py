@@ -1,23 +1,27 @@
 """Networks, and contexts around modules, that continual-learning methods need."""
 
 from .conditional_generator import ConditionalGenerator
-from .critic import Critic
+from .critic import Critic, dcgan_critic, resnet_critic
+from .dcgan_generator import DCGANGenerator
 from .hat import HATConv2d, HATLinear, TaskHeads, end_hat_task, hat_layers, hat_mlp
 from .masked import MaskedConvTranspose2d, MaskedLinear, TaskMask, masks_at
 from .masked_generator import MaskedGenerator
 from .multiplicity import batch_moments, copies_stay_equal, row_multiplicity, statistics_kept
 from .resnet import resnet18
+from .resnet_generator import ResNetGenerator
 from .task_norm import TaskBatchNorm2d
 from .tasks import TaskModule, at_task
 
 __all__ = [
     "ConditionalGenerator",
     "Critic",
+    "DCGANGenerator",
     "HATConv2d",
     "HATLinear",
     "MaskedConvTranspose2d",
     "MaskedGenerator",
     "MaskedLinear",
+    "ResNetGenerator",
     "TaskBatchNorm2d",
     "TaskHeads",
     "TaskMask",
@@ -25,11 +29,13 @@ __all__ = [
     "at_task",
     "batch_moments",
     "copies_stay_equal",
+    "dcgan_critic",
     "end_hat_task",
     "hat_layers",
     "hat_mlp",
     "masks_at",
     "resnet18",
+    "resnet_critic",
     "row_multiplicity",
     "statistics_kept",
 ]

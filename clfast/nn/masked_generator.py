@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.masks import masked_weights, pack_mask, reserve_, unpack_mask, weight_mask
+from ..ops.masks import masked_weights, reserve_, weight_mask
 from .growth import Masks, grown, grown_outputs
+from .last_layer import LastLayer, ToImages
+from .stored_mask import StoredMask
 from .task_norm import TaskBatchNorm2d
 
-_KERNEL = 4
 Blocked = Literal["outputs", "both_ends"]
+
+
+class Layer(NamedTuple):
+    """A masked layer, and which maps it reads and writes: 0 is the noise, i has widths[i - 1]
+    channels."""
+
+    source: int
+    target: int
+    kernel: int
 
 
 class Reserved(NamedTuple):
@@ -28,59 +38,14 @@ class Reserved(NamedTuple):
     """Of these, by no task before."""
 
 
-class StoredMask(nn.Module):
-    """The mask of a past task: one bit an entry, and soft values of the entries that are used.
-
-    Entries that are not used are exactly 0, in both kinds.
-
-    Args:
-        used: bool [...], the entries of at least 1/2.
-        soft: of the same shape, their values; None: 1.
-    """
-
-    bits: Tensor
-    values: Tensor | None
-
-    def __init__(self, used: Tensor, soft: Tensor | None = None) -> None:
-        super().__init__()
-        self.shape = tuple(used.shape)
-        self.register_buffer("bits", pack_mask(used))
-        self.register_buffer("values", None if soft is None else soft.detach()[used])
-
-    @property
-    def nbytes(self) -> int:
-        """On disk."""
-        return sum(t.numel() * t.element_size() for t in self.buffers())
-
-    def used(self) -> Tensor:
-        """bool, of the mask's shape."""
-        return unpack_mask(self.bits, self.shape)
-
-    def dense(self, dtype: torch.dtype) -> Tensor:
-        """The mask in floating point."""
-        used = self.used()
-        if self.values is None:
-            return used.to(dtype)
-        soft = self.values.new_zeros(self.shape).masked_scatter_(used, self.values)
-        return soft.to(dtype)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
-    ) -> None:
-        # How many values there are is known only now.
-        given = state_dict.get(prefix + "values")
-        if isinstance(given, Tensor) and self.values is not None:
-            self.values = torch.empty_like(given, device=self.values.device)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
 class MaskedGenerator(nn.Module):
-    """A DCGAN generator of 32 x 32 images whose three hidden layers are masked for every task.
+    """A generator whose hidden layers are masked for every task: what `DCGANGenerator` and
+    `ResNetGenerator` share.
 
-    z [B, noise] -> 4 x 4, 8 x 8, 16 x 16 -> images [B, channels, 32, 32] in (-1, 1), by transposed
-    convolutions without bias, each but the last followed by batch normalisation and ReLU. A task
-    has batch normalisation and a last layer of its own; weights are shared, and those that a past
-    task reads are never to be changed, see `blocked`.
+    z [B, noise] -> images [B, channels, size, size] in (-1, 1), by transposed convolutions without
+    bias between maps of 4 x 4 and more. A task has batch normalisation of every map and a last
+    layer of its own, or one for each of its classes; weights are shared, and those that a past task
+    reads are never to be changed, see `blocked`.
 
     The last of the tasks is the one that is being learnt: its mask is sigmoid(s e) of the
     `embeddings`; masks of those before are stored, and `stored_weights` gives what they let
@@ -89,8 +54,8 @@ class MaskedGenerator(nn.Module):
     Args:
         channels: of the images.
         noise: length of z.
-        widths: outputs of the hidden layers at each task so far, the last being learnt; a new
-            generator has one, (4 g, 2 g, g).
+        widths: channels of the maps at each task so far, the last being learnt; a new generator has
+            one, see `first_widths`. How many maps there are decides the size of the images.
         masks: of weights (DGMw), or of output units (DGMa), which multiply the activations before
             batch normalisation. That is one product with the weights into the unit, so both are
             the same network with masks of different shape.
@@ -101,8 +66,12 @@ class MaskedGenerator(nn.Module):
             of past tasks then change. Masks of weights leave no choice.
         replay_mask: what is stored of a mask: ``"soft"``, sigmoid(s_max e) of the entries that are
             reserved; ``"binary"``, 1 for them.
+        last: ``"task"``: one last layer for a task; ``"class"``: one for each class, which the
+            task's begin tells by `add_classes`.
         generator: on the CPU, of the initial values.
     """
+
+    _TO_IMAGES: ClassVar[ToImages]
 
     def __init__(
         self,
@@ -113,16 +82,16 @@ class MaskedGenerator(nn.Module):
         *,
         blocked: Blocked = "outputs",
         replay_mask: Literal["soft", "binary"] = "soft",
+        last: Literal["task", "class"] = "task",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.channels, self.noise, self.masks = channels, noise, masks
-        self.replay_mask, self._blocked_by = replay_mask, blocked
+        self.replay_mask, self.last, self._blocked_by = replay_mask, last, blocked
         self.widths = [tuple(of_task) for of_task in widths]
+        self.layers = self._layers(len(self.widths[0]))
         shapes = self._shapes(self.widths[-1])
-        # The authors' initialisations: one for the beginning, the other for what is added.
-        first = _xavier if masks == "weight" else _normal
-        self.weights = nn.ParameterList([first(shape, generator) for shape in shapes])
+        self.weights = nn.ParameterList([self._initial(s, False, generator) for s in shapes])
         self.embeddings = nn.ParameterList([torch.zeros(self._masked(s)) for s in shapes])
         for layer, shape in enumerate(shapes):
             nothing = torch.zeros(self._masked(shape), dtype=torch.bool)
@@ -130,12 +99,39 @@ class MaskedGenerator(nn.Module):
             if masks == "unit":
                 self.register_buffer(f"blocked_{layer}", torch.zeros(shape, dtype=torch.bool))
         self.norms = nn.ModuleList([TaskBatchNorm2d(width) for width in self.widths[0]])
-        self.lasts = nn.ModuleList([_last(self.widths[0][-1], channels, generator)])
+        self.lasts = nn.ModuleList([self._last(self.widths[0][-1], generator)])
         self.stored = nn.ModuleList()
         for past, width in pairwise(self.widths):
             empty = [torch.zeros(self._masked(s), dtype=torch.bool) for s in self._shapes(past)]
             self.stored.append(nn.ModuleList([self._stored(e, e.float()) for e in empty]))
             self._add_parts(width, generator)
+
+    # What an architecture says
+
+    @staticmethod
+    @abstractmethod
+    def first_widths(width: int, size: int) -> tuple[int, ...]:
+        """Channels of the maps of a new generator, by one number and the size of the images.
+
+        Raises:
+            TypeError, ValueError: size is no power of two from 16 on.
+        """
+
+    @abstractmethod
+    def _layers(self, maps: int) -> list[Layer]:
+        """Each after those whose maps it reads."""
+
+    @abstractmethod
+    def _initial(
+        self, shape: tuple[int, ...], added: bool, generator: torch.Generator | None
+    ) -> Tensor:
+        """Weights, of a new generator or of what is added to one."""
+
+    @abstractmethod
+    def _maps(self, z: Tensor, weights: Sequence[Tensor], task: int) -> Tensor:
+        """The last of them, normalised."""
+
+    # What they share
 
     @property
     def task(self) -> int:
@@ -149,7 +145,7 @@ class MaskedGenerator(nn.Module):
 
     @property
     def blocked(self) -> list[Tensor]:
-        """Of each hidden layer: bool [C_in, C_out, 4, 4], the weights that are not to be changed
+        """Of each hidden layer: bool [C_in, C_out, k, k], the weights that are not to be changed
         (Eq. 5)."""
         if self.masks == "weight":
             return self.reserved
@@ -172,22 +168,36 @@ class MaskedGenerator(nn.Module):
 
     @torch.no_grad()
     def stored_weights(self, task: int) -> list[Tensor]:
-        """Weights times the mask of a past task, [C_in, C_out, 4, 4] as they were then."""
+        """Weights times the mask of a past task, [C_in, C_out, k, k] as they were then."""
         shapes = self._shapes(self.widths[task])
         return [
             weight[tuple(map(slice, shape))] * mask.dense(weight.dtype)
             for weight, shape, mask in zip(self.weights, shapes, self._masks(task), strict=True)
         ]
 
-    def forward(self, z: Tensor, weights: Sequence[Tensor], task: int) -> Tensor:
-        """Images [B, channels, 32, 32] in (-1, 1) of z [B, noise], by masked weights of a task."""
-        x = z[:, :, None, None]
-        for layer, (weight, norm) in enumerate(zip(weights, self.norms, strict=True)):
-            stride, padding = (2, 1) if layer else (1, 0)
-            x = F.conv_transpose2d(x, weight, stride=stride, padding=padding)
-            x = norm(x, task).relu()
-        images: Tensor = self.lasts[task](x).tanh()
+    def forward(
+        self, z: Tensor, weights: Sequence[Tensor], task: int, classes: Tensor | None = None
+    ) -> Tensor:
+        """Images [B, channels, size, size] in (-1, 1) of z [B, noise], by masked weights of a task.
+
+        Args:
+            classes: [B] int64, counted over all tasks in the order in which they came; for last
+                layers of classes alone.
+
+        Raises:
+            TypeError, ValueError: with last layers of classes, classes that are not the task's.
+        """
+        maps = self._maps(z, weights, task)
+        if self.last == "class" and classes is not None:
+            classes = classes - sum(self._last_of(past).classes for past in range(task))
+        images: Tensor = self.lasts[task](maps, classes).tanh()
         return images
+
+    def add_classes(self, count: int, generator: torch.Generator | None = None) -> None:
+        """The task that is being learnt has so many more classes; of use to last layers of classes
+        alone."""
+        if self.last == "class":
+            self._last_of(self.task).add_classes(count, generator)
 
     @torch.no_grad()
     def finish_task(self, max_scale: float, generator: torch.Generator | None = None) -> Reserved:
@@ -208,31 +218,41 @@ class MaskedGenerator(nn.Module):
         if self.masks == "unit":
             self._block()
         shapes = [tuple(weight.shape) for weight in self.weights]
-        self._grow(grown_outputs(shapes, newly, self.masks), generator)
+        ends = [(layer.source, layer.target) for layer in self.layers]
+        self._grow(grown_outputs(shapes, newly, self.masks, ends), generator)
         return Reserved([int(mask.sum()) for mask in used], newly)
+
+    def shared_weights(self, task: int) -> int:
+        """How many the masked layers have in a task."""
+        return sum(map(math.prod, self._shapes(self.widths[task])))
 
     def nbytes(self) -> dict[str, int]:
         """On disk: "weights" of the shared layers as the last finished task has them and of every
         task's own, "masks" that are stored."""
         done = len(self.stored)
-        last = self._shapes(self.widths[max(0, done - 1)])
-        shared = sum(map(math.prod, last))
-        # Four numbers a channel of batch normalisation, and the last layer.
-        per_unit = 4, _KERNEL**2 * self.channels
-        own = sum(per_unit[0] * sum(w) + per_unit[1] * w[-1] for w in self.widths[: max(1, done)])
+        # Four numbers a channel of batch normalisation, and the last layers.
+        own = 4 * sum(map(sum, self.widths[: max(1, done)]))
+        for task in range(max(1, done)):
+            own += sum(p.numel() for p in self._last_of(task).parameters())
         masks = [mask for task in range(done) for mask in self._masks(task)]
         return {
-            "weights": (shared + own) * self.weights[0].element_size(),
+            "weights": (self.shared_weights(max(0, done - 1)) + own)
+            * self.weights[0].element_size(),
             "masks": sum(mask.nbytes for mask in masks),
         }
 
     def _masks(self, task: int) -> list[StoredMask]:
         return [mask for mask in self.stored[task].children() if isinstance(mask, StoredMask)]
 
+    def _last_of(self, task: int) -> LastLayer:
+        last = self.lasts[task]
+        assert isinstance(last, LastLayer)
+        return last
+
     def _shapes(self, widths: Sequence[int]) -> list[tuple[int, ...]]:
-        """Of the weights of the hidden layers, with so many outputs."""
-        inputs = (self.noise, *widths)
-        return [(i, o, _KERNEL, _KERNEL) for i, o in zip(inputs, widths, strict=False)]
+        """Of the weights of the hidden layers, with so many channels."""
+        maps = (self.noise, *widths)
+        return [(maps[s], maps[t], kernel, kernel) for s, t, kernel in self.layers]
 
     def _masked(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the embedding of weights of a shape."""
@@ -242,16 +262,17 @@ class MaskedGenerator(nn.Module):
         return StoredMask(used, soft if self.replay_mask == "soft" else None)
 
     def _block(self) -> None:
-        units = [mask.flatten() for mask in self.reserved]
-        from_units = [None, *units] if self._blocked_by == "both_ends" else [None] * len(units)
-        for mask, outputs, inputs in zip(self.blocked, units, from_units, strict=False):
+        units: dict[int, Tensor] = {}  # of each map, what any layer into it has reserved
+        for layer, mask, reserved in zip(self.layers, self.blocked, self.reserved, strict=True):
+            outputs = reserved.flatten()
+            inputs = units.get(layer.source) if self._blocked_by == "both_ends" else None
             mask |= weight_mask(outputs, inputs, transposed=True, shape=mask.shape)
+            units[layer.target] = units.get(layer.target, outputs) | outputs
 
     def _grow(self, widths: Sequence[int], generator: torch.Generator | None) -> None:
-        added = _normal if self.masks == "weight" else _xavier
         for layer, shape in enumerate(self._shapes(widths)):
             old = self.weights[layer]
-            weight = added(shape, generator).to(old)
+            weight = self._initial(shape, True, generator).to(old)
             self.weights[layer] = nn.Parameter(grown(old.detach(), weight))
             self.embeddings[layer] = nn.Parameter(old.new_zeros(self._masked(shape)))
             names = ["reserved", "blocked"] if self.masks == "unit" else ["reserved"]
@@ -267,22 +288,20 @@ class MaskedGenerator(nn.Module):
         for norm, width in zip(self.norms, widths, strict=True):
             assert isinstance(norm, TaskBatchNorm2d)
             norm.add_task(width)
-        last = _last(widths[-1], self.channels, generator)
-        self.lasts.append(last.to(self.weights[0]))
+        self.lasts.append(self._last(widths[-1], generator).to(self.weights[0]))
+
+    def _last(self, inputs: int, generator: torch.Generator | None) -> LastLayer:
+        each = self.last == "class"
+        return LastLayer(
+            inputs, self.channels, self._TO_IMAGES, each_class=each, generator=generator
+        )
 
 
-def _normal(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+def normal(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """N(0, 0.02)."""
     return nn.init.normal_(torch.empty(*shape), 0.0, 0.02, generator=generator)
 
 
-def _xavier(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    return nn.init.xavier_uniform_(torch.empty(*shape), math.sqrt(2), generator=generator)
-
-
-def _last(inputs: int, channels: int, generator: torch.Generator | None) -> nn.ConvTranspose2d:
-    """As PyTorch initialises it."""
-    layer: nn.ConvTranspose2d = nn.utils.skip_init(
-        nn.ConvTranspose2d, inputs, channels, _KERNEL, 2, 1, bias=False, device="cpu"
-    )
-    nn.init.kaiming_uniform_(layer.weight, math.sqrt(5), generator=generator)
-    return layer
+def xavier(shape: Sequence[int], gain: float, generator: torch.Generator | None) -> Tensor:
+    """Uniform (Glorot and Bengio)."""
+    return nn.init.xavier_uniform_(torch.empty(*shape), gain, generator=generator)

@@ -106,6 +106,14 @@ def test_arrays_of_any_shape() -> None:
     assert float(images[0, 0, 1:9].float().mean()) > 120 > float(images[0, 0, 14:].float().mean())
 
 
+def test_arrays_of_other_sizes() -> None:
+    x, y = arrays(4, 0)
+    assert torch.equal(dgm.from_arrays(x, y, 16)[0][:, 0], x)
+    assert dgm.from_arrays(x, y, 64)[0].shape == (12, 1, 64, 64)
+    with pytest.raises(ValueError, match=r"^from_arrays: size must be a power of two, got 28"):
+        dgm.from_arrays(x, y, 28)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

@@ -36,6 +36,18 @@ def test_units_are_replaced_one_for_one() -> None:
     assert grown_outputs(shapes, [7, 0, 6], "unit") == [31, 12, 12]
 
 
+def test_ways_that_meet_get_as_many_outputs() -> None:
+    # A block: 4 -> 3 -> 2 channels, and 4 -> 2 beside it; before it 5 -> 4.
+    shapes = [(5, 4, 4, 4), (4, 3, 3, 3), (3, 2, 3, 3), (4, 2, 1, 1)]
+    ends = [(0, 1), (1, 2), (2, 3), (1, 3)]
+    assert grown_outputs(shapes, [0, 0, 0, 0], "weight", ends) == [4, 3, 2]
+    assert grown_outputs(shapes, [0, 0, 1, 0], "weight", ends) == [4, 3, 3]
+    # Five of 1 x 1 need two outputs of four inputs; with an input more, which brings two, one.
+    assert grown_outputs(shapes, [0, 0, 1, 5], "weight", ends) == [4, 3, 4]
+    assert grown_outputs(shapes, [1, 0, 0, 5], "weight", ends) == [5, 3, 3]
+    assert grown_outputs(shapes, [2, 1, 1, 2], "unit", ends) == [6, 4, 4]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_fewer_weights_are_free_and_one_output_less_would_not_do(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

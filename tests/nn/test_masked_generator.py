@@ -1,4 +1,4 @@
-"""`MaskedGenerator` and `Critic`."""
+"""`DCGANGenerator` and `dcgan_critic`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clfast.nn import Critic, MaskedGenerator
+from clfast.nn import DCGANGenerator, dcgan_critic
 from clfast.nn.growth import Masks
 
 NOISE, WIDTHS = 5, (6, 4, 3)
@@ -20,21 +20,21 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def network(masks: Masks, **options: Any) -> MaskedGenerator:
+def network(masks: Masks, **options: Any) -> DCGANGenerator:
     """With embeddings of both signs."""
-    made = MaskedGenerator(2, NOISE, [WIDTHS], masks, generator=seeded(), **options)
+    made = DCGANGenerator(2, NOISE, [WIDTHS], masks, generator=seeded(), **options)
     embed(made, 1)
     return made
 
 
-def embed(made: MaskedGenerator, seed: int) -> None:
+def embed(made: DCGANGenerator, seed: int) -> None:
     with torch.no_grad():
         for embedding in made.embeddings:
             embedding.copy_(torch.randn(embedding.shape, generator=seeded(seed)) - 0.5)
 
 
 def plain(
-    net: MaskedGenerator, z: Tensor, masks: list[Tensor], task: int, sizes: tuple[int, ...]
+    net: DCGANGenerator, z: Tensor, masks: list[Tensor], task: int, sizes: tuple[int, ...]
 ) -> Tensor:
     """From the paper: masks of weights, or of activations before normalisation; eval mode."""
     x, inputs = z[:, :, None, None], NOISE
@@ -63,8 +63,8 @@ def test_the_network_is_the_papers(masks: Masks) -> None:
 
 def test_initial_values() -> None:
     large = [(40, 30, 20)]
-    weights = MaskedGenerator(1, 30, large, "weight", generator=seeded())
-    units = MaskedGenerator(1, 30, large, "unit", generator=seeded())
+    weights = DCGANGenerator(1, 30, large, "weight", generator=seeded())
+    units = DCGANGenerator(1, 30, large, "unit", generator=seeded())
     for weight, other in zip(weights.weights, units.weights, strict=True):
         weight, other = weight.detach(), other.detach()
         inputs, outputs = weight.shape[:2]
@@ -152,7 +152,7 @@ def test_what_the_authors_block_of_units_is_less() -> None:
 def test_a_state_fits_a_new_network_of_the_same_widths(masks: Masks, replay_mask: Any) -> None:
     net = network(masks, replay_mask=replay_mask)
     net.finish_task(4.0, seeded(3))
-    other = MaskedGenerator(2, NOISE, net.widths, masks, replay_mask=replay_mask)
+    other = DCGANGenerator(2, NOISE, net.widths, masks, replay_mask=replay_mask)
     other.load_state_dict(net.state_dict())
     z = torch.randn(4, NOISE, generator=seeded(2))
     assert torch.equal(
@@ -173,7 +173,7 @@ def test_bytes() -> None:
 
 
 def test_the_critic() -> None:
-    critic = Critic(3, 2, width=4, generator=seeded())
+    critic = dcgan_critic(3, 2, width=4, generator=seeded())
     x = torch.rand(5, 3, 32, 32, generator=seeded(1))
     score, logits = critic.eval()(x)
     assert score.shape == (5,)
