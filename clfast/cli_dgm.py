@@ -103,6 +103,7 @@ def dgm(
     require("matplotlib", "matplotlib")
     from .experiments import dgm as experiment
     from .experiments.dgm_comparison import compare
+    from .methods.generative_options import ClassifierOptions
 
     if variant is not None and methods:
         raise click.UsageError("--variant says which --method there is: give one of them")
@@ -125,7 +126,7 @@ def dgm(
             )
     console = Console()
     try:
-        size = given.get("size", experiment.DgmOptions.size)
+        size = given.get("size", ClassifierOptions.size)
         train, test = experiment.load(data, root, size)
         given["max_classes"] = len(train[1].unique())
         runs = [shared.for_method(name, seed, given) for name in chosen for seed in range(seeds)]

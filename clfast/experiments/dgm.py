@@ -175,13 +175,20 @@ def run(
 
     Raises:
         ModuleNotFoundError: no matplotlib.
-        ValueError: the folder holds something else; no test images of a class.
+        ValueError: the folder holds something else; no test images of a class; images of another
+            size than the options say.
         RuntimeError: a loss became NaN; the last checkpoint before it stays.
     """
     tasks = _tasks(config, train)
     learnt = torch.cat([y for _, y in tasks]).unique()
     if len(absent := learnt[~torch.isin(learnt, test[1])]):
         raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
+    size = config.options.size
+    if other := {*train[0].shape[2:], *test[0].shape[2:]} - {size}:
+        raise ValueError(
+            f"DgmExperiment: images are of {max(other)} pixels, but options.size is {size}; pass "
+            "them through from_arrays"
+        )
     learner = _learner(config, channels=train[0].shape[1])
     title = f"{METHODS[config.method].title}, seed {config.seed}"
     folder = RunFolder(path, config)

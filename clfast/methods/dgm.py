@@ -151,12 +151,15 @@ class DGM(GenerativeClassifier):
         )
         return made.to(self.device, self.dtype)
 
-    def _new_critic(self, classes: int) -> Critic:
+    def _critic(self, classes: int) -> Critic:
         o = self.options
         if o.network == "dcgan":
-            return super()._new_critic(classes)
+            return super()._critic(classes)
+        # Not in channels_last: the weight gradient of torch's 1 x 1 convolutions of stride 2 then
+        # corrupts the heap on the CPU (torch 2.13, 2 channels to 4).
         widths = {"width": o.critic_width, "hidden": 32 * o.critic_width}
-        return resnet_critic(self.channels, classes, **widths, generator=self._initial)
+        made = resnet_critic(self.channels, classes, **widths, generator=self._initial)
+        return made.to(self.device, self.dtype)
 
     def _buffer(self) -> ReplayBuffer | None:
         o = self.options

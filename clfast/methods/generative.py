@@ -208,15 +208,13 @@ class GenerativeClassifier(Restorable, TaskLearner):
             self.critic.add_classes(added, self._initial)
 
     def _critic(self, classes: int) -> Critic:
-        made = self._new_critic(classes).to(self.device, self.dtype)
+        o = self.options
+        widths = {"width": o.critic_width, "size": o.size}
+        made = dcgan_critic(self.channels, classes, **widths, generator=self._initial)
+        made.to(self.device, self.dtype)
         if self.device.type == "cpu":  # where convolutions are faster with it
             nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)
         return made
-
-    def _new_critic(self, classes: int) -> Critic:
-        o = self.options
-        widths = {"width": o.critic_width, "size": o.size}
-        return dcgan_critic(self.channels, classes, **widths, generator=self._initial)
 
     def _replayed(self, count: int) -> Tensor:
         """So many images of each past class, [past, count, ...] in [-1, 1]."""

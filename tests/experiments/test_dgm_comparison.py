@@ -135,6 +135,22 @@ def test_the_variants(root: Path) -> None:
         assert config["options"]["real_share"] == 0.5
 
 
+def test_networks_for_natural_images(root: Path) -> None:
+    networks = ["--network", "resnet", "--last", "class", "--alpha", "weights", "--size"]
+    arguments = ["--epochs", "1", "--batch", "36", "--critic-width", "1", *networks]
+    done = command(root, *arguments, "16", "--classes-per-task", "2")
+    assert done.exit_code == 0, done.output
+    run = root / "runs" / "dgmw-seed-0"
+    options = json.loads((run / "config.json").read_text())["options"]
+    assert [options[name] for name in ("network", "last", "size")] == ["resnet", "class", 16]
+    growth = json.loads((run / "growth.json").read_text())["tasks"]
+    assert [len(task["widths"]) for task in growth] == [5, 5]
+    assert [len(task["masks"]) for task in growth] == [7, 7]
+    wrong = command(root, *arguments, "24")
+    assert wrong.exit_code == 1
+    assert "size must be a power of two, got 24; resize the images to 16 or 32" in wrong.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -137,6 +137,13 @@ def test_a_class_without_test_images(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_images_of_another_size_than_the_options_say(tmp_path: Path) -> None:
+    config = replace(CONFIG, options=replace(CONFIG.options, size=16))
+    with pytest.raises(ValueError, match=r"^DgmExperiment: images are of 32 pixels, but .* is 16"):
+        dgm.run(config, TRAIN, TEST, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_trajectories(tmp_path: Path) -> None:
     layers = {"one": ([[0.5, 0.5], [0.2, 0.9]], [0.5, 0.6])}
     assert mask_trajectories(layers, tmp_path / "way.png").stat().st_size > 1000
