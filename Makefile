@@ -11,7 +11,7 @@ CLFAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
 export CLFAST_CUDA
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-FAMILY ?= retrieval,adaptation,recall,consolidation
+FAMILY ?= retrieval,adaptation,recall,consolidation,masks,optimizers
 OUT ?= gpu-check
 PROCESSES ?= 5
 
@@ -20,8 +20,9 @@ help:
 	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
 	@echo "make test       build and run the tests"
 	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitizers"
-	@echo "make bench      all benchmarks: tables of README.md (make ops-bench) and of"
-	@echo "                docs/performance.md (make other-bench), plots into benchmarks/results/"
+	@echo "make bench      all benchmarks: of ops (make ops-bench) and of what is made of them (make"
+	@echo "                other-bench); tables into README.md and docs/performance.md, plots into"
+	@echo "                benchmarks/results/"
 	@echo "make gpu-check  build, test, sanitize and measure on an NVIDIA GPU; FAMILY= OUT="
 	@echo "make wheel      a wheel into dist/"
 	@echo "make clean      remove .venv, builds and wheels; runs/ and results stay"
@@ -58,24 +59,26 @@ check: lint
 RUN := python -m benchmarks.run --unless-done --processes $(PROCESSES)
 REPORT := python -m benchmarks.report
 RESULTS := benchmarks/results
+PERFORMANCE := $(RESULTS)/{online,observe,masks,calls,index,avx2,scaling}.json
 
 bench: ops-bench other-bench
 
 ops-bench: $(VENV)/.built
 	@$(RUN) --family retrieval,adaptation --out $(RESULTS)/cpu.json
 	$(RUN) --family recall,consolidation --out $(RESULTS)/recall.json
+	$(RUN) --family masks,optimizers --out $(RESULTS)/masks.json
 	$(REPORT) $(RESULTS)/{cpu,recall}.json --readme README.md
+	$(REPORT) $(PERFORMANCE) --readme docs/performance.md
 
 # A run that was stopped goes on where it was, and one that is whole is not made again.
 other-bench: $(VENV)/.built
 	@$(RUN) --family online --out $(RESULTS)/online.json
 	$(RUN) --family observe --out $(RESULTS)/observe.json
-	$(RUN) --family masking --out $(RESULTS)/masking.json
 	$(RUN) --family calls --out $(RESULTS)/calls.json
 	$(RUN) --family index --out $(RESULTS)/index.json
 	$(RUN) --family retrieval --only "knn B=100 " --avx2 --out $(RESULTS)/avx2.json
 	$(RUN) --family scaling --out $(RESULTS)/scaling.json
-	$(REPORT) $(RESULTS)/{online,observe,masking,calls,index,avx2,scaling}.json --readme docs/performance.md
+	$(REPORT) $(PERFORMANCE) --readme docs/performance.md
 
 # Uses the Python that is there, with its torch: a GPU machine may have no network.
 gpu-check:

@@ -138,10 +138,10 @@ def in_chunks(function: Callable[..., Any], size: int) -> Callable[..., Any]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples."""
+    """All tensors in nested tuples and lists."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple | list):
         for part in value:
             yield from tensors(part)
 

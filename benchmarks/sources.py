@@ -17,13 +17,20 @@ _TIMED = (
     *("benchmarks/worker.py", "benchmarks/bystanders.py"),
     *("benchmarks/oracle.py", "benchmarks/opponents", "benchmarks/families/_adaptation_inputs.py"),
 )
-# Families that take cases or inputs of others.
-_TAKES = {SCALING: ("retrieval", "adaptation"), INDEX: ("retrieval",)}
+# Families that take cases or inputs of others, or of modules that they share.
+_TAKES = {
+    SCALING: ("retrieval", "adaptation"),
+    INDEX: ("retrieval",),
+    OBSERVE: ("_dgm_iteration",),
+    "masks": ("_masked_networks", "_kept_masks"),
+    "optimizers": ("_masked_networks",),
+}
 _METHODS = ("clfast/memory", "clfast/methods", "clfast/nn", "clfast/experiments/naive.py")
 _PARTS = {
     ONLINE: _METHODS,
     INDEX: _METHODS,
-    OBSERVE: (*_METHODS, "benchmarks/baselines", "benchmarks/memory.py"),
+    OBSERVE: (*_METHODS, "clfast/optim", "benchmarks/baselines", "benchmarks/memory.py"),
+    "optimizers": ("clfast/optim",),
 }
 SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}
 

@@ -1,8 +1,7 @@
 """The cases of every family of ops: one module each, with the list `CASES`; what begins with _ is
-shared by some of them. Six modules are no family of ops: `scaling` takes ops at many sizes,
+shared by some of them. Five modules are no family of ops: `scaling` takes ops at many sizes,
 `calls` ops that have nothing to do, `online` whole predictions, `observe` whole steps of learning,
-`index` a memory with each kind of index, `masking` parts
-of a training step with masks."""
+`index` a memory with each kind of index."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ import pkgutil
 
 from ..case import Case
 
-OTHERS = ("scaling", "calls", "online", "observe", "index", "masking")
-SCALING, CALLS, ONLINE, OBSERVE, INDEX, MASKING = OTHERS
+OTHERS = ("scaling", "calls", "online", "observe", "index")
+SCALING, CALLS, ONLINE, OBSERVE, INDEX = OTHERS
 
 
 def names() -> list[str]:

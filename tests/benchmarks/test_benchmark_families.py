@@ -23,8 +23,8 @@ SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
         ValueError,
-        match=r"'nothing'; there are adaptation, consolidation, recall, retrieval, "
-        r"scaling, calls, online, observe, index, masking",
+        match=r"'nothing'; there are adaptation, consolidation, masks, optimizers, recall, "
+        r"retrieval, scaling, calls, online, observe, index",
     ):
         families.cases("nothing")
 
@@ -93,21 +93,27 @@ def test_steps_of_learning_lead_to_the_same_parameters(case: Case) -> None:
                 assert case.error(output, wrong, inputs) > 100 * case.tolerance
 
 
-MASKING = [
-    pytest.param(case, id=case.name) for case in families.cases(families.MASKING) if case.small
-]
+@pytest.mark.parametrize("case", [p for p in SMALL if "step_ tensors" in p.id])
+def test_a_step_that_moves_what_is_reserved_is_wrong(case: Case) -> None:
+    inputs = case.make_inputs(1, "cpu")
+    moved, moments = case.oracle(inputs)
+    layers = list(zip(inputs.params, moved, inputs.reserved, strict=True))
+    right = tuple(p.double() + m for p, m, _ in layers)
+    wrong = tuple(p.double() + m + 1e-9 * r for p, m, r in layers)
+    assert case.error((right, moments), (moved, moments), inputs) <= case.tolerance
+    assert case.error((wrong, moments), (moved, moments), inputs) == float("inf")
 
 
-@pytest.mark.parametrize("case", MASKING)
-def test_steps_with_masks_and_their_rivals_agree(case: Case) -> None:
-    for variant in case.variants:
-        if variant.kind != "compiled":
-            inputs = case.make_inputs(1, "cpu")
-            with torch.no_grad():  # as the harness calls them
-                expected = case.oracle(inputs)
-                (call,) = variant.bind([inputs])
-                output = call()
-            assert case.error(output, expected, inputs) <= case.tolerance, variant.name
+IN_PLACE = [p for p in SMALL if p.id.split()[0] in ("compensate_embedding_gradients_", "reserve_")]
+
+
+@pytest.mark.parametrize("case", IN_PLACE)
+def test_what_is_put_back_makes_every_call_the_first(case: Case) -> None:
+    inputs = case.make_inputs(1, "cpu")
+    with torch.no_grad():
+        (call,) = case.variants[0].bind([inputs])
+        for _ in range(2):
+            assert case.error(call(), case.oracle(inputs), inputs) <= case.tolerance
 
 
 def test_recall_counts_a_key_once_and_none_that_is_too_far() -> None:
