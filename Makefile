@@ -59,7 +59,9 @@ check: lint
 RUN := python -m benchmarks.run --unless-done --processes $(PROCESSES)
 REPORT := python -m benchmarks.report
 RESULTS := benchmarks/results
-PERFORMANCE := $(RESULTS)/{online,observe,masks,calls,index,avx2,scaling}.json
+# Of those that were measured, in this order.
+PERFORMANCE = $(wildcard $(addprefix $(RESULTS)/,$(addsuffix .json, \
+  online observe iteration masks calls index avx2 scaling)))
 
 bench: ops-bench other-bench
 
@@ -73,7 +75,8 @@ ops-bench: $(VENV)/.built
 # A run that was stopped goes on where it was, and one that is whole is not made again.
 other-bench: $(VENV)/.built
 	@$(RUN) --family online --out $(RESULTS)/online.json
-	$(RUN) --family observe --out $(RESULTS)/observe.json
+	$(RUN) --family observe --only ARM --out $(RESULTS)/observe.json
+	$(RUN) --family observe --only DGM --out $(RESULTS)/iteration.json
 	$(RUN) --family calls --out $(RESULTS)/calls.json
 	$(RUN) --family index --out $(RESULTS)/index.json
 	$(RUN) --family retrieval --only "knn B=100 " --avx2 --out $(RESULTS)/avx2.json
