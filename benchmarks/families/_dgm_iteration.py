@@ -147,7 +147,8 @@ def dgm_iteration(small: bool) -> Case:
         return _plain(AsPublished, small, wide)(wide, batch.y)
 
     def error(output: Tensor, expected: Tensor, _: Batch) -> float:
-        """Of what the iteration changed."""
+        """Of what the iteration changed, but for one in a thousand of its entries: Adam makes whole
+        steps of gradients that are nothing but rounding."""
         state, count = _state(small), TASK
         g = state["generator"]
         names = [*(f"{kind}.{i}" for kind in ("weights", "embeddings") for i in range(3))]
@@ -155,7 +156,8 @@ def dgm_iteration(small: bool) -> Case:
         names.append(f"lasts.{count}.weight")
         critic = [v for n, v in state["critic"].items() if "running" not in n and "num" not in n]
         start = torch.cat([t.flatten() for t in [*(g[n] for n in names), *critic]]).to(expected)
-        return float((output - expected).norm() / (expected - start).norm())
+        apart = (output - expected).abs().sort().values[: -(-len(output) * 999 // 1000)]
+        return float(apart.norm() / (expected - start).norm())
 
     cl = {"layout": torch.channels_last}
 
@@ -173,7 +175,7 @@ def dgm_iteration(small: bool) -> Case:
         inputs=inputs,
         oracle=oracle,
         error=error,
-        tolerance=2e-3,
+        tolerance=1e-4,
         # What networks need is torch's affair.
         work=lambda _: Work(0, 0),
         memory=True,
