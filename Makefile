@@ -61,7 +61,7 @@ REPORT := python -m benchmarks.report
 RESULTS := benchmarks/results
 # Of those that were measured, in this order.
 PERFORMANCE = $(wildcard $(addprefix $(RESULTS)/,$(addsuffix .json, \
-  online observe iteration masks calls index avx2 scaling)))
+  online observe iteration penalty masks calls index avx2 scaling)))
 
 bench: ops-bench other-bench
 
