@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class DgmExperiment:
     """All that decides a run, but the data itself."""
 
     data: str = "mnist"
-    """Its name, for the folder."""
+    """Its name."""
     method: str = "dgmw"
     """Of `METHODS`."""
     options: ClassifierOptions = METHODS["dgmw"].options
@@ -175,23 +176,13 @@ def run(
 
     Raises:
         ModuleNotFoundError: no matplotlib.
-        ValueError: the folder holds something else; no test images of a class; images of another
-            size than the options say.
+        TypeError, ValueError: what `prepared` refuses; a folder that holds something else, or a run
+            on other data.
         RuntimeError: a loss became NaN; the last checkpoint before it stays.
     """
-    tasks = _tasks(config, train)
-    learnt = torch.cat([y for _, y in tasks]).unique()
-    if len(absent := learnt[~torch.isin(learnt, test[1])]):
-        raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
-    size = config.options.size
-    if other := {*train[0].shape[2:], *test[0].shape[2:]} - {size}:
-        raise ValueError(
-            f"DgmExperiment: images are of {max(other)} pixels, but options.size is {size}; pass "
-            "them through from_arrays"
-        )
-    learner = _learner(config, channels=train[0].shape[1])
+    tasks, learner = prepared(config, train, test)
     title = f"{METHODS[config.method].title}, seed {config.seed}"
-    folder = RunFolder(path, config)
+    folder = folder_of(path, config, train, test)
     if (checkpoint := folder.load_checkpoint()) is not None:
         learner.load_state_dict(checkpoint.state)
     batches = [-(-len(y) // config.options.batch) for _, y in tasks]
@@ -216,6 +207,40 @@ def run(
             _report(folder, learner, test, time.monotonic() - begin)
     lines = folder.metrics()
     return table(lines, title), plots(lines, learner.history, folder.path)
+
+
+def prepared(
+    config: DgmExperiment, train: Samples, test: Samples
+) -> tuple[list[Samples], GenerativeClassifier]:
+    """The tasks of a run, and a learner that knows nothing.
+
+    Raises:
+        TypeError, ValueError: no test images of a class; images of another size than the options
+            say; channels that differ; an option or device that cannot be.
+    """
+    tasks = _tasks(config, train)
+    learnt = torch.cat([y for _, y in tasks]).unique()
+    if len(absent := learnt[~torch.isin(learnt, test[1])]):
+        raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
+    size = config.options.size
+    if other := {*train[0].shape[2:], *test[0].shape[2:]} - {size}:
+        raise ValueError(
+            f"DgmExperiment: images are of {max(other)} pixels, but options.size is {size}; pass "
+            "them through from_arrays"
+        )
+    return tasks, _learner(config, channels=train[0].shape[1])
+
+
+def folder_of(
+    path: str | os.PathLike[str], config: DgmExperiment, train: Samples, test: Samples
+) -> RunFolder:
+    """Of a run; its config.json has "data_sha256" besides, of all images and labels, so that it is
+    that of a run on the same data alone."""
+    digest = hashlib.sha256()
+    for tensor in (*train, *test):
+        digest.update(str(list(tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return RunFolder(path, {**asdict(config), "data_sha256": digest.hexdigest()[:16]})
 
 
 def _tasks(config: DgmExperiment, train: Samples) -> list[Samples]:

@@ -17,7 +17,7 @@ from clfast import cli_dgm
 from clfast.cli import main
 from clfast.experiments import dgm
 from clfast.experiments.dgm_comparison import compare
-from clfast.experiments.run_folder import RunFolder
+from clfast.methods.dgm import DgmOptions
 
 SMALL = ["--epochs", "1", "--batch", "16", "--width", "2", "--threads", "1"]
 
@@ -207,7 +207,7 @@ def test_a_run_that_fails_and_one_that_is_resumed(
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert written["failures"] == found.failures
     assert [path.name for path in found.plots] == ["accuracy.png"]
-    assert len(RunFolder(tmp_path / "dgmw-seed-0", configs[1]).metrics()) == 1
+    assert len(dgm.folder_of(tmp_path / "dgmw-seed-0", configs[1], TRAIN, TEST).metrics()) == 1
 
     def counted(self: Any, *arguments: Any) -> Any:
         nonlocal steps
@@ -227,6 +227,36 @@ def test_a_run_that_fails_and_one_that_is_resumed(
 def test_an_option_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
     wrong = replace(CONFIG.for_method("ewc", 0, OPTIONS), seed=1)
     wrong = replace(wrong, options=replace(wrong.options, lr=-1.0))
-    with pytest.raises(ValueError, match=r"^EWC-M: lr must"):
-        compare([CONFIG, wrong], TRAIN, TEST, tmp_path / "runs")
-    assert not (tmp_path / "runs" / "dgmw-seed-0" / "metrics.jsonl").exists()
+    for message, config in (
+        ("EWCM: lr must", wrong),
+        ("DGMw: device nowhere cannot be used", replace(CONFIG, device="nowhere")),
+        ("DgmExperiment: images are of 32", replace(CONFIG, options=DgmOptions(size=16))),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            compare([CONFIG, config], TRAIN, TEST, tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
+
+
+def test_other_data_in_the_same_folder(root: Path) -> None:
+    """A table of the data before is no table of these."""
+    (root / "other").mkdir()
+    for name, each in (("train", 12), ("test", 5)):
+        x, y = arrays(each, each + 1)
+        np.savez(root / "other" / f"{name}.npz", images=x.numpy(), labels=y.numpy())
+    assert command(root, "--method", "none", "--tasks", "1").exit_code == 0
+    config = json.loads((root / "runs" / "none-seed-0" / "config.json").read_text())
+    assert len(config["data_sha256"]) == 16
+    found = command(root, "--method", "none", "--tasks", "1", "--root", str(root / "other"))
+    assert found.exit_code == 1
+    assert "holds a run of another config: data_sha256 is" in " ".join(found.output.split())
+    again = command(root, "--method", "none", "--tasks", "1")
+    assert again.exit_code == 0
+
+
+def test_a_plot_of_an_older_comparison_goes(root: Path) -> None:
+    one_task = ["--tasks", "1"]
+    assert command(root, "--method", "dgmw", *one_task).exit_code == 0
+    assert (root / "runs" / "growth.png").exists()
+    assert command(root, "--method", "none", *one_task).exit_code == 0
+    assert (root / "runs" / "accuracy.png").exists()
+    assert not (root / "runs" / "growth.png").exists()
