@@ -325,6 +325,31 @@ def test_real_samples() -> None:
         assert torch.equal(replay[label, :4], real)
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize(("first", "second"), [(40, 10), (10, 40)])
+def test_the_share_of_real_samples_in_tasks_that_differ_in_size(
+    first: int, second: int, share: float
+) -> None:
+    """It is r of the replay, and no more of a class is stored than r of its samples."""
+    options = {**SMALL, "epochs": 1, "real_share": share}
+    free, budget = DGMw(**options), DGMw(**options, real_budget=3)
+    for dgm in (free, budget):
+        dgm.fit_task(task(0, each=first))
+        runs: list[Any] = []
+        dgm.fit_task(
+            task(1, each=second), after_batch=lambda at, to=runs, of=dgm: to.append(of._run)
+        )
+        replay = runs[0].replay[0]
+        assert len(replay) == second
+        samples = 2 * torch.cat([x for x, _ in task(0, each=first)]) - 1
+        which = [[bool(torch.equal(image, real)) for real in samples] for image in replay]
+        counts = torch.tensor(which).sum(0)
+        stored = share * first if dgm is free else 3
+        assert int(counts.sum()) == (share * second if dgm is free else 3)
+        assert int((counts > 0).sum()) == min(stored, share * second)
+        assert int(counts.max() - counts[counts > 0].min()) <= 1
+
+
 def test_a_critic_may_go_on() -> None:
     dgm = DGMw(**SMALL, new_critic=False)
     dgm.fit_task(task(0))
