@@ -62,6 +62,7 @@ class ConditionalGan(GenerativeClassifier):
     _OPTIONS = GanOptions
     _LOSSES = ("classifier", "critic", "generator")
 
+    @torch.inference_mode(False)
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         given = self.options

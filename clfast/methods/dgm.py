@@ -135,6 +135,7 @@ class DGM(GenerativeClassifier):
     _MASKS: ClassVar[Masks]
     _LOSSES = ("classifier", "critic", "generator", "sparsity")
 
+    @torch.inference_mode(False)
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         o = self.options
@@ -340,6 +341,18 @@ class DGM(GenerativeClassifier):
             "mask_ways": self._mask_ways,
             "real": None if self.real is None else self.real.state_dict(),
         }
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        ways, layers = state["mask_ways"], len(self.generator.weights)
+        kinds = {"occupation", "values"}
+        whole = all(isinstance(way, Mapping) and way.keys() == kinds for way in ways)
+        if len(ways) != (layers if state["classes"] else 0) or not whole:
+            raise ValueError(
+                f"mask_ways must have occupation and values of each of {layers} layers"
+            )
+        if len(state["widths"]) != len(state["history"]) + 1:
+            raise ValueError("widths must be those of each task that was learnt, and of the next")
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         if len(state["widths"][0]) != len(self.generator.widths[0]):
