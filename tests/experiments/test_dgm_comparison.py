@@ -177,6 +177,33 @@ def test_wrong_data(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", images=np.zeros((2, 5, 5)))
     found = CliRunner().invoke(main, [*arguments, "--data", "arrays"])
     assert "has no array labels" in found.output
+    images, labels = np.zeros((4, 16, 16), np.uint8), np.arange(4)
+    np.savez(tmp_path / "train.npz", images=images, labels=labels)
+    whole = (tmp_path / "train.npz").read_bytes()
+    np.savez(tmp_path / "test.npz", images=np.stack([images] * 3, 1), labels=labels)
+    arguments += ["--data", "arrays"]
+    found = CliRunner().invoke(main, arguments)
+    assert "training images have 1 channels, test images 3" in " ".join(found.output.split())
+    np.savez(tmp_path / "test.npz", images=images, labels=labels)
+    found = CliRunner().invoke(main, [*arguments, "--noise", "3"])
+    assert "max_classes must be at most noise, 3, got 4; raise noise" in found.output
+    np.save(tmp_path / "alone.npy", images)
+    alone = (tmp_path / "alone.npy").read_bytes()
+    for damaged in (b"", b"PK", b"no npz", whole[:-30], whole[:200], alone):
+        (tmp_path / "train.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^load: .*train\.npz cannot be read as an npz file"):
+            dgm.load("arrays", tmp_path)
+    for wrong, message in (
+        (labels.astype(str), "labels must be numbers, got <U"),
+        (labels > 1, r"from_arrays: labels must be integers \[4\], got torch.bool"),
+        (labels - 1, "from_arrays: labels must be at least 0, got -1"),
+        (labels[:3], r"from_arrays: labels must be integers \[4\]"),
+    ):
+        np.savez(tmp_path / "train.npz", images=images, labels=wrong)
+        with pytest.raises(ValueError, match=rf"^load: .*train\.npz: {message}"):
+            dgm.load("arrays", tmp_path)
+    np.savez(tmp_path / "train.npz", images=images, labels=labels.astype(">i4"))
+    assert dgm.load("arrays", tmp_path)[0][1].tolist() == [0, 1, 2, 3]
     assert not (tmp_path / "runs").exists()
 
 
