@@ -283,6 +283,42 @@ def test_it_learns() -> None:
         assert float((dgm.predict(x) == y).float().mean()) > 0.8
 
 
+def test_generated_images_alone_keep_old_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the same training without any image of the past."""
+    options = {**SMALL, "epochs": 10, "lr": 5e-3, "critic_width": 6, "sparsity_weight": 0.0}
+    kept = DGMw(**options)
+    kept.fit_task(task(0))
+    none = copy.deepcopy(kept)
+    kept.fit_task(task(1))
+    whole = DGMw._replayed
+    monkeypatch.setattr(DGMw, "_replayed", lambda self, count: whole(self, count)[:0])
+    none.fit_task(task(1))
+    found = []
+    for dgm in (kept, none):
+        (x, y), (new_x, new_y) = task(0, each=20)[0], task(1, each=20)[0]
+        assert float((dgm.predict(new_x) == new_y).float().mean()) > 0.8
+        found.append(float((dgm.predict(x) == y).float().mean()))
+    assert found[0] > 0.8
+    assert found[1] < 0.2
+
+
+@pytest.mark.parametrize("blocked", ["outputs", "both_ends"])
+def test_what_the_authors_block_lets_old_images_drift(blocked: Any) -> None:
+    """A unit that is masked out is a constant behind batch normalisation, which is read."""
+    dgm = DGMa(**SMALL, blocked=blocked)
+
+    def close_half(at: Progress) -> None:
+        if at.step == at.steps - 1:
+            with torch.no_grad():
+                for embedding in dgm.generator.embeddings:
+                    embedding[:, ::2] = -30.0
+
+    dgm.fit_task(task(0), after_batch=close_half)
+    before = images(dgm, [0])
+    dgm.fit_task(task(1))
+    assert torch.equal(images(dgm, [0]), before) == (blocked == "outputs")
+
+
 @BOTH
 def test_history(method: str) -> None:
     dgm = METHODS[method](**SMALL)
