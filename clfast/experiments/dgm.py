@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class DgmExperiment:
     """All that decides a run, but the data itself."""
 
     data: str = "mnist"
-    """Its name, for the folder."""
+    """Its name."""
     method: str = "dgmw"
     """Of `METHODS`."""
     options: ClassifierOptions = METHODS["dgmw"].options
@@ -96,9 +97,11 @@ def load(
     in them as "images" and "labels".
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, or is none.
+        FileNotFoundError, ValueError: a file is missing, cannot be read, or holds what
+            `from_arrays` refuses.
         TypeError, ValueError: size is no power of two from 16 on.
     """
+    doublings(size, "load")
     if data == "mnist":
         train, test = load_mnist(root)
         return from_arrays(*train, size), from_arrays(*test, size)
@@ -106,12 +109,29 @@ def load(
     parts = []
     for name in ("train.npz", "test.npz"):
         file = _arguments.file(folder / name, "load")
-        with np.load(file) as arrays:
-            if missing := {"images", "labels"} - set(arrays.files):
-                raise ValueError(f"load: {file} has no array {min(missing)}")
-            images, labels = (torch.from_numpy(arrays[key]) for key in ("images", "labels"))
-        parts.append(from_arrays(images, labels, size))
+        images, labels = _arrays(file)
+        try:
+            parts.append(from_arrays(images, labels, size))
+        except ValueError as error:
+            raise ValueError(f"load: {file}: {error}") from error
     return parts[0], parts[1]
+
+
+def _arrays(file: Path) -> tuple[Tensor, Tensor]:
+    """The images and labels of an npz file."""
+    try:
+        with file.open("rb") as opened, np.load(opened) as arrays:
+            found = {name: arrays[name] for name in ("images", "labels") if name in arrays.files}
+    except Exception as error:  # numpy's, zipfile's and zlib's, by where the file is damaged
+        raise ValueError(f"load: {file} cannot be read as an npz file: {error}") from error
+    for name in ("images", "labels"):
+        if name not in found:
+            raise ValueError(f"load: {file} has no array {name}")
+        if found[name].dtype.kind not in "biuf":
+            raise ValueError(f"load: {file}: {name} must be numbers, got {found[name].dtype}")
+    # In the byte order of this machine, which is all that torch knows.
+    images, labels = (each.astype(each.dtype.newbyteorder("=")) for each in found.values())
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def from_arrays(images: Tensor, labels: Tensor, size: int = DgmOptions.size) -> Samples:
@@ -121,7 +141,7 @@ def from_arrays(images: Tensor, labels: Tensor, size: int = DgmOptions.size) -> 
     Args:
         images: [N, H, W], [N, Ch, H, W] or [N, H, W, Ch] of 1 or 3 channels, uint8 or floating
             point in [0, 1].
-        labels: [N], of any integer type.
+        labels: [N], of any integer type, at least 0.
         size: a power of two from 16 on.
 
     Raises:
@@ -136,11 +156,15 @@ def from_arrays(images: Tensor, labels: Tensor, size: int = DgmOptions.size) -> 
             "from_arrays: images must be [N, H, W], [N, Ch, H, W] or [N, H, W, Ch] with 1 or 3 "
             f"channels, got {list(images.shape)}"
         )
-    if labels.shape != x.shape[:1] or labels.is_floating_point():
+    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != x.shape[:1] or not integers:
         raise ValueError(
             f"from_arrays: labels must be integers [{len(x)}], got {labels.dtype} "
             f"{list(labels.shape)}"
         )
+    labels = labels.long()
+    if int(labels.min()) < 0:
+        raise ValueError(f"from_arrays: labels must be at least 0, got {int(labels.min())}")
     if x.dtype != torch.uint8:
         if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
             raise ValueError("from_arrays: images must be uint8, or floating point in [0, 1]")
@@ -151,7 +175,7 @@ def from_arrays(images: Tensor, labels: Tensor, size: int = DgmOptions.size) -> 
             for part in x.split(1000)
         ]
         x = torch.cat([part.round().clamp(0, 255).byte() for part in resized])
-    return x.contiguous(), labels.long()
+    return x.contiguous(), labels
 
 
 def run(
@@ -175,23 +199,13 @@ def run(
 
     Raises:
         ModuleNotFoundError: no matplotlib.
-        ValueError: the folder holds something else; no test images of a class; images of another
-            size than the options say.
+        TypeError, ValueError: what `prepared` refuses; a folder that holds something else, or a run
+            on other data.
         RuntimeError: a loss became NaN; the last checkpoint before it stays.
     """
-    tasks = _tasks(config, train)
-    learnt = torch.cat([y for _, y in tasks]).unique()
-    if len(absent := learnt[~torch.isin(learnt, test[1])]):
-        raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
-    size = config.options.size
-    if other := {*train[0].shape[2:], *test[0].shape[2:]} - {size}:
-        raise ValueError(
-            f"DgmExperiment: images are of {max(other)} pixels, but options.size is {size}; pass "
-            "them through from_arrays"
-        )
-    learner = _learner(config, channels=train[0].shape[1])
+    tasks, learner = prepared(config, train, test)
     title = f"{METHODS[config.method].title}, seed {config.seed}"
-    folder = RunFolder(path, config)
+    folder = folder_of(path, config, train, test)
     if (checkpoint := folder.load_checkpoint()) is not None:
         learner.load_state_dict(checkpoint.state)
     batches = [-(-len(y) // config.options.batch) for _, y in tasks]
@@ -216,6 +230,45 @@ def run(
             _report(folder, learner, test, time.monotonic() - begin)
     lines = folder.metrics()
     return table(lines, title), plots(lines, learner.history, folder.path)
+
+
+def prepared(
+    config: DgmExperiment, train: Samples, test: Samples
+) -> tuple[list[Samples], GenerativeClassifier]:
+    """The tasks of a run, and a learner that knows nothing.
+
+    Raises:
+        TypeError, ValueError: no test images of a class; images of another size than the options
+            say; channels that differ; an option or device that cannot be.
+    """
+    tasks = _tasks(config, train)
+    learnt = torch.cat([y for _, y in tasks]).unique()
+    if len(absent := learnt[~torch.isin(learnt, test[1])]):
+        raise ValueError(f"DgmExperiment: there are no test images of class {int(absent[0])}")
+    size = config.options.size
+    if other := {*train[0].shape[2:], *test[0].shape[2:]} - {size}:
+        raise ValueError(
+            f"DgmExperiment: images are of {max(other)} pixels, but options.size is {size}; pass "
+            "them through from_arrays"
+        )
+    channels, others = train[0].shape[1], test[0].shape[1]
+    if channels != others:
+        raise ValueError(
+            f"DgmExperiment: training images have {channels} channels, test images {others}"
+        )
+    return tasks, _learner(config, channels)
+
+
+def folder_of(
+    path: str | os.PathLike[str], config: DgmExperiment, train: Samples, test: Samples
+) -> RunFolder:
+    """Of a run; its config.json has "data_sha256" besides, of all images and labels, so that it is
+    that of a run on the same data alone."""
+    digest = hashlib.sha256()
+    for tensor in (*train, *test):
+        digest.update(str(list(tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return RunFolder(path, {**asdict(config), "data_sha256": digest.hexdigest()[:16]})
 
 
 def _tasks(config: DgmExperiment, train: Samples) -> list[Samples]:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from .. import _arguments
 from .._files import write_text
 from ..methods.dgm import DGM
-from .dgm import METHODS, DgmExperiment, Samples, run
+from .dgm import METHODS, DgmExperiment, Samples, folder_of, prepared, run
 from .plots import learning_curves
-from .run_folder import RunFolder
 from .tables import MeanStd, Table
 
 Record = dict[str, Any]
@@ -51,20 +50,19 @@ def compare(
 
     Raises:
         ModuleNotFoundError: no matplotlib.
-        TypeError, ValueError: an option that cannot be, before anything runs; a folder that holds
-            something else; no test images of a class.
+        TypeError, ValueError: what `prepared` refuses, before there is a folder; a folder that
+            holds something else, or a run on other data.
     """
     folder = _arguments.path(path, "compare")
-    folders = {_name(config): folder / _name(config) for config in configs}
-    for config in configs:
-        config.options.check(METHODS[config.method].title)
-        RunFolder(folders[_name(config)], config)
+    for config in configs:  # first: a folder would be that of the config, which cannot be
+        prepared(config, train, test)
+    folders = {_name(c): folder_of(folder / _name(c), c, train, test) for c in configs}
     records, failures = [], {}
     for config in configs:
         name = _name(config)
         try:
-            ended(run(config, train, test, folders[name], minutes=minutes)[0])
-            records.append(_record(config, folders[name]))
+            ended(run(config, train, test, folder / name, minutes=minutes)[0])
+            records.append(_record(config, folders[name].metrics()))
         except RuntimeError as error:  # a loss that became NaN, or no more memory
             failures[name] = str(error)
     titles = list(dict.fromkeys(METHODS[config.method].title for config in configs))
@@ -78,8 +76,7 @@ def _name(config: DgmExperiment) -> str:
     return f"{config.method}-seed-{config.seed}"
 
 
-def _record(config: DgmExperiment, path: Path) -> Record:
-    lines = RunFolder(path, config).metrics()
+def _record(config: DgmExperiment, lines: list[dict[str, Any]]) -> Record:
     grows = "widths" in lines[0]
     return {
         "method": METHODS[config.method].title,
@@ -145,4 +142,6 @@ def _plots(titles: Sequence[str], records: Sequence[Record], path: Path) -> list
             title = f"mean ± std over {seeds} seeds" if seeds > 1 else ""
             options = {"title": title, "xlabel": "tasks learnt", "ylabel": ylabel}
             made.append(learning_curves(curves, path / f"{name}.png", **options))
+        else:  # that of a comparison before
+            (path / f"{name}.png").unlink(missing_ok=True)
     return made

@@ -1,4 +1,8 @@
-"""Continual-learning methods, one module a family; every learner follows `Learner`."""
+"""Continual-learning methods, one module a family.
+
+Learners follow `Learner`, which sees a stream batch by batch, but for the generative classifiers
+(DGM and what it is compared to): they are `TaskLearner`s, which see a task at once.
+"""
 
 from __future__ import annotations
 

@@ -37,13 +37,19 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) ->
 def critic_loss(
     critic: Critic, real: Tensor, fake: Tensor, mix: Tensor, penalty_weight: float
 ) -> Tensor:
-    """mean score(fake) - mean score(real) + penalty_weight times `gradient_penalty`.
+    """`wasserstein_loss` + penalty_weight times `gradient_penalty`.
 
     Three passes, in the order real, fake, between, as batch normalisation in train mode sees them.
     """
+    loss = wasserstein_loss(critic, real, fake)
+    if penalty_weight:
+        loss = loss + penalty_weight * gradient_penalty(critic, real, fake, mix)
+    return loss
+
+
+def wasserstein_loss(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """mean score(fake) - mean score(real); the first pass is that of real."""
     real_scores, _ = critic(real)
     fake_scores, _ = critic(fake.detach())
     loss: Tensor = fake_scores.mean() - real_scores.mean()
-    if penalty_weight:
-        loss = loss + penalty_weight * gradient_penalty(critic, real, fake, mix)
     return loss

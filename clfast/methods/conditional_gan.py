@@ -62,6 +62,7 @@ class ConditionalGan(GenerativeClassifier):
     _OPTIONS = GanOptions
     _LOSSES = ("classifier", "critic", "generator")
 
+    @torch.inference_mode(False)
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         given = self.options
@@ -77,9 +78,9 @@ class ConditionalGan(GenerativeClassifier):
         """w."""
         return 1.0
 
-    def _critic_keeps(self, past: Past | None, mix: Tensor) -> Tensor | float:
-        """K of the critic; `mix` [B] in [0, 1] is what the gradient penalty has."""
-        del past, mix
+    def _critic_keeps(self, past: Past | None) -> Tensor | float:
+        """K of the critic."""
+        del past
         return 0.0
 
     def _generator_keeps(self, past: Past | None) -> Tensor | float:
@@ -106,7 +107,7 @@ class ConditionalGan(GenerativeClassifier):
                 fake = self._fake(y)
                 mix = torch.rand(len(x), generator=self._random, **options)
                 loss = new * critic_loss(critic, x, fake, mix, o.penalty_weight)
-                of_critic = self._step(run, "critic", loss + self._critic_keeps(past, mix))
+                of_critic = self._step(run, "critic", loss + self._critic_keeps(past))
 
             loss = new * self._adversarial(y) + self._generator_keeps(past)
             of_generator = self._step(run, "generator", loss)

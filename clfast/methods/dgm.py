@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._arguments import integer, one_of, real
+from .._arguments import boolean, integer, one_of, real
 from ..memory import ReplayBuffer
 from ..nn.critic import Critic, resnet_critic
 from ..nn.dcgan_generator import DCGANGenerator
@@ -73,20 +73,24 @@ class DgmOptions(GenerativeOptions):
     replay_mask: Literal["soft", "binary"] = "soft"
     """Past tasks' masks: sigmoid(s_max e) of what is reserved, or 1."""
     real_share: float | None = None
-    """r in [0, 1]: stored samples among those of a past class that are replayed. None: none; with
-    a budget: as many as that allows."""
+    """r in [0, 1]: the share of stored samples in those of a past class that are replayed; where
+    its task had fewer samples than the new one, they repeat. None: none; with a budget: as many as
+    that allows."""
     real_budget: int | None = None
-    """K, samples that are stored of all past classes together; None: as many as r asks for."""
+    """K, samples that are stored of all past classes together; None: r of those of each class.
+    They do not repeat, so that their share in the replay may be less than r."""
 
     def check(self, where: str) -> None:
         """Raises TypeError or ValueError for what cannot be."""
         super().check(where)
         if self.max_classes > self.noise:
             raise ValueError(
-                f"{where}: max_classes must be at most noise, {self.noise}, got {self.max_classes}"
+                f"{where}: max_classes must be at most noise, {self.noise}, got "
+                f"{self.max_classes}; raise noise"
             )
-        for name in ("max_scale", "clip_norm"):
-            real(getattr(self, name), name, where, least=0, open_ends="(")
+        real(self.clip_norm, "clip_norm", where, least=0, open_ends="(")
+        bounds = torch.finfo(torch.float32)  # in which masks are made of it
+        real(self.max_scale, "max_scale", where, least=bounds.tiny, most=bounds.max)
         for name in ("sparsity_weight", "adversarial_weight"):
             real(getattr(self, name), name, where, least=0)
         one_of(self.network, tuple(_GENERATORS), "network", where)
@@ -102,6 +106,8 @@ class DgmOptions(GenerativeOptions):
             real(self.real_share, "real_share", where, least=0, most=1)
         if self.real_budget is not None:
             integer(self.real_budget, "real_budget", where, least=1)
+        for name in ("classify_fakes", "new_critic"):
+            boolean(getattr(self, name), name, where)
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ class DGM(GenerativeClassifier):
     _MASKS: ClassVar[Masks]
     _LOSSES = ("classifier", "critic", "generator", "sparsity")
 
+    @torch.inference_mode(False)
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         o = self.options
@@ -178,9 +185,13 @@ class DGM(GenerativeClassifier):
     def _replayed(self, count: int) -> Tensor:
         images = super()._replayed(count)
         if self.real is not None and len(self.real):
-            stored = self.real.rows
+            stored, share = self.real.rows, self.options.real_share
+            wanted = count if share is None else round(share * count)
             for label, of_class in zip(self.classes, images, strict=True):
-                rows = (stored["y"] == label).nonzero()[:count, 0]
+                rows = (stored["y"] == label).nonzero()[:wanted, 0]
+                if len(rows) and self.options.real_budget is None:
+                    # A task of more samples than that of the class: they begin again.
+                    rows = rows[torch.arange(wanted, device=self.device) % len(rows)]
                 of_class[: len(rows)] = stored["x"][rows]
         return images
 
@@ -330,6 +341,18 @@ class DGM(GenerativeClassifier):
             "mask_ways": self._mask_ways,
             "real": None if self.real is None else self.real.state_dict(),
         }
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        ways, layers = state["mask_ways"], len(self.generator.weights)
+        kinds = {"occupation", "values"}
+        whole = all(isinstance(way, Mapping) and way.keys() == kinds for way in ways)
+        if len(ways) != (layers if state["classes"] else 0) or not whole:
+            raise ValueError(
+                f"mask_ways must have occupation and values of each of {layers} layers"
+            )
+        if len(state["widths"]) != len(state["history"]) + 1:
+            raise ValueError("widths must be those of each task that was learnt, and of the next")
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         if len(state["widths"][0]) != len(self.generator.widths[0]):

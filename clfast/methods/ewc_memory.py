@@ -77,6 +77,7 @@ class EWCM(ConditionalGan):
     options: EwcOptions
     _OPTIONS = EwcOptions
 
+    @torch.inference_mode(False)
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         zeros = [torch.zeros_like(p) for p in self._learnt()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -112,14 +112,14 @@ class GenerativeClassifier(Restorable, TaskLearner):
             In each case the learner is as before the call.
         """
         where = f"{type(self).__name__}.fit_task"
-        samples = self._taken(loader, where)
-        before = self.state_dict()
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            samples = self._taken(loader, where)
+            before = self.state_dict()
+            try:
                 self._fit(samples, after_batch, where)
-        except BaseException:
-            self._load(before)
-            raise
+            except BaseException:
+                self._load(before)
+                raise
         return {name: curve[-1] for name, curve in self.history[-1]["losses"].items()}
 
     def _fit(
@@ -324,12 +324,20 @@ class GenerativeClassifier(Restorable, TaskLearner):
             generator: on the learner's device, draws the noise; None: torch's global one.
 
         Raises:
-            TypeError, ValueError: n below 1; a class that was not learnt.
+            TypeError, ValueError: n below 1; a class that was not learnt, or is no integer; what
+                is no generator on the device.
         """
         where = f"{type(self).__name__}.generate"
         n = _arguments.integer(n, "n", where, least=1)
         known = [c for c, t in zip(self.classes, self._task_of, strict=True) if t < self.tasks]
-        wanted = known if classes is None else list(classes)
+        wanted = known if classes is None else self._labels_in(classes, where)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            kind = type(generator).__name__
+            raise TypeError(f"{where}: generator must be a torch.Generator, got {kind}")
+        if generator is not None and generator.device != self._random.device:
+            raise ValueError(
+                f"{where}: generator must be on {self._random.device}, got {generator.device}"
+            )
         for label in wanted:
             if label not in known:
                 raise ValueError(
@@ -341,6 +349,13 @@ class GenerativeClassifier(Restorable, TaskLearner):
         images = [self._images(self.classes.index(c), n, generator) for c in wanted]
         labels = torch.tensor(wanted, device=self.device).repeat_interleave(n)
         return Generated((torch.cat(images) + 1) / 2, labels)
+
+    @staticmethod
+    def _labels_in(classes: Sequence[int], where: str) -> list[int]:
+        if not isinstance(classes, Iterable):
+            kind = type(classes).__name__
+            raise TypeError(f"{where}: classes must be a sequence of integers, got {kind}")
+        return [_arguments.integer(label, "a class", where, least=0) for label in classes]
 
     @torch.no_grad()
     def _images(self, position: int, n: int, generator: torch.Generator | None) -> Tensor:
@@ -390,6 +405,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
 
     # State
 
+    @torch.inference_mode(False)
     def state_dict(self) -> dict[str, Any]:
         """All that was learnt, also in the middle of a task; then with the replayed images.
 
@@ -410,6 +426,25 @@ class GenerativeClassifier(Restorable, TaskLearner):
             }
         )
 
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        classes, task_of, history = (list(state[n]) for n in ("classes", "task_of", "history"))
+        if len(set(classes)) < len(classes) or len(classes) > self.options.max_classes:
+            most = self.options.max_classes
+            raise ValueError(f"classes must be different, and {most} at most, got {classes}")
+        if len(task_of) != len(classes) or task_of != sorted(task_of):
+            raise ValueError(f"task_of must be a task for each of {classes}, got {task_of}")
+        begun = len(history) + (state["run"] is not None)
+        if set(task_of) != set(range(begun)) or not all(isinstance(r, Mapping) for r in history):
+            raise ValueError(
+                f"history must have a mapping for each task that was learnt; it has {len(history)} "
+                f"entries, and task_of is {task_of}"
+            )
+        for name in ("critic", "generator"):
+            for key, value in (state[name] or {}).items():
+                if not bool(value.isfinite().all()):
+                    raise ValueError(f"the {name} holds NaN or Inf in {key}")
+
+    @torch.inference_mode(False)
     def _load(self, state: Mapping[str, Any]) -> None:
         parts = copy.deepcopy(dict(state))
         self._unchecked = []

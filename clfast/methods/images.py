@@ -64,8 +64,13 @@ def as_images(
     checks.check_samples(x, where)
     assert isinstance(x, Tensor)
     if x.shape[1:] != shape:
-        sizes = ", ".join(map(str, shape))
-        raise ValueError(f"{where}: x must have shape [B, {sizes}], got {list(x.shape)}")
+        sizes, remedy = ", ".join(map(str, shape)), ""
+        if x.dim() == 4 and x.shape[1] == shape[0]:
+            remedy = (
+                "; resize the images, as clfast.experiments.dgm.from_arrays does, or make the "
+                "learner with their size= (16, 32, 64, ...)"
+            )
+        raise ValueError(f"{where}: x must have shape [B, {sizes}], got {list(x.shape)}{remedy}")
     if x.dtype == torch.uint8:
         return x.to(device, dtype) / 127.5 - 1
     if not x.is_floating_point():

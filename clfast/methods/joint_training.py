@@ -81,6 +81,7 @@ class JointTraining(GenerativeClassifier):
     _LOSSES = ("classifier",)
     _keeps_critic = False
 
+    @torch.inference_mode(False)
     def __init__(self, channels: int = 1, **arguments: Any) -> None:
         super().__init__(channels, **arguments)
         self.generator = self._empty()

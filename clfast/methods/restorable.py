@@ -27,10 +27,15 @@ class Restorable(Predictor):
                 f"got {', '.join(map(str, state_dict))}; nothing was loaded"
             )
         try:
+            self._check_state(state_dict)
             self._load(state_dict)
         except Exception as error:
             self._load(before)
             raise ValueError(f"{where}: {error}; nothing was loaded") from error
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError for a state with all its parts that `_load` would take, but that does
+        not fit."""
 
     @abstractmethod
     def _load(self, state: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from .growth import grown
 from .image_size import doublings
+from .initial import initialise
 from .resnet import resnet18
 
 
@@ -118,7 +118,7 @@ def resnet_critic(
     network.to_empty(device="cpu")
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            _initialise(module, generator)
+            initialise(module.weight, module.bias, generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     features = nn.Sequential(network, _RowNorm(hidden, momentum=0.01), nn.ReLU())
@@ -138,13 +138,5 @@ class _RowNorm(nn.BatchNorm1d):
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, device="cpu")
-    _initialise(layer, generator)
+    initialise(layer.weight, layer.bias, generator)
     return layer
-
-
-def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator | None) -> None:
-    """As PyTorch does it."""
-    nn.init.kaiming_uniform_(layer.weight, math.sqrt(5), generator=generator)
-    if layer.bias is not None:
-        bound = 1 / math.sqrt(layer.weight[0].numel())
-        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

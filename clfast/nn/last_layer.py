@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .growth import grown
+from .initial import initialise
 
 
 class ToImages(NamedTuple):
@@ -56,7 +56,7 @@ class LastLayer(nn.Module):
         weight = torch.empty(*number, inputs, channels, kind.kernel, kind.kernel)
         bias = torch.empty(*number, channels) if kind.bias else None
         if not each_class:
-            _initialise(weight, bias, kind, generator)
+            initialise(weight, bias, generator, kind.fan)
         self.weight = nn.Parameter(weight)
         self.bias = None if bias is None else nn.Parameter(bias)
 
@@ -73,7 +73,9 @@ class LastLayer(nn.Module):
         weight = torch.empty(number, *old.shape[1:])
         bias = None if old_bias is None else torch.empty(number, *old_bias.shape[1:])
         for label in range(self.classes, number):
-            _initialise(weight[label], None if bias is None else bias[label], self.kind, generator)
+            initialise(
+                weight[label], None if bias is None else bias[label], generator, self.kind.fan
+            )
         self.weight = nn.Parameter(grown(old.detach(), weight.to(old)))
         if bias is not None and old_bias is not None:
             self.bias = nn.Parameter(grown(old_bias.detach(), bias.to(old_bias)))
@@ -119,13 +121,3 @@ class LastLayer(nn.Module):
             if self.bias is not None:
                 self.bias = nn.Parameter(self.bias.new_empty(number, *self.bias.shape[1:]))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def _initialise(
-    weight: Tensor, bias: Tensor | None, kind: ToImages, generator: torch.Generator | None
-) -> None:
-    """Of weight [C, channels, k, k] and bias [channels], as PyTorch initialises a convolution."""
-    nn.init.kaiming_uniform_(weight, math.sqrt(5), mode=kind.fan, generator=generator)
-    if bias is not None:
-        fan = weight.shape[0 if kind.fan == "fan_out" else 1] * kind.kernel**2
-        nn.init.uniform_(bias, -1 / math.sqrt(fan), 1 / math.sqrt(fan), generator=generator)

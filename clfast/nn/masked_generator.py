@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._arguments import cpu_generator, integer, one_of
 from ..ops.masks import masked_weights, reserve_, weight_mask
 from .growth import Masks, grown, grown_outputs
 from .last_layer import LastLayer, ToImages
@@ -69,6 +70,10 @@ class MaskedGenerator(nn.Module):
         last: ``"task"``: one last layer for a task; ``"class"``: one for each class, which the
             task's begin tells by `add_classes`.
         generator: on the CPU, of the initial values.
+
+    Raises:
+        TypeError, ValueError: a number below 1; a choice that there is not; no widths, or another
+            number of them in a later task.
     """
 
     _TO_IMAGES: ClassVar[ToImages]
@@ -85,6 +90,17 @@ class MaskedGenerator(nn.Module):
         last: Literal["task", "class"] = "task",
         generator: torch.Generator | None = None,
     ) -> None:
+        where = type(self).__name__
+        integer(channels, "channels", where, least=1)
+        integer(noise, "noise", where, least=1)
+        for width in (width for of_task in widths for width in of_task):
+            integer(width, "widths", where, least=1)
+        if len({len(of_task) for of_task in widths}) != 1:
+            raise ValueError(f"{where}: widths must be as many in each task, got {widths}")
+        one_of(masks, ("weight", "unit"), "masks", where)
+        one_of(blocked, ("outputs", "both_ends"), "blocked", where)
+        one_of(replay_mask, ("soft", "binary"), "replay_mask", where)
+        one_of(last, ("task", "class"), "last", where)
         super().__init__()
         self.channels, self.noise, self.masks = channels, noise, masks
         self.replay_mask, self.last, self._blocked_by = replay_mask, last, blocked
@@ -210,11 +226,17 @@ class MaskedGenerator(nn.Module):
         Args:
             max_scale: s_max, of the mask that is stored.
             generator: on the CPU, of what is added.
+
+        Raises:
+            TypeError, ValueError: another generator; what :func:`clfast.ops.masks.reserve_` raises.
+                Nothing has changed then.
         """
+        if generator is not None:
+            cpu_generator(generator, f"{type(self).__name__}.finish_task")
         used = [e >= 0 for e in self.embeddings]
         softs = [(max_scale * e).sigmoid() for e in self.embeddings]
-        self.stored.append(nn.ModuleList(map(self._stored, used, softs)))
         newly: list[int] = reserve_(self.reserved, list(self.embeddings), max_scale).tolist()
+        self.stored.append(nn.ModuleList(map(self._stored, used, softs)))
         if self.masks == "unit":
             self._block()
         shapes = [tuple(weight.shape) for weight in self.weights]

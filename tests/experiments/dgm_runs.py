@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clfast.experiments import dgm, dgm_report
 from clfast.experiments.dgm import DgmExperiment, from_arrays
-from clfast.experiments.run_folder import RunFolder
 from clfast.methods.dgm import DgmOptions
 
 
@@ -54,7 +53,7 @@ def ends_alike(path: Path, other: Path) -> bool:
     """Whether two runs have the same last state, bit for bit, lines but for times, and growth."""
     states, lines, growth = [], [], []
     for folder in (path, other):
-        run = RunFolder(folder, CONFIG)
+        run = dgm.folder_of(folder, CONFIG, TRAIN, TEST)
         checkpoint = run.load_checkpoint()
         assert checkpoint is not None
         states.append(checkpoint)

@@ -17,7 +17,7 @@ from clfast import cli_dgm
 from clfast.cli import main
 from clfast.experiments import dgm
 from clfast.experiments.dgm_comparison import compare
-from clfast.experiments.run_folder import RunFolder
+from clfast.methods.dgm import DgmOptions
 
 SMALL = ["--epochs", "1", "--batch", "16", "--width", "2", "--threads", "1"]
 
@@ -177,6 +177,33 @@ def test_wrong_data(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", images=np.zeros((2, 5, 5)))
     found = CliRunner().invoke(main, [*arguments, "--data", "arrays"])
     assert "has no array labels" in found.output
+    images, labels = np.zeros((4, 16, 16), np.uint8), np.arange(4)
+    np.savez(tmp_path / "train.npz", images=images, labels=labels)
+    whole = (tmp_path / "train.npz").read_bytes()
+    np.savez(tmp_path / "test.npz", images=np.stack([images] * 3, 1), labels=labels)
+    arguments += ["--data", "arrays"]
+    found = CliRunner().invoke(main, arguments)
+    assert "training images have 1 channels, test images 3" in " ".join(found.output.split())
+    np.savez(tmp_path / "test.npz", images=images, labels=labels)
+    found = CliRunner().invoke(main, [*arguments, "--noise", "3"])
+    assert "max_classes must be at most noise, 3, got 4; raise noise" in found.output
+    np.save(tmp_path / "alone.npy", images)
+    alone = (tmp_path / "alone.npy").read_bytes()
+    for damaged in (b"", b"PK", b"no npz", whole[:-30], whole[:200], alone):
+        (tmp_path / "train.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^load: .*train\.npz cannot be read as an npz file"):
+            dgm.load("arrays", tmp_path)
+    for wrong, message in (
+        (labels.astype(str), "labels must be numbers, got <U"),
+        (labels > 1, r"from_arrays: labels must be integers \[4\], got torch.bool"),
+        (labels - 1, "from_arrays: labels must be at least 0, got -1"),
+        (labels[:3], r"from_arrays: labels must be integers \[4\]"),
+    ):
+        np.savez(tmp_path / "train.npz", images=images, labels=wrong)
+        with pytest.raises(ValueError, match=rf"^load: .*train\.npz: {message}"):
+            dgm.load("arrays", tmp_path)
+    np.savez(tmp_path / "train.npz", images=images, labels=labels.astype(">i4"))
+    assert dgm.load("arrays", tmp_path)[0][1].tolist() == [0, 1, 2, 3]
     assert not (tmp_path / "runs").exists()
 
 
@@ -207,7 +234,7 @@ def test_a_run_that_fails_and_one_that_is_resumed(
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert written["failures"] == found.failures
     assert [path.name for path in found.plots] == ["accuracy.png"]
-    assert len(RunFolder(tmp_path / "dgmw-seed-0", configs[1]).metrics()) == 1
+    assert len(dgm.folder_of(tmp_path / "dgmw-seed-0", configs[1], TRAIN, TEST).metrics()) == 1
 
     def counted(self: Any, *arguments: Any) -> Any:
         nonlocal steps
@@ -227,6 +254,36 @@ def test_a_run_that_fails_and_one_that_is_resumed(
 def test_an_option_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path) -> None:
     wrong = replace(CONFIG.for_method("ewc", 0, OPTIONS), seed=1)
     wrong = replace(wrong, options=replace(wrong.options, lr=-1.0))
-    with pytest.raises(ValueError, match=r"^EWC-M: lr must"):
-        compare([CONFIG, wrong], TRAIN, TEST, tmp_path / "runs")
-    assert not (tmp_path / "runs" / "dgmw-seed-0" / "metrics.jsonl").exists()
+    for message, config in (
+        ("EWCM: lr must", wrong),
+        ("DGMw: device nowhere cannot be used", replace(CONFIG, device="nowhere")),
+        ("DgmExperiment: images are of 32", replace(CONFIG, options=DgmOptions(size=16))),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            compare([CONFIG, config], TRAIN, TEST, tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
+
+
+def test_other_data_in_the_same_folder(root: Path) -> None:
+    """A table of the data before is no table of these."""
+    (root / "other").mkdir()
+    for name, each in (("train", 12), ("test", 5)):
+        x, y = arrays(each, each + 1)
+        np.savez(root / "other" / f"{name}.npz", images=x.numpy(), labels=y.numpy())
+    assert command(root, "--method", "none", "--tasks", "1").exit_code == 0
+    config = json.loads((root / "runs" / "none-seed-0" / "config.json").read_text())
+    assert len(config["data_sha256"]) == 16
+    found = command(root, "--method", "none", "--tasks", "1", "--root", str(root / "other"))
+    assert found.exit_code == 1
+    assert "holds a run of another config: data_sha256 is" in " ".join(found.output.split())
+    again = command(root, "--method", "none", "--tasks", "1")
+    assert again.exit_code == 0
+
+
+def test_a_plot_of_an_older_comparison_goes(root: Path) -> None:
+    one_task = ["--tasks", "1"]
+    assert command(root, "--method", "dgmw", *one_task).exit_code == 0
+    assert (root / "runs" / "growth.png").exists()
+    assert command(root, "--method", "none", *one_task).exit_code == 0
+    assert (root / "runs" / "accuracy.png").exists()
+    assert not (root / "runs" / "growth.png").exists()

@@ -16,7 +16,6 @@ from dgm_runs import CONFIG, OPTIONS, TEST, TRAIN, arrays
 
 from clfast.experiments import dgm
 from clfast.experiments.plots import mask_trajectories
-from clfast.experiments.run_folder import RunFolder
 from clfast.methods.dgm import UnitOptions
 
 SCRIPT = Path(__file__).with_name("kill_dgm_run.py")
@@ -36,7 +35,7 @@ def test_a_run(variant: Any, tmp_path: Path) -> None:
     assert found == PLOTS | of_tasks
     assert {path.name for path in plots} == {name for name in found if "images" not in name}
     growth = json.loads((tmp_path / "run" / "growth.json").read_text())["tasks"]
-    lines = RunFolder(tmp_path / "run", config).metrics()
+    lines = dgm.folder_of(tmp_path / "run", config, TRAIN, TEST).metrics()
     assert len(growth) == len(lines) == len(table.rows) == tasks
     for record, line in zip(growth, lines, strict=True):
         assert line.items() <= record.items()
@@ -78,7 +77,7 @@ def test_nan_leaves_the_last_good_checkpoint(
     monkeypatch.setattr(dgm.DGMw, "_learn_batch", spoiled)
     with pytest.raises(RuntimeError, match="the classifier loss is nan at step 2 of task 1"):
         dgm.run(CONFIG, TRAIN, TEST, tmp_path / "run", minutes=0)
-    folder = RunFolder(tmp_path / "run", CONFIG)
+    folder = dgm.folder_of(tmp_path / "run", CONFIG, TRAIN, TEST)
     checkpoint = folder.load_checkpoint()
     assert checkpoint is not None
     assert checkpoint.step == 4 + 2
@@ -142,6 +141,18 @@ def test_images_of_another_size_than_the_options_say(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^DgmExperiment: images are of 32 pixels, but .* is 16"):
         dgm.run(config, TRAIN, TEST, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", ["train images", "train labels", "test images", "test labels"])
+def test_a_folder_is_of_one_set_of_data(part: str, tmp_path: Path) -> None:
+    dgm.folder_of(tmp_path / "run", CONFIG, TRAIN, TEST)
+    changed = {"train": [t.clone() for t in TRAIN], "test": [t.clone() for t in TEST]}
+    split, kind = part.split()
+    changed[split][kind == "labels"].flatten()[0] += 1
+    train, test = map(tuple, changed.values())
+    with pytest.raises(ValueError, match=r"another config: data_sha256 is \"[0-9a-f]{16}\" there"):
+        dgm.run(CONFIG, train, test, tmp_path / "run")
+    dgm.folder_of(tmp_path / "run", CONFIG, TRAIN, TEST)
 
 
 def test_trajectories(tmp_path: Path) -> None:

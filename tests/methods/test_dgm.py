@@ -283,6 +283,42 @@ def test_it_learns() -> None:
         assert float((dgm.predict(x) == y).float().mean()) > 0.8
 
 
+def test_generated_images_alone_keep_old_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the same training without any image of the past."""
+    options = {**SMALL, "epochs": 10, "lr": 5e-3, "critic_width": 6, "sparsity_weight": 0.0}
+    kept = DGMw(**options)
+    kept.fit_task(task(0))
+    none = copy.deepcopy(kept)
+    kept.fit_task(task(1))
+    whole = DGMw._replayed
+    monkeypatch.setattr(DGMw, "_replayed", lambda self, count: whole(self, count)[:0])
+    none.fit_task(task(1))
+    found = []
+    for dgm in (kept, none):
+        (x, y), (new_x, new_y) = task(0, each=20)[0], task(1, each=20)[0]
+        assert float((dgm.predict(new_x) == new_y).float().mean()) > 0.8
+        found.append(float((dgm.predict(x) == y).float().mean()))
+    assert found[0] > 0.8
+    assert found[1] < 0.2
+
+
+@pytest.mark.parametrize("blocked", ["outputs", "both_ends"])
+def test_what_the_authors_block_lets_old_images_drift(blocked: Any) -> None:
+    """A unit that is masked out is a constant behind batch normalisation, which is read."""
+    dgm = DGMa(**SMALL, blocked=blocked)
+
+    def close_half(at: Progress) -> None:
+        if at.step == at.steps - 1:
+            with torch.no_grad():
+                for embedding in dgm.generator.embeddings:
+                    embedding[:, ::2] = -30.0
+
+    dgm.fit_task(task(0), after_batch=close_half)
+    before = images(dgm, [0])
+    dgm.fit_task(task(1))
+    assert torch.equal(images(dgm, [0]), before) == (blocked == "outputs")
+
+
 @BOTH
 def test_history(method: str) -> None:
     dgm = METHODS[method](**SMALL)
@@ -323,6 +359,31 @@ def test_real_samples() -> None:
     for label in range(3):
         real = stored["x"][stored["y"] == label]
         assert torch.equal(replay[label, :4], real)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize(("first", "second"), [(40, 10), (10, 40)])
+def test_the_share_of_real_samples_in_tasks_that_differ_in_size(
+    first: int, second: int, share: float
+) -> None:
+    """It is r of the replay, and no more of a class is stored than r of its samples."""
+    options = {**SMALL, "epochs": 1, "real_share": share}
+    free, budget = DGMw(**options), DGMw(**options, real_budget=3)
+    for dgm in (free, budget):
+        dgm.fit_task(task(0, each=first))
+        runs: list[Any] = []
+        dgm.fit_task(
+            task(1, each=second), after_batch=lambda at, to=runs, of=dgm: to.append(of._run)
+        )
+        replay = runs[0].replay[0]
+        assert len(replay) == second
+        samples = 2 * torch.cat([x for x, _ in task(0, each=first)]) - 1
+        which = [[bool(torch.equal(image, real)) for real in samples] for image in replay]
+        counts = torch.tensor(which).sum(0)
+        stored = share * first if dgm is free else 3
+        assert int(counts.sum()) == (share * second if dgm is free else 3)
+        assert int((counts > 0).sum()) == min(stored, share * second)
+        assert int(counts.max() - counts[counts > 0].min()) <= 1
 
 
 def test_a_critic_may_go_on() -> None:

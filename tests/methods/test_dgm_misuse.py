@@ -23,6 +23,11 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"betas": (0.5, 1)}, ValueError, "DGMw: betas must"),
     ({"noise": 4}, ValueError, "DGMw: max_classes must be at most noise, 4, got 5"),
     ({"max_scale": 0}, ValueError, "DGMw: max_scale must"),
+    ({"max_scale": 1e39}, ValueError, "DGMw: max_scale must"),
+    ({"max_scale": 1e-320}, ValueError, "DGMw: max_scale must"),
+    ({"new_critic": "no"}, TypeError, "DGMw: new_critic must be True or False, got str"),
+    ({"classify_fakes": None}, TypeError, "DGMw: classify_fakes must be True or False, got None"),
+    ({"bn_track_adversarial": "yes"}, TypeError, "DGMw: bn_track_adversarial must be True or"),
     ({"sparsity_weight": -1}, ValueError, "DGMw: sparsity_weight must"),
     ({"penalty_weight": float("nan")}, ValueError, "DGMw: penalty_weight must"),
     ({"schedule": "linear"}, ValueError, "DGMw: schedule must be one of dgmw, dgma"),
@@ -56,7 +61,12 @@ WRONG_TASKS: list[tuple[Any, type[Exception], str]] = [
     (3, TypeError, "loader must give pairs (x, y), got int"),
     ([X], TypeError, "loader must give pairs (x, y)"),
     ([([1], Y)], TypeError, "x must be a torch.Tensor, got list"),
-    ([(X[:, :, :28, :28], Y)], ValueError, "x must have shape [B, 1, 32, 32], got [8, 1, 28, 28]"),
+    (
+        [(X[:, :, :28, :28], Y)],
+        ValueError,
+        "x must have shape [B, 1, 32, 32], got [8, 1, 28, 28]; resize the images, as "
+        "clfast.experiments.dgm.from_arrays does, or make the learner with their size=",
+    ),
     ([(X.repeat(1, 3, 1, 1), Y)], ValueError, "x must have shape [B, 1, 32, 32]"),
     ([(X.long(), Y)], TypeError, "x must be floating point or uint8, got torch.int64"),
     ([(X - 1, Y)], ValueError, "x must be in [0, 1], and not NaN"),
@@ -100,6 +110,43 @@ def test_tasks(learnt: DGMw, loader: Any, kind: type[Exception], message: str) -
 def test_generate(learnt: DGMw, arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         learnt.generate(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": 0}, "classes must be a sequence of integers, got int"),
+        ({"classes": [0.0]}, "a class must be an integer, got float"),
+        ({"classes": [False]}, "a class must be an integer, got bool"),
+        ({"generator": 3}, "generator must be a torch.Generator, got int"),
+    ],
+)
+def test_generate_of_other_kinds(learnt: DGMw, arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^DGMw.generate: {message}"):
+        learnt.generate(2, **arguments)
+
+
+def test_in_inference_mode() -> None:
+    """Whatever is done there, the learner can be trained after it."""
+
+    def stop(at: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with torch.inference_mode():
+        dgm = DGMw(**{**SMALL, "epochs": 1})
+        dgm.load_state_dict(dgm.state_dict())
+        with pytest.raises(KeyboardInterrupt):
+            dgm.fit_task(task(0), after_batch=stop)
+    dgm.fit_task(task(0))
+    with torch.inference_mode():
+        dgm.load_state_dict(dgm.state_dict())
+        with pytest.raises(KeyboardInterrupt):
+            dgm.fit_task(task(1), after_batch=stop)
+    tensors = [*dgm.generator.parameters(), *dgm.generator.buffers()]
+    assert dgm.critic is not None
+    tensors += [*dgm.critic.parameters(), *dgm.critic.buffers()]
+    assert not any(tensor.is_inference() for tensor in tensors)
+    dgm.fit_task(task(1))
 
 
 def test_before_the_first_task() -> None:
@@ -166,6 +213,11 @@ def test_an_interrupted_task_leaves_nothing(learnt: DGMw) -> None:
     assert same(learnt.state_dict(), before)
 
 
+def spoiled(parts: dict[str, Any]) -> dict[str, Any]:
+    name = next(name for name, value in parts.items() if value.is_floating_point())
+    return {**parts, name: parts[name] * float("nan")}
+
+
 def test_states_that_do_not_fit(learnt: DGMw) -> None:
     dgm, state = DGMw(**SMALL), learnt.state_dict()
     before = dgm.state_dict()
@@ -174,6 +226,21 @@ def test_states_that_do_not_fit(learnt: DGMw) -> None:
         ({}, ValueError, "state must have the parts"),
         ({**state, "widths": [[8, 4, 2]]}, ValueError, "nothing was loaded"),
         ({**state, "critic": {}}, ValueError, "nothing was loaded"),
+        ({**state, "task_of": [0, 0]}, ValueError, "task_of must be a task for each of"),
+        ({**state, "task_of": [3]}, ValueError, "history must have a mapping for each task"),
+        ({**state, "classes": [0, 0], "task_of": [0, 0]}, ValueError, "classes must be different"),
+        ({**state, "history": []}, ValueError, "history must have a mapping for each task"),
+        ({**state, "mask_ways": [3]}, ValueError, "mask_ways must have"),
+        (
+            {**state, "critic": spoiled(state["critic"])},
+            ValueError,
+            "the critic holds NaN or Inf in",
+        ),
+        (
+            {**state, "generator": spoiled(state["generator"])},
+            ValueError,
+            "the generator holds NaN or Inf in",
+        ),
         ({**state, "real": {}}, ValueError, "one learner stores real samples, the other does not"),
     ]
     for given, kind, message in wrong:

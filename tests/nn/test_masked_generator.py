@@ -162,6 +162,47 @@ def test_a_state_fits_a_new_network_of_the_same_widths(masks: Masks, replay_mask
     assert other.nbytes() == net.nbytes()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((0.0,), RuntimeError, "reserve_"),
+        ((float("nan"),), RuntimeError, "reserve_"),
+        ((10.0, 3), TypeError, r"DCGANGenerator\.finish_task: generator must be"),
+    ],
+)
+def test_a_task_that_cannot_end_leaves_everything(
+    arguments: Any, kind: type[Exception], message: str
+) -> None:
+    net = network("unit")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(kind, match=message):
+        net.finish_task(*arguments)
+    assert net.task == 0
+    after = net.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"masks": "units"}, ValueError, "masks must be one of weight, unit, got 'units'"),
+        ({"blocked": "inputs"}, ValueError, "blocked must be one of outputs, both_ends"),
+        ({"replay_mask": "hard"}, ValueError, "replay_mask must be one of soft, binary"),
+        ({"last": "none"}, ValueError, "last must be one of task, class"),
+        ({"channels": 0}, ValueError, "channels must be at least 1, got 0"),
+        ({"noise": 2.5}, TypeError, "noise must be an integer, got float"),
+        ({"widths": []}, ValueError, "widths must"),
+        ({"widths": [(8, 4, 2), (8, 4)]}, ValueError, "widths must"),
+        ({"widths": [(8, 0, 2)]}, ValueError, "widths must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments(options: Any, kind: type[Exception], message: str) -> None:
+    given = {"channels": 1, "noise": NOISE, "widths": [WIDTHS], "masks": "unit", **options}
+    with pytest.raises(kind, match=f"^DCGANGenerator: {message}"):
+        DCGANGenerator(**given)
+
+
 def test_bytes() -> None:
     net = network("weight", replay_mask="binary")
     sizes = [16 * i * o for i, o in zip((NOISE, *WIDTHS), WIDTHS, strict=False)]
