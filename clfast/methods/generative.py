@@ -331,13 +331,7 @@ class GenerativeClassifier(Restorable, TaskLearner):
         n = _arguments.integer(n, "n", where, least=1)
         known = [c for c, t in zip(self.classes, self._task_of, strict=True) if t < self.tasks]
         wanted = known if classes is None else self._labels_in(classes, where)
-        if generator is not None and not isinstance(generator, torch.Generator):
-            kind = type(generator).__name__
-            raise TypeError(f"{where}: generator must be a torch.Generator, got {kind}")
-        if generator is not None and generator.device != self._random.device:
-            raise ValueError(
-                f"{where}: generator must be on {self._random.device}, got {generator.device}"
-            )
+        self._check_generator(generator, where)
         for label in wanted:
             if label not in known:
                 raise ValueError(
@@ -350,8 +344,19 @@ class GenerativeClassifier(Restorable, TaskLearner):
         labels = torch.tensor(wanted, device=self.device).repeat_interleave(n)
         return Generated((torch.cat(images) + 1) / 2, labels)
 
+    def _check_generator(self, generator: object, where: str) -> None:
+        if generator is None:
+            return
+        if not isinstance(generator, torch.Generator):
+            kind = type(generator).__name__
+            raise TypeError(f"{where}: generator must be a torch.Generator, got {kind}")
+        if generator.device != self._random.device:
+            raise ValueError(
+                f"{where}: generator must be on {self._random.device}, got {generator.device}"
+            )
+
     @staticmethod
-    def _labels_in(classes: Sequence[int], where: str) -> list[int]:
+    def _labels_in(classes: object, where: str) -> list[int]:
         if not isinstance(classes, Iterable):
             kind = type(classes).__name__
             raise TypeError(f"{where}: classes must be a sequence of integers, got {kind}")

@@ -93,8 +93,8 @@ class MaskedGenerator(nn.Module):
         where = type(self).__name__
         integer(channels, "channels", where, least=1)
         integer(noise, "noise", where, least=1)
-        for width in (width for of_task in widths for width in of_task):
-            integer(width, "widths", where, least=1)
+        for outputs in (count for of_task in widths for count in of_task):
+            integer(outputs, "widths", where, least=1)
         if len({len(of_task) for of_task in widths}) != 1:
             raise ValueError(f"{where}: widths must be as many in each task, got {widths}")
         one_of(masks, ("weight", "unit"), "masks", where)

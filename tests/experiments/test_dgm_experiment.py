@@ -149,9 +149,9 @@ def test_a_folder_is_of_one_set_of_data(part: str, tmp_path: Path) -> None:
     changed = {"train": [t.clone() for t in TRAIN], "test": [t.clone() for t in TEST]}
     split, kind = part.split()
     changed[split][kind == "labels"].flatten()[0] += 1
-    train, test = map(tuple, changed.values())
+    (x, y), (test_x, test_y) = changed.values()
     with pytest.raises(ValueError, match=r"another config: data_sha256 is \"[0-9a-f]{16}\" there"):
-        dgm.run(CONFIG, train, test, tmp_path / "run")
+        dgm.run(CONFIG, (x, y), (test_x, test_y), tmp_path / "run")
     dgm.folder_of(tmp_path / "run", CONFIG, TRAIN, TEST)
 
 
