@@ -53,12 +53,6 @@ _WEIGHT = click.FloatRange(min=0)
 @click.option("--sparsity-weight", type=_WEIGHT, help="lambda_RU")
 @click.option("--alpha", type=click.Choice(["outputs", "weights"]), help="Of lambda_RU: of what.")
 @click.option("--penalty-weight", type=_WEIGHT, help="lambda_GP")
-@click.option(
-    "--bn-track-adversarial",
-    is_flag=True,
-    default=None,
-    help="All passes move the critic's running statistics, as in the authors' code.",
-)
 @click.option("--classify-fakes", is_flag=True, default=None, help="L_c in the generator's loss.")
 @click.option("--compensation", type=click.Choice(["analytic", "reference", "none"]))
 @click.option("--embedding-clamp", type=click.FloatRange(min=0, min_open=True))

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
 from ..nn.critic import Critic
-from ..nn.multiplicity import statistics_kept
-
-
-def judging(critic: Critic, track: bool) -> AbstractContextManager[None]:
-    """Around passes in train mode that are not the classifier's; `track`: they move the running
-    statistics, too."""
-    return nullcontext() if track else statistics_kept(critic)
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._arguments import integer
 from ..nn.conditional_generator import ConditionalGenerator
-from .adversarial import critic_loss, judging
+from .adversarial import critic_loss
 from .generative import GenerativeClassifier
 from .generative_options import GenerativeOptions
 from .images import Samples
@@ -101,17 +101,14 @@ class ConditionalGan(GenerativeClassifier):
             loss = loss + past.weight * F.cross_entropy(critic(past.images)[1], past.labels)
         classifier = self._step(run, "critic", loss)
 
-        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
-        with judging(critic, o.bn_track_adversarial):
-            for _ in range(o.critic_steps):
-                fake = self._fake(y)
-                mix = torch.rand(len(x), generator=self._random, **options)
-                loss = new * critic_loss(critic, x, fake, mix, o.penalty_weight)
-                of_critic = self._step(run, "critic", loss + self._critic_keeps(past))
+        for _ in range(o.critic_steps):
+            fake = self._fake(y)
+            mix = torch.rand(len(x), generator=self._random, dtype=self.dtype, device=self.device)
+            loss = new * critic_loss(critic, x, fake, mix, o.penalty_weight)
+            of_critic = self._step(run, "critic", loss + self._critic_keeps(past))
 
-            loss = new * self._adversarial(y) + self._generator_keeps(past)
-            of_generator = self._step(run, "generator", loss)
-        return torch.stack([classifier, of_critic, of_generator])
+        loss = new * self._adversarial(y) + self._generator_keeps(past)
+        return torch.stack([classifier, of_critic, self._step(run, "generator", loss)])
 
     @torch.no_grad()
     def _fake(self, y: Tensor) -> Tensor:

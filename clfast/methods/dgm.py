@@ -24,7 +24,7 @@ from ..nn.growth import Masks
 from ..nn.masked_generator import Blocked, MaskedGenerator
 from ..nn.resnet_generator import ResNetGenerator
 from ..ops.masks import anneal_scale, compensate_embedding_gradients_
-from .adversarial import critic_loss, judging
+from .adversarial import critic_loss
 from .generative import GenerativeClassifier
 from .generative_options import GenerativeOptions
 from .images import Samples
@@ -226,15 +226,12 @@ class DGM(GenerativeClassifier):
             z = self._noise(y, self._random)
             fake = network(z, [weight.detach() for weight in masked], network.task, y)
         mix = torch.rand(len(x), generator=self._random, dtype=self.dtype, device=self.device)
-        with judging(critic, o.bn_track_adversarial):
-            of_critic = critic_loss(critic, x, fake, mix, o.penalty_weight)
+        of_critic = critic_loss(critic, x, fake, mix, o.penalty_weight)
         run.optimizers["critic"].zero_grad()
         of_critic.backward()
         run.optimizers["critic"].step()
 
-        images = network(self._noise(y, self._random), masked, network.task, y)
-        with judging(critic, o.bn_track_adversarial):
-            scores, logits = critic(images)
+        scores, logits = critic(network(self._noise(y, self._random), masked, network.task, y))
         loss = o.sparsity_weight * self._alpha() * sparsity - o.adversarial_weight * scores.mean()
         if o.classify_fakes:
             loss = loss + F.cross_entropy(logits, y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from .._arguments import boolean, integer, real
+from .._arguments import integer, real
 from ..nn.image_size import doublings
 
 Options = TypeVar("Options", bound="ClassifierOptions")
@@ -53,17 +53,12 @@ class GenerativeOptions(ClassifierOptions):
     of twice the size another with 8 g before them."""
     penalty_weight: float = 1.0
     """lambda_GP, of the gradient penalty."""
-    bn_track_adversarial: bool = False
-    """Whether passes of the critic on the Wasserstein loss move its running statistics of batch
-    normalisation, as in the authors' code. They are of the newest classes alone, and predictions,
-    which are made with these statistics, then often fail for others."""
 
     def check(self, where: str) -> None:
         super().check(where)
         for name in ("noise", "width"):
             integer(getattr(self, name), name, where, least=1)
         real(self.penalty_weight, "penalty_weight", where, least=0)
-        boolean(self.bn_track_adversarial, "bn_track_adversarial", where)
 
 
 def checked(kind: type[Options], given: dict[str, Any], where: str) -> Options:

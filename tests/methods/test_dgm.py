@@ -107,8 +107,7 @@ class Plain:
         x = F.leaky_relu(F.conv2d(x, D["features.0.weight"], stride=2, padding=2), 0.2)
         for conv, norm in ((2, 3), (5, 6)):
             x = F.conv2d(x, D[f"features.{conv}.weight"], stride=2, padding=2)
-            of_norm = [D[f"features.{norm}.running_{kind}"] for kind in ("mean", "var")]
-            mean, var = of_norm if self.tracks else (None, None)
+            mean, var = (D[f"features.{norm}.running_{kind}"] for kind in ("mean", "var"))
             gamma, beta = (D[f"features.{norm}.{kind}"] for kind in ("weight", "bias"))
             x = F.leaky_relu(F.batch_norm(x, mean, var, gamma, beta, True, 0.1), 0.2)
         x = x.reshape(len(x), -1)
@@ -124,7 +123,6 @@ class Plain:
 
     def iterate(self, x: Tensor, y: Tensor, s: float, s_max: float) -> None:
         o, size, replay = self.options, len(x), self.run["replay"]
-        self.tracks = True
         # 1. The classifier: the batch and as many of each past class, in t + 1 minibatches.
         rows = torch.randint(replay.shape[1], (self.past, size), generator=self.random)
         old = [replay[c][rows[c]] for c in range(self.past)]
@@ -136,7 +134,6 @@ class Plain:
             self.adam["critic"].zero_grad()
             F.cross_entropy(self.judge(every[part])[1], targets[part]).backward()
             self.adam["critic"].step()
-        self.tracks = o["bn_track_adversarial"]
         # 2. The critic.
         with torch.no_grad():
             fake = self.generate(self.noise(y), s)
@@ -179,8 +176,7 @@ class Plain:
 
 
 PARITY = {
-    "authors": {"bn_track_adversarial": True},
-    "ours": {},
+    "authors": {},
     "reference": {"compensation": "reference"},
     "none": {"compensation": "none", "classify_fakes": True},
     "others": {"clip_norm": 0.05, "penalty_weight": 0.6, "embedding_clamp": 0.004},

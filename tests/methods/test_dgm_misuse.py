@@ -27,7 +27,6 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_scale": 1e-320}, ValueError, "DGMw: max_scale must"),
     ({"new_critic": "no"}, TypeError, "DGMw: new_critic must be True or False, got str"),
     ({"classify_fakes": None}, TypeError, "DGMw: classify_fakes must be True or False, got None"),
-    ({"bn_track_adversarial": "yes"}, TypeError, "DGMw: bn_track_adversarial must be True or"),
     ({"sparsity_weight": -1}, ValueError, "DGMw: sparsity_weight must"),
     ({"penalty_weight": float("nan")}, ValueError, "DGMw: penalty_weight must"),
     ({"schedule": "linear"}, ValueError, "DGMw: schedule must be one of dgmw, dgma"),
