@@ -82,9 +82,9 @@ class _Masked(torch.optim.Optimizer, ABC):
             The loss of the closure, or None.
 
         Raises:
-            TypeError, ValueError, RuntimeError: a mask that no longer fits its parameter, sparse
-                gradients, an option of a group that is out of range. Parameters and state are as
-                they were then.
+            TypeError, ValueError, RuntimeError: a mask or a state that does not fit its parameter,
+                sparse gradients, an option of a group that is out of range. Parameters and state of
+                all groups are as they were then.
         """
         loss = None
         if closure is not None:
@@ -94,6 +94,10 @@ class _Masked(torch.optim.Optimizer, ABC):
         for batch, clip in zip(batches, self._clips(batches), strict=True):
             self._update(batch, clip)
         return loss
+
+    @abstractmethod
+    def _state_names(self, group: dict[str, Any]) -> list[str]:
+        """What a step keeps of every parameter of the group."""
 
     @abstractmethod
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
@@ -116,7 +120,7 @@ class _Masked(torch.optim.Optimizer, ABC):
         batches: list[_Batch] = []
         for group_index, group in enumerate(self.param_groups):
             of_kind: dict[tuple[torch.device, torch.dtype], _Batch] = {}
-            options = self._options(group, group_index)
+            options, names = self._options(group, group_index), self._state_names(group)
             for index, p in enumerate(group["params"]):
                 grad = p.grad
                 if grad is None:
@@ -129,6 +133,7 @@ class _Masked(torch.optim.Optimizer, ABC):
                 mask = self.reserved.get(p)
                 if mask is not None:
                     checks.check_mask(mask, p, group_index, index, where)
+                checks.check_state(self.state.get(p, {}), names, p, group_index, index, where)
                 kind = (p.device, p.dtype)
                 if kind not in of_kind:
                     checks.check_group(group, group_index, where)
@@ -226,12 +231,15 @@ class MaskedSGD(_Masked, torch.optim.SGD):
             )
         return {**options, "dampening": dampening, "nesterov": nesterov}
 
+    def _state_names(self, group: dict[str, Any]) -> list[str]:
+        return ["momentum_buffer"] if group["momentum"] != 0 else []
+
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
         options = batch.options
         if options["momentum"] == 0:
             ops.masked_sgd_step_(batch.params, batch.grads, [], batch.masks, **options, clip=clip)
             return
-        states = self._states(batch.params, ["momentum_buffer"])
+        states = self._states(batch.params, self._state_names(batch.group))
         is_first = [self.state.get(p) is not s for p, s in zip(batch.params, states, strict=True)]
         for first in set(is_first):  # torch dampens no first step
             of = [i for i, f in enumerate(is_first) if f is first]
@@ -312,10 +320,14 @@ class MaskedAdam(_Masked, torch.optim.Adam):
         decoupled = group["decoupled_weight_decay"]
         return {**options, "betas": betas, "decoupled_weight_decay": decoupled}
 
+    def _state_names(self, group: dict[str, Any]) -> list[str]:
+        largest = ["max_exp_avg_sq"] if group["amsgrad"] else []
+        return ["step", "exp_avg", "exp_avg_sq", *largest]
+
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
-        names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if batch.group["amsgrad"] else [])]
-        states = self._states(batch.params, ["step", *names])
-        lists = [[state[name] for state in states] for name in names]
+        names = self._state_names(batch.group)
+        states = self._states(batch.params, names)
+        lists = [[state[name] for state in states] for name in names[1:]]
         steps = [state["step"] for state in states]
         ops.masked_adam_step_(
             *(batch.params, batch.grads, lists[0], lists[1], lists[2] if len(lists) > 2 else []),
