@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _arguments, ops
 from . import checks
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -40,8 +40,8 @@ class _Masked(torch.optim.Optimizer, ABC):
         """The last part of construction."""
         where = type(self).__name__
         self.reserved = checks.check_reserved(reserved or {}, self.param_groups, where)
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"{where}: clip_norm must be > 0 or None, got {clip_norm}")
+        if clip_norm is not None:
+            clip_norm = _arguments.real(clip_norm, "clip_norm", where, least=0, open_ends="(")
         self.clip_norm = clip_norm
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -190,9 +190,9 @@ class MaskedSGD(_Masked, torch.optim.SGD):
             to one in place counts from the next step. So is the dict :attr:`reserved`, which may
             get new masks later; ``deepcopy`` and ``pickle`` copy it with the parameters, and a
             state dict has none of it.
-        clip_norm: > 0; gradients of all groups together are scaled down where the 2-norm of what is
-            not reserved is larger, as by ``torch.nn.utils.clip_grad_norm_``. The gradients
-            themselves stay.
+        clip_norm: finite and > 0; gradients of all groups together are scaled down where the 2-norm
+            of what is not reserved is larger, as by ``torch.nn.utils.clip_grad_norm_``. The
+            gradients themselves stay.
 
     Raises:
         TypeError, ValueError: a mask of no parameter of the groups, or of wrong shape, dtype or
@@ -218,6 +218,7 @@ class MaskedSGD(_Masked, torch.optim.SGD):
         reserved: Mapping[Tensor, Tensor] | None = None,
         clip_norm: float | None = None,
     ) -> None:
+        _arguments.real(lr, "lr", type(self).__name__, least=0)
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         self._reserve(reserved, clip_norm)
 
@@ -295,6 +296,7 @@ class MaskedAdam(_Masked, torch.optim.Adam):
         reserved: Mapping[Tensor, Tensor] | None = None,
         clip_norm: float | None = None,
     ) -> None:
+        _arguments.real(lr, "lr", type(self).__name__, least=0)
         super().__init__(
             params,
             lr,

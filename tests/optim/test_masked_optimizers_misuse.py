@@ -53,15 +53,30 @@ def test_other_wrong_use() -> None:
         MaskedSGD([weight], reserved={"weight": mask})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match=r"MaskedAdam: reserved must be a mapping"):
         MaskedAdam([weight], reserved=[(weight, mask)])  # type: ignore[arg-type]
-    for clip_norm in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="MaskedAdam: clip_norm must be > 0 or None"):
-            MaskedAdam([weight], clip_norm=clip_norm)
     for dtype in (torch.float16, torch.bfloat16, torch.complex64):
         with pytest.raises(TypeError, match=r"parameter 1 in group 0 must be float32 or float64"):
             MaskedAdam([weight, nn.Parameter(torch.ones(2, dtype=dtype))])
     for option in ("foreach", "fused", "differentiable", "capturable"):
         with pytest.raises(ValueError, match=f"MaskedAdam: {option} of group 0 is not offered"):
             MaskedAdam([{"params": [weight], option: True}])
+
+
+@pytest.mark.parametrize("make", [MaskedSGD, MaskedAdam])
+def test_numbers_that_are_none(make: Any) -> None:
+    weight = _weight()
+    for wrong in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"{make.__name__}: clip_norm must be finite and in"):
+            make([weight], clip_norm=wrong)
+    for lr in (-1.0, math.nan, math.inf):
+        with pytest.raises(
+            ValueError, match=rf"{make.__name__}: lr must be finite and in \[0, inf"
+        ):
+            make([weight], lr=lr)
+    for kind in ("a", torch.ones(2)):
+        for name in ("clip_norm", "lr"):
+            wanted = rf"{make.__name__}: {name} must be a number, got {type(kind).__name__}"
+            with pytest.raises(TypeError, match=wanted):
+                make([weight], **{name: kind})
 
 
 def test_a_group_that_is_refused_is_not_added() -> None:
