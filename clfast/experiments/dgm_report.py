@@ -47,7 +47,7 @@ def plots(lines: list[Line], history: list[dict[str, Any]], path: Path) -> list[
     kilobytes = {part: [line["bytes"][part] / 1e3 for line in lines] for part in lines[0]["bytes"]}
     made = [
         learning_curves(accuracy, path / "accuracy.png", ylabel="test accuracy (%)", **shared),
-        learning_curves(kilobytes, path / "sizes.png", ylabel="on disk (kB)", **shared),
+        learning_curves(kilobytes, path / "sizes.png", ylabel="kept (kB)", **shared),
     ]
     if "widths" in lines[0]:
         neurons = {"all layers": [sum(line["widths"]) for line in lines]}

@@ -66,7 +66,7 @@ class MaskedGenerator(nn.Module):
             from. ``"both_ends"``: only those from a reserved unit, as in the authors' code; images
             of past tasks then change. Masks of weights leave no choice.
         replay_mask: what is stored of a mask: ``"soft"``, sigmoid(s_max e) of the entries that are
-            reserved; ``"binary"``, 1 for them.
+            reserved; ``"binary"``, 1 for them. See :class:`clfast.nn.stored_mask.StoredMask`.
         last: ``"task"``: one last layer for a task; ``"class"``: one for each class, which the
             task's begin tells by `add_classes`.
         generator: on the CPU, of the initial values.
@@ -249,8 +249,12 @@ class MaskedGenerator(nn.Module):
         return sum(map(math.prod, self._shapes(self.widths[task])))
 
     def nbytes(self) -> dict[str, int]:
-        """On disk: "weights" of the shared layers as the last finished task has them and of every
-        task's own, "masks" that are stored."""
+        """Bytes of "weights" of the shared layers as the last finished task has them and of every
+        task's own, and of "masks" that are stored (:attr:`StoredMask.nbytes`).
+
+        That is what images of past tasks need. A state dict holds more: which weights are reserved
+        and blocked, as bool of a byte each, embeddings, and what has grown for the next task.
+        """
         done = len(self.stored)
         # Four numbers a channel of batch normalisation, and the last layers.
         own = 4 * sum(map(sum, self.widths[: max(1, done)]))

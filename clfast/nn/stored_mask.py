@@ -11,9 +11,10 @@ from ..ops.masks import pack_mask, unpack_mask
 
 
 class StoredMask(nn.Module):
-    """The mask of a past task: one bit an entry, and soft values of the entries that are used.
+    """The mask of a past task: one bit an entry, and for a soft one the values of what is used.
 
-    Entries that are not used are exactly 0, in both kinds.
+    A value has the dtype it was given in: with float32, a soft mask is one bit an entry and 32 more
+    for every entry that is used. Entries that are not used are exactly 0, in both kinds.
 
     Args:
         used: bool [...], the entries of at least 1/2.
@@ -31,7 +32,7 @@ class StoredMask(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """On disk."""
+        """Bytes of the bits, and of the values of a soft mask."""
         return sum(t.numel() * t.element_size() for t in self.buffers())
 
     def used(self) -> Tensor:

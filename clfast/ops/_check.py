@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
@@ -47,9 +48,9 @@ def lists(op: str, **given: object) -> None:
     """Raises TypeError for what is no list or tuple; what is in it is not looked at."""
     for name, value in given.items():
         if not isinstance(value, list | tuple):
-            raise TypeError(
-                f"clfast::{op}: {name} must be a list of tensors, got {type(value).__name__}"
-            )
+            kind = type(value).__name__
+            hint = f"; pass list({name})" if isinstance(value, Iterator) else ""
+            raise TypeError(f"clfast::{op}: {name} must be a list of tensors, got {kind}{hint}")
 
 
 def lists_of_tensors(op: str, **given: Any) -> None:

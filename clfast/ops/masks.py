@@ -233,7 +233,7 @@ def compensate_embedding_gradients_(
         max_scale: > 0; DGM's is the largest scale of the epoch.
         mode: ``"reference"`` clamps scale e to +-clamp, as HAT's and DGM's code does;
             ``"analytic"`` does not, and is finite all the same: a product beyond the largest number
-            becomes that number.
+            of the gradient's dtype becomes that number.
         clamp: > 0, for "reference".
 
     Raises:

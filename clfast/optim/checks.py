@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,6 +65,50 @@ def _problem(mask: object, parameter: Tensor) -> tuple[type[Exception], str] | N
         return ValueError, f"must have shape {list(parameter.shape)}, got {list(mask.shape)}"
     if mask.device != parameter.device:
         return ValueError, f"must be on {parameter.device} as the parameter is, got {mask.device}"
+    return None
+
+
+def check_state(
+    state: Mapping[str, object],
+    names: Iterable[str],
+    parameter: Tensor,
+    group: int,
+    index: int,
+    where: str,
+) -> None:
+    """What there is of a parameter's state is like the parameter; "step" is a count on the CPU."""
+    for name in names:
+        kept = state.get(name)
+        if kept is None:
+            continue
+        problem = _no_count(kept) if name == "step" else _unlike(kept, parameter)
+        if problem is not None:
+            error, text = problem
+            raise error(
+                f"{where}: the state {name} of parameter {index} in group {group} {text}; load the "
+                "state of an optimizer of the same parameters"
+            )
+
+
+def _unlike(kept: object, parameter: Tensor) -> tuple[type[Exception], str] | None:
+    if not isinstance(kept, Tensor):
+        return TypeError, f"must be a tensor, got {type(kept).__name__}"
+    if kept.shape != parameter.shape:
+        return ValueError, f"must have shape {list(parameter.shape)}, got {list(kept.shape)}"
+    if kept.dtype != parameter.dtype:
+        return TypeError, f"must be {parameter.dtype} as the parameter is, got {kept.dtype}"
+    if kept.device != parameter.device:
+        return ValueError, f"must be on {parameter.device} as the parameter is, got {kept.device}"
+    return None
+
+
+def _no_count(step: object) -> tuple[type[Exception], str] | None:
+    if not (isinstance(step, Tensor) and step.dtype.is_floating_point and step.dim() == 0):
+        return TypeError, "must be a 0-D floating point tensor"
+    if step.device.type != "cpu":
+        return ValueError, f"must be on cpu, got {step.device}"
+    if not 0 <= float(step) < math.inf:
+        return ValueError, f"must be finite and >= 0, got {float(step):g}"
     return None
 
 

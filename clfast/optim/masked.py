@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
+from .. import _arguments, ops
 from . import checks
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -40,8 +40,8 @@ class _Masked(torch.optim.Optimizer, ABC):
         """The last part of construction."""
         where = type(self).__name__
         self.reserved = checks.check_reserved(reserved or {}, self.param_groups, where)
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"{where}: clip_norm must be > 0 or None, got {clip_norm}")
+        if clip_norm is not None:
+            clip_norm = _arguments.real(clip_norm, "clip_norm", where, least=0, open_ends="(")
         self.clip_norm = clip_norm
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -82,9 +82,9 @@ class _Masked(torch.optim.Optimizer, ABC):
             The loss of the closure, or None.
 
         Raises:
-            TypeError, ValueError, RuntimeError: a mask that no longer fits its parameter, sparse
-                gradients, an option of a group that is out of range. Parameters and state are as
-                they were then.
+            TypeError, ValueError, RuntimeError: a mask or a state that does not fit its parameter,
+                sparse gradients, an option of a group that is out of range. Parameters and state of
+                all groups are as they were then.
         """
         loss = None
         if closure is not None:
@@ -94,6 +94,10 @@ class _Masked(torch.optim.Optimizer, ABC):
         for batch, clip in zip(batches, self._clips(batches), strict=True):
             self._update(batch, clip)
         return loss
+
+    @abstractmethod
+    def _state_names(self, group: dict[str, Any]) -> list[str]:
+        """What a step keeps of every parameter of the group."""
 
     @abstractmethod
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
@@ -116,7 +120,7 @@ class _Masked(torch.optim.Optimizer, ABC):
         batches: list[_Batch] = []
         for group_index, group in enumerate(self.param_groups):
             of_kind: dict[tuple[torch.device, torch.dtype], _Batch] = {}
-            options = self._options(group, group_index)
+            options, names = self._options(group, group_index), self._state_names(group)
             for index, p in enumerate(group["params"]):
                 grad = p.grad
                 if grad is None:
@@ -129,6 +133,7 @@ class _Masked(torch.optim.Optimizer, ABC):
                 mask = self.reserved.get(p)
                 if mask is not None:
                     checks.check_mask(mask, p, group_index, index, where)
+                checks.check_state(self.state.get(p, {}), names, p, group_index, index, where)
                 kind = (p.device, p.dtype)
                 if kind not in of_kind:
                     checks.check_group(group, group_index, where)
@@ -185,9 +190,9 @@ class MaskedSGD(_Masked, torch.optim.SGD):
             to one in place counts from the next step. So is the dict :attr:`reserved`, which may
             get new masks later; ``deepcopy`` and ``pickle`` copy it with the parameters, and a
             state dict has none of it.
-        clip_norm: > 0; gradients of all groups together are scaled down where the 2-norm of what is
-            not reserved is larger, as by ``torch.nn.utils.clip_grad_norm_``. The gradients
-            themselves stay.
+        clip_norm: finite and > 0; gradients of all groups together are scaled down where the 2-norm
+            of what is not reserved is larger, as by ``torch.nn.utils.clip_grad_norm_``. The
+            gradients themselves stay.
 
     Raises:
         TypeError, ValueError: a mask of no parameter of the groups, or of wrong shape, dtype or
@@ -213,6 +218,7 @@ class MaskedSGD(_Masked, torch.optim.SGD):
         reserved: Mapping[Tensor, Tensor] | None = None,
         clip_norm: float | None = None,
     ) -> None:
+        _arguments.real(lr, "lr", type(self).__name__, least=0)
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         self._reserve(reserved, clip_norm)
 
@@ -226,12 +232,15 @@ class MaskedSGD(_Masked, torch.optim.SGD):
             )
         return {**options, "dampening": dampening, "nesterov": nesterov}
 
+    def _state_names(self, group: dict[str, Any]) -> list[str]:
+        return ["momentum_buffer"] if group["momentum"] != 0 else []
+
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
         options = batch.options
         if options["momentum"] == 0:
             ops.masked_sgd_step_(batch.params, batch.grads, [], batch.masks, **options, clip=clip)
             return
-        states = self._states(batch.params, ["momentum_buffer"])
+        states = self._states(batch.params, self._state_names(batch.group))
         is_first = [self.state.get(p) is not s for p, s in zip(batch.params, states, strict=True)]
         for first in set(is_first):  # torch dampens no first step
             of = [i for i, f in enumerate(is_first) if f is first]
@@ -287,6 +296,7 @@ class MaskedAdam(_Masked, torch.optim.Adam):
         reserved: Mapping[Tensor, Tensor] | None = None,
         clip_norm: float | None = None,
     ) -> None:
+        _arguments.real(lr, "lr", type(self).__name__, least=0)
         super().__init__(
             params,
             lr,
@@ -312,10 +322,14 @@ class MaskedAdam(_Masked, torch.optim.Adam):
         decoupled = group["decoupled_weight_decay"]
         return {**options, "betas": betas, "decoupled_weight_decay": decoupled}
 
+    def _state_names(self, group: dict[str, Any]) -> list[str]:
+        largest = ["max_exp_avg_sq"] if group["amsgrad"] else []
+        return ["step", "exp_avg", "exp_avg_sq", *largest]
+
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
-        names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if batch.group["amsgrad"] else [])]
-        states = self._states(batch.params, ["step", *names])
-        lists = [[state[name] for state in states] for name in names]
+        names = self._state_names(batch.group)
+        states = self._states(batch.params, names)
+        lists = [[state[name] for state in states] for name in names[1:]]
         steps = [state["step"] for state in states]
         ops.masked_adam_step_(
             *(batch.params, batch.grads, lists[0], lists[1], lists[2] if len(lists) > 2 else []),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ def protect(optimizer: torch.optim.Optimizer, reserved: Mapping[Tensor, Tensor])
     is the parameters that are protected: also from an optimiser that is made anew over them, as
     some libraries do for each task. (A step of L-BFGS evaluates its closure several times, and its
     line search moves reserved entries on the way; they are set back at its end.)
+
+    After a step that raises in the middle, reserved entries are what the optimiser made of them,
+    until the next step of an optimiser that has protected parameters begins, or the protection
+    ends: then they are set back to what they were before it. Other values that are written into
+    them in between are lost. A deepcopy of the optimiser has parameters of its own, which are not
+    protected.
 
     It costs a copy of the protected parameters and a pass over them each step, and the state of the
     optimiser keeps what their gradients bring; :class:`MaskedSGD` and :class:`MaskedAdam` need
@@ -58,21 +64,23 @@ class Protection:
     def __init__(self, reserved: dict[Tensor, Tensor]) -> None:
         # Weak: torch's list of hooks, which holds this, must not keep a network alive.
         self._masks: dict[int, tuple[ref[Tensor], Tensor]] = {}
+        self._before: dict[int, Tensor] = {}  # the parameters, before the steps that are under way
         for parameter, mask in reserved.items():
-            forget = _forget(self._masks, id(parameter))
+            forget = _forget(id(parameter), self._masks, self._before)
             self._masks[id(parameter)] = (ref(parameter, forget), mask)
-        # What the parameters were before a step that is under way; steps may be inside of others.
-        self._before: WeakKeyDictionary[torch.optim.Optimizer, list[tuple[Tensor, Tensor, Tensor]]]
-        self._before = WeakKeyDictionary()
+        # Steps may be inside of others, and nothing tells of one that has raised.
+        self._under_way: WeakSet[torch.optim.Optimizer] = WeakSet()
         self._hooks = (
             register_optimizer_step_pre_hook(self._save),
             register_optimizer_step_post_hook(self._restore),
         )
 
     def remove(self) -> None:
-        """From now on steps change what they like. A second time changes nothing."""
+        """From now on steps change what they like, and what a step has left that raised is set
+        back. A second time changes nothing."""
         for hook in self._hooks:
             hook.remove()
+        self._set_back()
         self._before.clear()
 
     def __enter__(self) -> Protection:
@@ -90,18 +98,36 @@ class Protection:
                 entry = self._masks.get(id(parameter))
                 if entry is not None:
                     checks.check_mask(entry[1], parameter, group_index, index, "protect")
-                    found.append((parameter, entry[1]))
+                    found.append(parameter)
         if found:
-            self._before[optimizer] = [(p, p.detach().clone(), mask) for p, mask in found]
+            self._set_back()  # what a step has left that raised
+            self._under_way.add(optimizer)
+            self._before.update((id(p), p.detach().clone()) for p in found)
 
     def _restore(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        with torch.no_grad():
-            for parameter, before, mask in self._before.pop(optimizer, ()):
-                parameter.copy_(torch.where(_as_bool(mask, parameter), before, parameter))
+        if optimizer not in self._under_way:
+            return
+        self._under_way.remove(optimizer)
+        self._set_back()
+        if not self._under_way:
+            self._before.clear()
+
+    @torch.no_grad()
+    def _set_back(self) -> None:
+        for key, (weak, mask) in list(self._masks.items()):
+            parameter = weak()
+            if parameter is not None and key in self._before:
+                kept = torch.where(_as_bool(mask, parameter), self._before[key], parameter)
+                parameter.copy_(kept)
+                self._before[key] = kept
 
 
-def _forget(masks: dict[int, tuple[ref[Tensor], Tensor]], key: int) -> Any:
-    return lambda _: masks.pop(key, None)
+def _forget(key: int, *mappings: dict[int, Any]) -> Callable[[object], None]:
+    def forget(_: object) -> None:
+        for mapping in mappings:
+            mapping.pop(key, None)
+
+    return forget
 
 
 def _as_bool(mask: Tensor, parameter: Tensor) -> Tensor:

@@ -138,12 +138,12 @@ def compensate_embedding_gradients_(
         with torch.no_grad():
             e = _widened(embedding).abs()
             g = _widened(grad)
-            largest = torch.finfo(g.dtype).max
             scaled = (scale * e).clamp(max=bound)
             # Two halves of this at most are finite, and raise any number to the largest.
-            half = ((scaled - e) / 2).clamp(max=math.log(largest) - 1).exp()
+            half = ((scaled - e) / 2).clamp(max=math.log(torch.finfo(g.dtype).max) - 1).exp()
             ratio = (1 + (-scaled).exp()) / (1 + (-e).exp())
             product = g * half * (max_scale / scale * ratio.square()) * half
+            largest = torch.finfo(grad.dtype).max
             grad.copy_(product.clamp(-largest, largest))
 
 

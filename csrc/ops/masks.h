@@ -185,6 +185,19 @@ inline BlockInputs check_block(const char* op, const std::vector<Tensor>& grads,
   return in;
 }
 
+inline double largest_number(ScalarType type) {
+  switch (type) {
+    case ScalarType::Half:
+      return 65504.0;
+    case ScalarType::BFloat16:
+      return 0x1.FEp127;
+    case ScalarType::Float:
+      return std::numeric_limits<float>::max();
+    default:
+      return std::numeric_limits<double>::max();
+  }
+}
+
 struct CompensateInputs {
   ScalarType dtype;
   std::vector<Tensor> grads, embeddings;

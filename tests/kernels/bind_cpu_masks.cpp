@@ -75,7 +75,7 @@ void compensate_gradients(int level, const py::object& problem, int64_t step,
     Split<T> grads(problem.attr("grads"), "grads", sizes);
     Split<T> embeddings(problem.attr("embeddings"), "embeddings", sizes);
     const cpu::Compensation<T> how{number<T>(problem, "scale"), number<T>(problem, "factor"),
-                                   number<T>(problem, "clamp")};
+                                   number<T>(problem, "clamp"), number<T>(problem, "largest")};
     for (size_t i = 0; i < sizes.size(); ++i) {
       for_parts(sizes[i], step, [&](int64_t begin, int64_t end) {
         cpu::compensate_gradients(grads[i], static_cast<const T*>(embeddings[i]), how, begin, end);

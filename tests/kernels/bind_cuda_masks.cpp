@@ -70,8 +70,9 @@ void compensate_gradients(const py::object& problem, const py::object& out) {
     const std::vector<int64_t> ends = ends_of(sizes);
     Split<T> grads(problem.attr("grads"), "grads", sizes);
     Split<T> embeddings(problem.attr("embeddings"), "embeddings", sizes);
+    const T largest = number<T>(problem, "largest");
     std::vector<cuda::CompensatedEntry<T>> entries;
-    for (size_t i = 0; i < sizes.size(); ++i) entries.push_back({grads[i], embeddings[i]});
+    for (size_t i = 0; i < sizes.size(); ++i) entries.push_back({grads[i], embeddings[i], largest});
     check_launch(cuda::compensate_gradients<T>(
         entries.data(), ends.data(), count_of(ends), number<T>(problem, "scale"),
         number<T>(problem, "factor"), number<T>(problem, "clamp"), nullptr));

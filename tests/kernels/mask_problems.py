@@ -140,6 +140,7 @@ class Compensated:
     scale: float
     factor: float
     clamp: float
+    largest: float
 
     def outputs(self) -> Shapes:
         return [(self.grads.shape, self.grads.dtype)]
@@ -152,14 +153,15 @@ class Compensated:
             mode=mode,  # type: ignore[arg-type]
             clamp=self.clamp,
         )
-        return [grads.numpy()]
+        return [grads.clamp(-self.largest, self.largest).numpy()]
 
 
 def compensated(
     sizes: Sequence[int], dtype: str, rng: np.random.Generator, clamp: float = math.inf
 ) -> Compensated:
+    """Of gradients of 16 bits, whose largest number a part of them reaches."""
     grads, embeddings = (rng.standard_normal(sum(sizes)).astype(dtype) for _ in range(2))
-    return Compensated(list(sizes), grads, embeddings, 20.0, 30.0, clamp)
+    return Compensated(list(sizes), grads, embeddings, 20.0, 30.0, clamp, 65504.0)
 
 
 @dataclass(frozen=True)

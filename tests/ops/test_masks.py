@@ -14,7 +14,7 @@ import clfast
 from clfast import ops, reference
 
 backends = pytest.mark.parametrize("backend", ["compiled", "reference"])
-float64 = torch.float64
+float16, bfloat16, float32, float64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 # Around the vectors of every level, around a byte and a word of a packed mask, and around the parts
 # that threads take.
@@ -321,6 +321,28 @@ def test_compensation_is_finite_and_keeps_zero(scale: float, backend: str, simd_
         assert bool(got.isfinite().all())
         if value == 0:
             assert torch.equal(got, torch.zeros_like(got))
+
+
+@backends
+@pytest.mark.parametrize("mode", ["analytic", "reference"])
+def test_compensation_is_finite_in_the_dtype_of_each_gradient(
+    mode: Any, backend: str, simd_level: str
+) -> None:
+    grads = [torch.tensor([1.0, -1.0, 0.0] * 20, dtype=d) for d in (float16, bfloat16, float32)]
+    wide = torch.tensor([1e308, -1e308, 0.0], dtype=float64)
+    with clfast.backend(backend):
+        ones = [torch.ones_like(grad) for grad in grads]
+        for scale, clamp in ((1e-3, 5.0), (20.0, 50.0), (1e5, 200.0)):
+            got = [grad.clone() for grad in grads]
+            ops.compensate_embedding_gradients_(got, ones, scale, 1e5, mode=mode, clamp=clamp)
+            for one in got:
+                assert bool(one.isfinite().all())
+                assert bool((one.sign() == grads[2]).all())
+        found = wide.clone()
+        ops.compensate_embedding_gradients_([found], [wide.sign()], 1e5, 1e5, mode=mode, clamp=1e3)
+    largest = [65504.0, torch.finfo(bfloat16).max, torch.finfo(float32).max]
+    assert [float(one.abs().max()) for one in got] == largest
+    assert found.tolist() == [torch.finfo(float64).max, -torch.finfo(float64).max, 0.0]
 
 
 @backends

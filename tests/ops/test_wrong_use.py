@@ -444,3 +444,16 @@ def test_a_device_without_kernels_is_named() -> None:
 def test_not_a_tensor() -> None:
     with pytest.raises((TypeError, RuntimeError), match=r"clfast::knn|queries"):
         torch.ops.clfast.knn([[1.0]], torch.ones(2, 1), 1, None, None, None)
+
+
+def test_iterators_are_no_lists() -> None:
+    weight = [torch.ones(2)]
+    hint = "must be a list of tensors, got generator; pass list"
+    for name, call in (
+        ("params", lambda given: clfast.ops.quadratic_penalty(given, weight, weight)),
+        ("grads", lambda given: clfast.ops.block_gradients_(given, [torch.ones(2).bool()])),
+    ):
+        with pytest.raises(TypeError, match=rf"clfast::\w+: {name} {hint}\({name}\)$"):
+            call(each for each in weight)
+    with pytest.raises(TypeError, match=r"params must be a list of tensors, got Tensor$"):
+        clfast.ops.quadratic_penalty(weight[0], weight, weight)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from typing import Any
@@ -52,15 +53,30 @@ def test_other_wrong_use() -> None:
         MaskedSGD([weight], reserved={"weight": mask})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match=r"MaskedAdam: reserved must be a mapping"):
         MaskedAdam([weight], reserved=[(weight, mask)])  # type: ignore[arg-type]
-    for clip_norm in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="MaskedAdam: clip_norm must be > 0 or None"):
-            MaskedAdam([weight], clip_norm=clip_norm)
     for dtype in (torch.float16, torch.bfloat16, torch.complex64):
         with pytest.raises(TypeError, match=r"parameter 1 in group 0 must be float32 or float64"):
             MaskedAdam([weight, nn.Parameter(torch.ones(2, dtype=dtype))])
     for option in ("foreach", "fused", "differentiable", "capturable"):
         with pytest.raises(ValueError, match=f"MaskedAdam: {option} of group 0 is not offered"):
             MaskedAdam([{"params": [weight], option: True}])
+
+
+@pytest.mark.parametrize("make", [MaskedSGD, MaskedAdam])
+def test_numbers_that_are_none(make: Any) -> None:
+    weight = _weight()
+    for wrong in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"{make.__name__}: clip_norm must be finite and in"):
+            make([weight], clip_norm=wrong)
+    for lr in (-1.0, math.nan, math.inf):
+        with pytest.raises(
+            ValueError, match=rf"{make.__name__}: lr must be finite and in \[0, inf"
+        ):
+            make([weight], lr=lr)
+    for kind in ("a", torch.ones(2)):
+        for name in ("clip_norm", "lr"):
+            wanted = rf"{make.__name__}: {name} must be a number, got {type(kind).__name__}"
+            with pytest.raises(TypeError, match=wanted):
+                make([weight], **{name: kind})
 
 
 def test_a_group_that_is_refused_is_not_added() -> None:
@@ -99,3 +115,40 @@ def test_options_that_went_wrong_later(make: Any, name: str, value: Any) -> None
     with pytest.raises(ValueError, match=rf"{make.__name__}: {name} of group 1 must be"):
         optimizer.step()
     assert all((weight == 1).all() for weight in weights)
+
+
+def _wrong_states() -> list[Any]:
+    ones, exp_avg = torch.ones(3, 4), "the state exp_avg of parameter 1 in group 1 "
+    momentum = "the state momentum_buffer of parameter 1 in group 1 "
+    step = "the state step of parameter 1 in group 1 "
+    return [
+        (MaskedSGD, {"momentum_buffer": torch.ones(4, 3)}, ValueError, momentum + "must have"),
+        (MaskedSGD, {"momentum_buffer": ones.half()}, TypeError, momentum + "must be torch"),
+        (MaskedAdam, {"exp_avg": torch.ones(2)}, ValueError, exp_avg + r"must have shape \[3, 4\]"),
+        (MaskedAdam, {"exp_avg": ones.double()}, TypeError, exp_avg + "must be torch.float32 as"),
+        (MaskedAdam, {"exp_avg": ones.to("meta")}, ValueError, exp_avg + "must be on cpu as"),
+        (MaskedAdam, {"exp_avg": [1.0]}, TypeError, exp_avg + "must be a tensor, got list"),
+        (MaskedAdam, {"step": torch.tensor(3)}, TypeError, step + "must be a 0-D floating point"),
+        (MaskedAdam, {"step": 3}, TypeError, step + "must be a 0-D floating point"),
+        (MaskedAdam, {"step": torch.tensor(math.nan)}, ValueError, step + "must be finite and"),
+    ]
+
+
+@pytest.mark.parametrize(("make", "wrong", "error", "message"), _wrong_states())
+def test_a_state_of_other_parameters(make: Any, wrong: Any, error: Any, message: str) -> None:
+    """Of the last of all batches: another group, and another dtype within it."""
+    first, second, last = _weight(), nn.Parameter(torch.ones(2).double()), _weight()
+    momentum = {"momentum": 0.9} if make is MaskedSGD else {}
+    optimizer = make([{"params": [first]}, {"params": [second, last]}], lr=0.1, **momentum)
+    for p in (first, second, last):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = copy.deepcopy((optimizer.state_dict()["state"], [first, second, last]))
+    kept = optimizer.state[last]
+    right = {name: kept[name] for name in wrong}
+    kept.update(wrong)
+    with pytest.raises(error, match=f"{make.__name__}: {message}.*; load the state of an opt"):
+        optimizer.step()
+    kept.update(right)
+    after = (optimizer.state_dict()["state"], [first, second, last])
+    torch.testing.assert_close(after, before, rtol=0, atol=0)

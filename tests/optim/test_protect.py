@@ -207,6 +207,61 @@ def test_a_step_that_raises_leaves_the_protection_in_order() -> None:
         assert weight.tolist() == [1.0, 0.0]
 
 
+class _Fails(torch.optim.Optimizer):
+    """Adds 5, and then raises as long as it is told to."""
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        super().__init__(params, {})
+        self.raises = True
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p += 5
+        if self.raises:
+            raise ArithmeticError
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["alive", "gone"])
+@pytest.mark.parametrize("by", ["same", "other", "removal"])
+def test_what_a_step_leaves_that_raises_is_set_back(by: str, keep: bool) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    mask = torch.tensor([True, False, False])
+    fails = [_Fails([weight])]
+    protection = protect(fails[0], {weight: mask})
+    with pytest.raises(ArithmeticError):
+        fails[0].step()
+    fails[0].raises = False
+    following = fails[0] if by == "same" else torch.optim.SGD([weight], lr=1.0)
+    if not keep:
+        fails.clear()
+    if by != "removal":
+        change = 5.0 if by == "same" else -1.0
+        following.step()
+        assert weight.tolist() == [1.0, 6.0 + change, 6.0 + change]
+        mask[1] = True
+        following.step()
+        assert weight.tolist() == [1.0, 6.0 + change, 6.0 + 2 * change]
+    protection.remove()
+    assert weight.tolist()[:2] == [1.0, 6.0 if by == "removal" else 6.0 + change]
+
+
+def test_a_deepcopy_is_not_protected() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with protect(optimizer, {weight: torch.tensor([True, False])}):
+        other = copy.deepcopy(optimizer)
+        copied = other.param_groups[0]["params"][0]
+        copied.grad = torch.ones(2)
+        other.step()
+        optimizer.step()
+    assert copied.tolist() == [0.0, 0.0]
+    assert weight.tolist() == [1.0, 0.0]
+
+
 def test_nothing_is_kept_alive() -> None:
     """Neither by torch's list of hooks nor by a cycle."""
     gc.collect()

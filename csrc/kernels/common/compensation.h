@@ -7,11 +7,6 @@
 
 namespace clfast {
 
-template <class T>
-CLFAST_HD constexpr T largest_number() {
-  return sizeof(T) == sizeof(float) ? T(3.4028234663852886e38) : T(1.7976931348623157e308);
-}
-
 // Half the logarithm of e^(|x| - |e|): g e^(|x| - |e|) may be of ordinary size where the power is
 // not. Two factors of e^87.7 (e^708.7) raise any number above the largest.
 template <class T, class F>
@@ -21,10 +16,11 @@ CLFAST_HD F half_exponent(F x, F e) {
   return half > most ? most : half;
 }
 
-// half = exp(half_exponent), decays = exp(-|x|), exp(-|e|). Finite unless g is not.
+// half = exp(half_exponent), decays = exp(-|x|), exp(-|e|). What is beyond `largest`, in either
+// direction, becomes that number.
 template <class T, class F>
-CLFAST_HD F compensated(F g, F half, F decay_of_x, F decay_of_e, T factor) {
-  const F one = F{} + 1, most = F{} + largest_number<T>();
+CLFAST_HD F compensated(F g, F half, F decay_of_x, F decay_of_e, T factor, T largest) {
+  const F one = F{} + 1, most = F{} + largest;
   const F ratio = (one + decay_of_x) / (one + decay_of_e);
   const F product = g * half * (factor * ratio * ratio) * half;
   const F below = product > most ? most : product;

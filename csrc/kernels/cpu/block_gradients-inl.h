@@ -40,7 +40,7 @@ inline void compensate_in_range(T* grads, const T* embedding, const Compensation
     const Vector<T> x = size * c.scale, steep = x < most ? x : most;
     const Vector<T> half = exp_of(half_exponent<T>(steep, size));
     store_first(grads + begin + i, lanes,
-                compensated<T>(g, half, exp_of(-steep), exp_of(-size), c.factor));
+                compensated<T>(g, half, exp_of(-steep), exp_of(-size), c.factor, c.largest));
   });
 }
 

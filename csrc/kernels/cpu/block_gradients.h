@@ -10,9 +10,10 @@ namespace clfast::cpu {
 
 template <class T>
 struct Compensation {
-  T scale;   // of the embedding
-  T factor;  // max_scale / scale
-  T clamp;   // of |scale e|, or infinite
+  T scale;    // of the embedding
+  T factor;   // max_scale / scale
+  T clamp;    // of |scale e|, or infinite
+  T largest;  // number that the gradient's own dtype holds
 };
 
 // Elements [begin, end); begin is a multiple of 64.

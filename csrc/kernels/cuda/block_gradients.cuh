@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(kThreads)
     const T e = table.of[at].embedding[i], size = e < T(0) ? -e : e;
     const T x = scale * size, steep = x < clamp ? x : clamp;
     const T half = exp(half_exponent<T>(steep, size));
-    grad =
-        compensated<T>(grad, half, static_cast<T>(exp(-steep)), static_cast<T>(exp(-size)), factor);
+    grad = compensated<T>(grad, half, static_cast<T>(exp(-steep)), static_cast<T>(exp(-size)),
+                          factor, table.of[at].largest);
   });
 }
 

@@ -64,6 +64,7 @@ template <class T>
 struct CompensatedEntry {
   T* grad;
   const T* embedding;
+  T largest;  // number that the gradient's own dtype holds
 };
 template <class T>
 cudaError_t compensate_gradients(const CompensatedEntry<T>* entries, const int64_t* ends,

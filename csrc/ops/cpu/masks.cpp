@@ -209,18 +209,20 @@ void compensate_embedding_gradients_(std::vector<Tensor> grads, std::vector<Tens
       check_compensate(op, grads, embeddings, scale, max_scale, mode, clamp);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
-    const cpu::Compensation<T> compensation{static_cast<T>(scale), static_cast<T>(in.factor),
-                                            static_cast<T>(in.clamp)};
+    std::vector<cpu::Compensation<T>> compensations;
     std::vector<T*> pointers;
     std::vector<const T*> from;
     for (size_t i = 0; i < grads.size(); ++i) {
       CLFAST_CHECK(!holds_nan<T>(in.embeddings[i]), op, ": ", Entry{"embeddings", i}, " holds NaN");
       pointers.push_back(in.grads[i].mutable_data_ptr<T>());
       from.push_back(in.embeddings[i].const_data_ptr<T>());
+      compensations.push_back({static_cast<T>(scale), static_cast<T>(in.factor),
+                               static_cast<T>(in.clamp),
+                               static_cast<T>(largest_number(grads[i].scalar_type()))});
     }
     for_parts(parts_of(in.grads), [&](int64_t, const Part& part) {
-      cpu::compensate_gradients(pointers[part.tensor], from[part.tensor], compensation, part.begin,
-                                part.end);
+      cpu::compensate_gradients(pointers[part.tensor], from[part.tensor],
+                                compensations[part.tensor], part.begin, part.end);
     });
   });
   write_back(grads, in.grads);

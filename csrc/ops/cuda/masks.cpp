@@ -196,7 +196,8 @@ void compensate_embedding_gradients_(std::vector<Tensor> grads, std::vector<Tens
     using T = decltype(tag);
     Entries<cuda::CompensatedEntry<T>> entries;
     for (size_t i = 0; i < grads.size(); ++i) {
-      entries.add({in.grads[i].mutable_data_ptr<T>(), in.embeddings[i].const_data_ptr<T>()},
+      entries.add({in.grads[i].mutable_data_ptr<T>(), in.embeddings[i].const_data_ptr<T>(),
+                   static_cast<T>(largest_number(grads[i].scalar_type()))},
                   grads[i].numel());
     }
     check_launch(
