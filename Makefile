@@ -15,11 +15,12 @@ FAMILY ?= retrieval,adaptation,recall,consolidation,masks,optimizers
 OUT ?= gpu-check
 PROCESSES ?= 5
 
-.PHONY: help demo test check lint bench ops-bench other-bench gpu-check wheel clean
+.PHONY: help demo test check sanitize lint bench ops-bench other-bench gpu-check wheel clean
 help:
 	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
 	@echo "make test       build and run the tests"
-	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitizers"
+	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitized emulator"
+	@echo "make sanitize   all kernel tests under sanitizers: run it when a kernel changes"
 	@echo "make bench      all benchmarks: of ops (make ops-bench) and of what is made of them (make"
 	@echo "                other-bench); tables into README.md and docs/performance.md, plots into"
 	@echo "                benchmarks/results/"
@@ -54,7 +55,11 @@ check: lint
 	fi
 	python tools/check_objects.py build/editable $$libraries
 	python tools/check_cuda_build.py
-	PYTHON=$(CURDIR)/$(PY) tests/kernels/run_sanitized.sh
+	PYTHON=$(CURDIR)/$(PY) tests/kernels/run_sanitized.sh --ignore-glob='tests/kernels/test_cpu_*'
+
+# With the CPU kernels, at all SIMD levels, which takes minutes more.
+sanitize: $(VENV)/.built
+	@PYTHON=$(CURDIR)/$(PY) tests/kernels/run_sanitized.sh
 
 RUN := python -m benchmarks.run --unless-done --processes $(PROCESSES)
 REPORT := python -m benchmarks.report
