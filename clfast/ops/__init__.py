@@ -41,12 +41,14 @@ _load(
         "masked_sgd_step_",
         "masked_adam_step_",
         "masked_grad_norm",
+        "herding",
     )
 )
 
 from . import (  # noqa: E402 - registers what they wrap
     adaptation,
     consolidation,
+    exemplars,
     masks,
     optimizers,
     recall,
@@ -66,6 +68,7 @@ from .consolidation import (  # noqa: E402
     project_gradients_,
     quadratic_penalty,
 )
+from .exemplars import herding  # noqa: E402
 from .masks import (  # noqa: E402
     anneal_scale,
     block_gradients_,
@@ -108,9 +111,11 @@ __all__ = [
     "compensate_embedding_gradients_",
     "consolidation",
     "divergence",
+    "exemplars",
     "gem_project",
     "hebb_logits",
     "hebbian_update",
+    "herding",
     "image_prior",
     "interpolation_weights",
     "knn",

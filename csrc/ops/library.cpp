@@ -98,6 +98,10 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "bool decoupled_weight_decay, bool maximize, Tensor? clip) -> ()");
   m.def("masked_grad_norm(Tensor[] grads, Tensor?[] reserved) -> Tensor");
 
+  // exemplars; herding's picks of a class are where its members are when sorted by label, then -1;
+  // sizes hold the number of members at the first of these places, 0 at the others
+  m.def("herding(Tensor features, Tensor labels, int m) -> (Tensor picks, Tensor sizes)");
+
   // the SIMD level in use: 0 base, 1 avx2, 2 avx512, 3 avx512_bf16
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import consolidation_samples
+import exemplar_samples
 import mask_samples
 import optimizer_samples
 import recall_samples
@@ -33,6 +34,8 @@ class OpCase:
     in_place: bool = False
     # The arguments that it changes then.
     changes: tuple[int, ...] = (0,)
+    # Its results are as many as its input says: only the op beneath can be traced.
+    traceable: bool = True
 
     @property
     def family(self) -> str:
@@ -262,5 +265,7 @@ CASES = [
         variant="amsgrad",
     ),
     OpCase("masked_grad_norm", optimizer_samples.grad_norm),
+    OpCase("herding", exemplar_samples.herding, traceable=False),
+    OpCase("herding", exemplar_samples.duplicates, traceable=False, variant="duplicates"),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)
