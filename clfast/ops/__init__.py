@@ -42,6 +42,8 @@ _load(
         "masked_adam_step_",
         "masked_grad_norm",
         "herding",
+        "softmax_descent",
+        "softmax_descent_backward",
     )
 )
 
@@ -68,7 +70,7 @@ from .consolidation import (  # noqa: E402
     project_gradients_,
     quadratic_penalty,
 )
-from .exemplars import herding  # noqa: E402
+from .exemplars import herding, softmax_descent  # noqa: E402
 from .masks import (  # noqa: E402
     anneal_scale,
     block_gradients_,
@@ -142,6 +144,7 @@ __all__ = [
     "reserve_",
     "retrieval",
     "soft_cross_entropy",
+    "softmax_descent",
     "total_variation",
     "unpack_mask",
     "weight_mask",
