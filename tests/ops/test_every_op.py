@@ -44,7 +44,7 @@ def test_every_public_op_has_a_case() -> None:
         name
         for module in (
             *(ops.retrieval, ops.adaptation, ops.recall, ops.consolidation),
-            *(ops.masks, ops.optimizers),
+            *(ops.masks, ops.optimizers, ops.exemplars),
         )
         for name in module.__all__
         if inspect.isfunction(function := getattr(module, name))
