@@ -41,6 +41,7 @@ _load(
         "masked_sgd_step_",
         "masked_adam_step_",
         "masked_grad_norm",
+        "herding",
         "distillation_loss",
         "margin_ranking_loss",
         "cosine_logits",
@@ -75,6 +76,7 @@ from .exemplars import (  # noqa: E402
     bias_correct,
     cosine_logits,
     distillation_loss,
+    herding,
     margin_ranking_loss,
 )
 from .masks import (  # noqa: E402
@@ -126,6 +128,7 @@ __all__ = [
     "gem_project",
     "hebb_logits",
     "hebbian_update",
+    "herding",
     "image_prior",
     "interpolation_weights",
     "knn",

@@ -1,5 +1,6 @@
-"""Learners with exemplars, their losses and heads: LwF, BiC, LUCIR.
+"""Exemplars: which samples of a class are kept, and what is learned from them.
 
+* iCaRL: Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning" (CVPR 2017).
 * LwF: Li and Hoiem, "Learning without Forgetting" (ECCV 2016).
 * BiC: Wu et al., "Large Scale Incremental Learning" (CVPR 2019).
 * LUCIR: Hou et al., "Learning a Unified Classifier Incrementally via Rebalancing" (CVPR 2019).
@@ -13,17 +14,76 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from .. import reference as in_torch
+from .. import reference
 from .._backend import uses_reference
 from . import _call, _check, _derivative
 from . import _exemplar_losses_derivative as differentiable
 from . import _exemplar_losses_fakes as loss_fakes
+from . import _exemplars_fakes as fakes
 
-__all__ = ["bias_correct", "cosine_logits", "distillation_loss", "margin_ranking_loss"]
+__all__ = [
+    "bias_correct",
+    "cosine_logits",
+    "distillation_loss",
+    "herding",
+    "margin_ranking_loss",
+]
 
 Reduction = Literal["batchmean", "mean", "sum"]
+
+
+def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
+    """The m samples of every class whose mean stays nearest to the class's mean, one after another.
+
+    Pick k of a class minimises ||mu - (S + x) / k|| over the samples x that are not picked yet,
+    with mu the mean of the class's features and S the sum of the k - 1 picks before (iCaRL,
+    Rebuffi et al. 2017, Algorithm 4). Features are taken as they are: scale them to unit length
+    for iCaRL's exemplars. The authors' code adds ``mu - x`` to a running target and takes the
+    largest product with it, which picks the same samples where features have unit length, and
+    others where they have not.
+
+    Picks are those of float64 arithmetic, whatever the dtype of the features: scores in float32
+    only tell which samples are near the best, and those are scored again in float64. Samples are as
+    near where the scores 2 <k mu - S, x> - ||x||^2 differ by no more than 2^-46 of the product of
+    lengths they are made of, which is where rounding begins: duplicates, for one, and the two of a
+    class of two. Of these the smaller row comes first, on every device.
+
+    Args:
+        features: [N, d], any floating dtype.
+        labels: [N] int64; any numbers.
+        m: picks of a class, at least 1.
+
+    Returns:
+        One int64 tensor for each class that is present, in ascending order of labels: rows of
+        ``features`` in the order of the picks, m of them, or all where the class has no more. The
+        length of the list is in the labels: on CUDA it is waited for, and ``torch.compile`` breaks
+        its graph there, which it refuses with ``fullgraph=True``.
+
+    Raises:
+        RuntimeError: wrong shape, dtype or device; m below 1; an input that requires grad in grad
+            mode. On CPU tensors also NaN, Inf, or float64 numbers
+            whose squares overflow; on CUDA such samples are picked last.
+    """
+    op = "herding"
+    m = _check.integer(op, "m", m)
+    if uses_reference():
+        _call.check_for_reference(op, fakes.herding, features, labels, m)
+        return reference.exemplars.herding(features, labels, m)
+    picks, sizes = _call.compiled(op, features, labels, m)
+    found: list[Tensor] = _by_class(picks, sizes, m)
+    return found
+
+
+@torch.compiler.disable(
+    reason="clfast::herding: the number of classes is in the labels, which cannot be traced; "
+    "call herding outside of the compiled function"
+)
+def _by_class(picks: Tensor, sizes: Tensor, m: int) -> list[Tensor]:
+    lengths = sizes[sizes > 0].clamp_(max=m).tolist()
+    return list(picks[picks >= 0].split(lengths))
 
 
 def distillation_loss(
@@ -63,7 +123,7 @@ def distillation_loss(
     if uses_reference():
         fake = loss_fakes.distillation_loss
         _call.check_for_reference(op, fake, *arguments, differentiable=True)
-        return in_torch.exemplars.distillation_loss(
+        return reference.exemplars.distillation_loss(
             *(student, teacher, temperature), reduction=reduction, scale_t2=scale_t2
         )
     return _derivative.value(op, 1, *arguments, slope=differentiable.distillation_slope)
@@ -98,7 +158,7 @@ def margin_ranking_loss(
     if uses_reference():
         fake = loss_fakes.margin_ranking_loss
         _call.check_for_reference(op, fake, *arguments, differentiable=True)
-        return in_torch.exemplars.margin_ranking_loss(
+        return reference.exemplars.margin_ranking_loss(
             *(cosines, labels, new_classes), margin=margin, k=k
         )
     return _derivative.value(op, 1, *arguments, slope=differentiable.ranking_slope)
@@ -128,7 +188,7 @@ def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Te
     if uses_reference():
         fake = loss_fakes.cosine_logits
         _call.check_for_reference(op, fake, *arguments, differentiable=True)
-        return in_torch.exemplars.cosine_logits(*arguments)
+        return reference.exemplars.cosine_logits(*arguments)
     return differentiable.cosine_logits(*arguments)
 
 
@@ -156,5 +216,5 @@ def bias_correct(
     if uses_reference():
         fake = loss_fakes.bias_correct
         _call.check_for_reference(op, fake, *arguments, differentiable=True)
-        return in_torch.exemplars.bias_correct(*arguments)
+        return reference.exemplars.bias_correct(*arguments)
     return differentiable.bias_correct(*arguments)

@@ -7,12 +7,4 @@ behind the public functions, which check their arguments first; called directly,
 
 from . import adaptation, consolidation, exemplars, masks, optimizers, recall, retrieval
 
-__all__ = [
-    "adaptation",
-    "consolidation",
-    "exemplars",
-    "masks",
-    "optimizers",
-    "recall",
-    "retrieval",
-]
+__all__ = ["adaptation", "consolidation", "exemplars", "masks", "optimizers", "recall", "retrieval"]

@@ -98,8 +98,12 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "bool decoupled_weight_decay, bool maximize, Tensor? clip) -> ()");
   m.def("masked_grad_norm(Tensor[] grads, Tensor?[] reserved) -> Tensor");
 
-  // losses and heads of learners with exemplars; a loss comes with its gradient, logits with what
-  // their gradients take of the forward pass
+  // exemplars; herding's picks of a class are where its members are when sorted by label, then -1;
+  // sizes hold the number of members at the first of these places, 0 at the others
+  m.def("herding(Tensor features, Tensor labels, int m) -> (Tensor picks, Tensor sizes)");
+
+  // their losses and heads; a loss comes with its gradient, logits with what their gradients take of
+  // the forward pass
   m.def(
       "distillation_loss(Tensor student, Tensor teacher, float temperature, str reduction, "
       "bool scale_t2) -> (Tensor, Tensor)");

@@ -215,4 +215,5 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   bind_cpu_masks(m);
   bind_cpu_optimizers(m);
   bind_cpu_exemplar_losses(m);
+  bind_cpu_exemplars(m);
 }

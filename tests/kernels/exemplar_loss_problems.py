@@ -59,7 +59,7 @@ class MarginRanking:
 
 @dataclass(frozen=True)
 class CosineRows:
-    """Rows at unit length times a factor, and the gradient by them of slopes by rows at unit length."""
+    """Rows at unit length, times a factor, and the gradient by the rows of slopes by those."""
 
     kernel: ClassVar[str] = "cosine_rows"
     scale: ClassVar[float] = 1.0

@@ -121,7 +121,7 @@ class SoftCrossEntropy:
 
 @dataclass(frozen=True)
 class Distillation(SoftCrossEntropy):
-    """Of the first logits, as many as there are targets, and with the targets' entropy taken off."""
+    """Of as many logits as there are targets, and with the targets' entropy taken off."""
 
     less_entropy: ClassVar[bool] = True
 

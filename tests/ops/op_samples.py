@@ -8,6 +8,7 @@ from typing import Any
 
 import consolidation_samples
 import exemplar_loss_samples
+import exemplar_samples
 import mask_samples
 import optimizer_samples
 import recall_samples
@@ -34,6 +35,8 @@ class OpCase:
     in_place: bool = False
     # The arguments that it changes then.
     changes: tuple[int, ...] = (0,)
+    # Its results are as many as its input says: only the op beneath can be traced.
+    traceable: bool = True
 
     @property
     def family(self) -> str:
@@ -291,5 +294,7 @@ CASES = [
         differentiable_in=1,
         variant="numbers",
     ),
+    OpCase("herding", exemplar_samples.herding, traceable=False),
+    OpCase("herding", exemplar_samples.duplicates, traceable=False, variant="duplicates"),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

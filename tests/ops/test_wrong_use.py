@@ -12,6 +12,7 @@ import pytest
 import torch
 import wrong_consolidation
 import wrong_exemplar_losses
+import wrong_exemplars
 import wrong_masks
 import wrong_optimizers
 import wrong_recall
@@ -26,7 +27,7 @@ from clfast.ops import Neighbors, RoundedKeys
 
 FAMILIES = (
     *(wrong_recall, wrong_consolidation, wrong_masks, wrong_optimizers),
-    wrong_exemplar_losses,
+    *(wrong_exemplars, wrong_exemplar_losses),
 )
 
 
