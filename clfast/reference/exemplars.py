@@ -65,7 +65,8 @@ def distillation_loss(
 def margin_ranking_loss(
     cosines: Tensor, labels: Tensor, new_classes: Tensor, *, margin: float = 0.5, k: int = 2
 ) -> Tensor:
-    """LUCIR, Eq. 8: the mean over samples of old classes and the new classes hardest for them."""
+    """LUCIR's inter-class separation, in the mean over samples of old classes and the new classes
+    hardest for them."""
     cosines = _widened(cosines)
     is_old = ~marked(new_classes, cosines.shape[1])[labels]
     # A stable sort leaves equal scores in the order of the list.
@@ -77,7 +78,7 @@ def margin_ranking_loss(
 
 
 def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
-    """LUCIR, Eq. 4."""
+    """LUCIR's cosine normalization."""
     units, directions = (F.normalize(_widened(rows), dim=1) for rows in (features, weight))
     return scale * (units @ directions.t())
 
@@ -85,6 +86,6 @@ def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Te
 def bias_correct(
     logits: Tensor, new_classes: Tensor, scale: float | Tensor, shift: float | Tensor
 ) -> Tensor:
-    """BiC, Eq. 4."""
+    """BiC's bias correction layer."""
     logits = _widened(logits)
     return (scale * logits + shift).where(marked(new_classes, logits.shape[1]), logits)
