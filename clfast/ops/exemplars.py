@@ -45,11 +45,12 @@ def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     largest product with it, which picks the same samples where features have unit length, and
     others where they have not.
 
-    Picks are those of float64 arithmetic, whatever the dtype of the features: scores in float32
-    only tell which samples are near the best, and those are scored again in float64. Samples are as
-    near where the scores 2 <k mu - S, x> - ||x||^2 differ by no more than 2^-46 of the product of
-    lengths they are made of, which is where rounding begins: duplicates, for one, and the two of a
-    class of two. Of these the smaller row comes first, on every device.
+    Picks are those of float64 arithmetic, whatever the dtype of the features: sums in float32 only
+    tell which samples are near the best, and those are scored again in float64. Samples are as near
+    where their scores, -||k mu - S - x||^2 without what all have in common, differ by less than
+    2^-46 of the products of lengths that they are made of, where rounding in float64 begins:
+    duplicates, for one, and the two of a class of two. Of these the smaller row comes first, on
+    every device.
 
     Args:
         features: [N, d], any floating dtype.

@@ -16,25 +16,27 @@ Reduction = Literal["batchmean", "mean", "sum"]
 def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     """iCaRL's Algorithm 4 (Rebuffi et al. 2017) for every class, in float64.
 
-    The mean of k picks is nearest to mu where ||k mu - S - x||^2 is least, with S the sum of the
-    k - 1 picks before: where 2 <k mu - S, x> - ||x||^2 is largest.
+    The mean of k picks is nearest to mu where ||Y + y||^2 is least, with y = x - mu, and Y the sum
+    of these differences of the k - 1 picks before: where -2 <Y, y> - ||y||^2 is largest.
     """
     picks = []
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
         x = features[members].double()
         mean = x.mean(0)
-        target, taken = mean, torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        order = []
-        sq_norms = x.square().sum(1)
+        y = x - mean
+        sq_norms = y.square().sum(1)
         longest = sq_norms.max().sqrt()
+        total, taken = torch.zeros_like(mean), torch.zeros_like(members, dtype=torch.bool)
+        order = []
         for _ in range(min(m, len(x))):
-            scores = (2 * (x * target).sum(1) - sq_norms).masked_fill(taken, -torch.inf)
-            # Nearer than this, sums of another order could reverse them: the smaller row.
-            tie = 2.0**-46 * (target.norm() + longest) * longest
+            # Products row by row, so that equal rows have equal scores.
+            scores = (-2 * (y * total).sum(1) - sq_norms).masked_fill(taken, -torch.inf)
+            # Nearer than this, roundings of mu and of sums could reverse them: the smaller row.
+            tie = (2.0**-46 * (total.norm() + longest) + 2.0**-48 * mean.norm()) * longest
             order.append((scores >= scores.max() - tie).nonzero()[0, 0])
             taken[order[-1]] = True
-            target = target + mean - x[order[-1]]
+            total = total + y[order[-1]]
         picks.append(members[torch.stack(order)])
     return picks
 
