@@ -44,6 +44,10 @@ _load(
         "herding",
         "softmax_descent",
         "softmax_descent_backward",
+        "distillation_loss",
+        "margin_ranking_loss",
+        "cosine_logits",
+        "bias_correct",
     )
 )
 
@@ -70,7 +74,14 @@ from .consolidation import (  # noqa: E402
     project_gradients_,
     quadratic_penalty,
 )
-from .exemplars import herding, softmax_descent  # noqa: E402
+from .exemplars import (  # noqa: E402
+    bias_correct,
+    cosine_logits,
+    distillation_loss,
+    herding,
+    margin_ranking_loss,
+    softmax_descent,
+)
 from .masks import (  # noqa: E402
     anneal_scale,
     block_gradients_,
@@ -108,10 +119,13 @@ __all__ = [
     "adaptation",
     "add_penalty_gradients_",
     "anneal_scale",
+    "bias_correct",
     "block_gradients_",
     "class_means",
     "compensate_embedding_gradients_",
     "consolidation",
+    "cosine_logits",
+    "distillation_loss",
     "divergence",
     "exemplars",
     "gem_project",
@@ -121,6 +135,7 @@ __all__ = [
     "image_prior",
     "interpolation_weights",
     "knn",
+    "margin_ranking_loss",
     "mask_sparsity",
     "masked_adam_step_",
     "masked_grad_norm",

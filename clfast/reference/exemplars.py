@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .retrieval import _widened
+
+Reduction = Literal["batchmean", "mean", "sum"]
 
 
 def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
@@ -56,3 +61,55 @@ def softmax_descent(
         bias = None if bias is None else bias - lr * residuals.sum(0)
     # Never the given tensors themselves.
     return weight.clone(), None if bias is None else bias.clone()
+
+
+def marked(new_classes: Tensor, classes: int) -> Tensor:
+    """[C] bool: which classes are new."""
+    marks = torch.zeros(classes, dtype=torch.bool, device=new_classes.device)
+    return marks.index_fill(0, new_classes, True)
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    *,
+    reduction: Reduction = "batchmean",
+    scale_t2: bool = False,
+) -> Tensor:
+    """KL(p || q) = sum_c p_c (log p_c - log q_c), of the old network's p and the new one's q."""
+    classes = teacher.shape[1]
+    log_q = (_widened(student)[:, :classes] / temperature).log_softmax(1)
+    log_p = (_widened(teacher) / temperature).log_softmax(1)
+    total = (log_p.exp() * (log_p - log_q)).sum()
+    terms = {"batchmean": len(student), "mean": student.shape[0] * classes, "sum": 1}[reduction]
+    return total / max(1, terms) * (temperature**2 if scale_t2 else 1.0)
+
+
+def margin_ranking_loss(
+    cosines: Tensor, labels: Tensor, new_classes: Tensor, *, margin: float = 0.5, k: int = 2
+) -> Tensor:
+    """LUCIR's inter-class separation, in the mean over samples of old classes and the new classes
+    hardest for them."""
+    cosines = _widened(cosines)
+    is_old = ~marked(new_classes, cosines.shape[1])[labels]
+    # A stable sort leaves equal scores in the order of the list.
+    ranked = cosines[:, new_classes].sort(stable=True, dim=1, descending=True).values[:, :k]
+    own = cosines.gather(1, labels[:, None])
+    terms = (margin - own + ranked).relu().where(is_old[:, None], cosines.new_zeros(()))
+    count = (is_old.sum() * ranked.shape[1]).clamp_min(1)
+    return terms.sum() / count
+
+
+def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
+    """LUCIR's cosine normalization."""
+    units, directions = (F.normalize(_widened(rows), dim=1) for rows in (features, weight))
+    return scale * (units @ directions.t())
+
+
+def bias_correct(
+    logits: Tensor, new_classes: Tensor, scale: float | Tensor, shift: float | Tensor
+) -> Tensor:
+    """BiC's bias correction layer."""
+    logits = _widened(logits)
+    return (scale * logits + shift).where(marked(new_classes, logits.shape[1]), logits)
