@@ -1,0 +1,39 @@
+// The scores of herding, which of them are equal, and how far a sum in float may be from them.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "host_device.h"
+
+namespace clfast {
+
+// iCaRL's Algorithm 4: the mean of k picks comes nearest to mu where ||Y + y||^2 is least, with y
+// the sample less mu, and Y the sum of these differences of the picks before. That is where
+// 2 <target, y> - |y|^2 is largest, with target = -Y. Differences, not features: what the samples
+// of a class have in common cancels before anything is rounded.
+CLFAST_HD double herding_score(double product, double sq_norm) { return 2 * product - sq_norm; }
+
+// Whether differences of this squared length may be scored: not NaN, and no sum can overflow.
+CLFAST_HD bool herding_takes(double sq_norm) { return sq_norm < 0x1p960; }
+
+// Scores no further apart than this are equal, and the smaller row is picked: above what rounding
+// makes of mu and of sums of any order, in double, and far below what distinguishes samples.
+// Without it the last bit would choose between two that are as far from their mean. `longest` of
+// all y.
+CLFAST_HD double herding_tie(double target_length, double longest, double mean_length) {
+  return (0x1p-46 * (target_length + longest) + 0x1p-48 * mean_length) * longest;
+}
+
+// What 2 <target, y> is off by at most with y in bfloat16 and sums in float of kHerdingTerms terms,
+// which are summed in double: 2^-9 of |target| |y| for y, and at most kHerdingTerms + 8 roundings
+// of 2^-24; the second term covers products and entries below the normal range. Infinite where a
+// sum may overflow.
+constexpr int64_t kHerdingTerms = 64;
+CLFAST_HD double herding_slack(int64_t dim, double target_length, double longest) {
+  const double most = target_length * longest, limit = 0x1p126;
+  if (!(most < limit && target_length < limit && longest < limit)) return HUGE_VAL;
+  const double terms = static_cast<double>(dim);
+  return 0x1.1p-8 * most + 0x1p-124 * terms * (1 + target_length + longest);
+}
+
+}  // namespace clfast
