@@ -20,6 +20,7 @@ from .hebb import Hebb, MbPA, Mixture, MixtureTerm
 from .image_replay import Recalled
 from .images import Generated
 from .joint_training import JointTraining
+from .mnemonics import Mnemonics
 from .no_replay import NoReplay
 from .parametric import Parametric
 from .protocol import Learner, TaskLearner
@@ -50,6 +51,7 @@ __all__ = [
     "MeRGAN",
     "Mixture",
     "MixtureTerm",
+    "Mnemonics",
     "NoReplay",
     "Parametric",
     "Recalled",
