@@ -180,7 +180,7 @@ class Mnemonics(ExemplarSelection):
         dtype = self._check(network, x, y, where)
         begin = Herding() if self.init == "herding" else RandomSelection()
         first = begin.select(network, x, y, count, generator=generator)
-        self._check_batches(network, len(y), len(first), where)
+        self._check_batches(network, len(y), len(first), "count", where)
         images, losses = self._train(network, [first], (x, y), dtype, generator, where)
         self.select_losses = losses[0]
         return Exemplars(images[0], first.y)
@@ -198,7 +198,8 @@ class Mnemonics(ExemplarSelection):
                 f"{where}: exemplars are {len(y)}, fewer than the {self.folds} folds; make "
                 "Mnemonics with fewer folds, or with folds=1 to leave old exemplars as they are"
             )
-        self._check_batches(network, len(y) // 2, len(y) // self.folds, where)
+        size = len(y) // self.folds  # of the smallest
+        self._check_batches(network, len(y) - size - 1, size, "folds", where)
         folds = [rows.to(y.device) for rows in stratified(y.cpu(), self.folds, generator)]
         parts = [Exemplars(x[rows], y[rows]) for rows in folds]
         images, losses = self._train(network, parts, None, dtype, generator, where)
@@ -231,15 +232,13 @@ class Mnemonics(ExemplarSelection):
                             group["lr"] = self.lr * 0.5 ** (epoch // self.halve_every)
                         x, y = real_images or _others(images, parts, i)
                         found = [
-                            self._step(objective, images[i], part.y, optimizer, (x[rows], y[rows]))
+                            self._step(
+                                *(objective, images[i], part.y, optimizer, x[rows], y[rows]),
+                                f"{where}: exemplars hold NaN or Inf in epoch {epoch}",
+                            )
                             for rows in self._batches(len(y), generator)
                         ]
                         losses[i].append(float(torch.stack(found).mean()))
-                        if not bool(images[i].isfinite().all()):
-                            raise RuntimeError(
-                                f"{where}: exemplars hold NaN or Inf after epoch {epoch}; look at "
-                                f"lr ({self.lr:g}) and inner_lr ({self.training.lr:g})"
-                            )
         return [each.to(_kept(parts[0].x, dtype)) for each in images], losses
 
     def _step(
@@ -248,13 +247,18 @@ class Mnemonics(ExemplarSelection):
         images: Tensor,
         labels: Tensor,
         optimizer: torch.optim.Optimizer,
-        real_images: tuple[Tensor, Tensor],
+        x: Tensor,
+        y: Tensor,
+        diverged: str,
     ) -> Tensor:
-        x, y = real_images
         loss, images.grad = objective(images, labels, as_inputs(x, images.dtype), y)
         optimizer.step()
         if self.values is not None:
             images.clamp_(*self.values)
+        if not bool(images.isfinite().all()):
+            raise RuntimeError(
+                f"{diverged}; look at lr ({self.lr:g}) and inner_lr ({self.training.lr:g})"
+            )
         return loss
 
     def _epochs(self, where: str) -> Iterable[int]:
@@ -301,20 +305,25 @@ class Mnemonics(ExemplarSelection):
             return network.head.parameters()
         return [*network.features.parameters(), *network.head.parameters()]
 
-    def _check_batches(self, network: Network, real: int, count: int, where: str) -> None:
-        """No batch is of a single sample, where that would have no statistics."""
+    def _check_batches(
+        self, network: Network, real: int, count: int, name: str, where: str
+    ) -> None:
+        """No batch is of a single sample, where that would have no statistics.
+
+        Of `real` images, and of as many exemplars as the argument `name` makes.
+        """
         if self.batch_norm == "running" or not batch_norms(network):
             return
         sizes = {"batch": _smallest(real, self.batch)}
         if self.objective != "proto":
             inner = self.training.batch
-            name = "count" if inner is None or inner >= count > 1 else "inner_batch"
+            name = name if inner is None or inner >= count else "inner_batch"
             sizes[name] = _smallest(count, inner or count)
         for name, size in sizes.items():
             if size == 1:
                 raise ValueError(
-                    f"{where}: {name} gives batch normalisation a batch of one sample, which has "
-                    "no statistics; make it larger, or take batch_norm='running'"
+                    f"{where}: {name} leads to a batch of one sample, of which batch normalisation "
+                    "has no statistics; change it, or take batch_norm='running'"
                 )
 
 

@@ -440,9 +440,13 @@ def test_batch_norm_of_a_single_sample() -> None:
     def on_batches(**options: Any) -> Mnemonics:
         return mnemonics(batch_norm="batch", **options)
 
-    refused(on_batches(batch=1), ValueError, "batch gives batch norm", net, x, y, 1)
-    refused(on_batches(inner_batch=1), ValueError, "inner_batch gives batch norm", net, x, y, 1)
-    refused(on_batches(), ValueError, "count gives batch norm", net, x[::3], y[::3], 1)
+    refused(on_batches(batch=1), ValueError, "batch leads to a batch of one", net, x, y, 1)
+    refused(
+        on_batches(inner_batch=1), ValueError, "inner_batch leads to a batch of one", net, x, y, 1
+    )
+    refused(on_batches(), ValueError, "count leads to a batch of one", net, x[::3], y[::3], 1)
+    old = Exemplars(x[:3], y[:3])
+    refused(on_batches(folds=3), ValueError, "folds leads to a batch of one", net, old)
     mnemonics(inner_batch=1, batch=1, batches=1).select(net, x, y, 1, generator=seeded())
 
 
@@ -450,7 +454,7 @@ def test_training_that_diverges() -> None:
     net, (x, y) = network(), images()
     refused(mnemonics(inner_lr=1e200), RuntimeError, "inner_loss is NaN or inf", net, x, y, 1)
     wild = mnemonics("bop_fc", lr=1e300, optimizer=partial(torch.optim.SGD, weight_decay=1e10))
-    refused(wild, RuntimeError, "exemplars hold NaN or Inf after epoch 0", net, x, y, 1)
+    refused(wild, RuntimeError, "exemplars hold NaN or Inf in epoch 0", net, x, y, 1)
     bad = x.clone()
     bad[0, 0, 0, 0] = torch.nan
     refused(mnemonics(), RuntimeError, "NaN", net, bad, y, 8)
