@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import reference
 from .._backend import uses_reference
-from . import _call, _check, _derivative
+from . import _call, _check, _derivative, _descent_derivative
 from . import _exemplar_losses_derivative as differentiable
 from . import _exemplar_losses_fakes as loss_fakes
 from . import _exemplars_fakes as fakes
@@ -30,6 +30,7 @@ __all__ = [
     "distillation_loss",
     "herding",
     "margin_ranking_loss",
+    "softmax_descent",
 ]
 
 Reduction = Literal["batchmean", "mean", "sum"]
@@ -45,11 +46,12 @@ def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     largest product with it, which picks the same samples where features have unit length, and
     others where they have not.
 
-    Picks are those of float64 arithmetic, whatever the dtype of the features: scores in float32
-    only tell which samples are near the best, and those are scored again in float64. Samples are as
-    near where the scores 2 <k mu - S, x> - ||x||^2 differ by no more than 2^-46 of the product of
-    lengths they are made of, which is where rounding begins: duplicates, for one, and the two of a
-    class of two. Of these the smaller row comes first, on every device.
+    Picks are those of float64 arithmetic, whatever the dtype of the features: 16-bit products only
+    tell which samples are near the best, and those are scored again in float64. Samples are as near
+    where their scores, -||k mu - S - x||^2 without what all have in common, differ by less than
+    2^-46 of the products of lengths that they are made of, where rounding in float64 begins:
+    duplicates, for one, and the two of a class of two. Of these the smaller row comes first, on
+    every device.
 
     Args:
         features: [N, d], any floating dtype.
@@ -86,6 +88,53 @@ def _by_class(picks: Tensor, sizes: Tensor, m: int) -> list[Tensor]:
     return list(picks[picks >= 0].split(lengths))
 
 
+def softmax_descent(
+    features: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    steps: int,
+    lr: float,
+) -> tuple[Tensor, Tensor | None]:
+    """A linear classifier after some steps of gradient descent on these features, differentiable.
+
+    The inner loop of Mnemonics (Liu et al. 2020, Eq. 8) where only the last layer is trained:
+    ``steps`` times W -= lr (P - Y)^T H / n and b -= lr mean(P - Y), with P = softmax(H W^T + b) and
+    Y the labels, the gradient of the mean cross-entropy. The gradient of a loss of the result by
+    the features and by the initial layer is exact, a sweep back through all steps (Eq. 9), not
+    autograd's. What is kept for it are the predictions of every step, [steps, C, n] numbers.
+
+    Args:
+        features: [n, d], any floating dtype.
+        labels: [n] int64 in [0, C).
+        weight: [C, d], initial.
+        bias: [C], initial, or None for a layer without.
+        steps: at least 0.
+        lr: learning rate, finite and >= 0.
+
+    Returns:
+        ``(weight [C, d], bias [C] or None)``, never the given tensors; differentiable once in
+        features, weight and bias. Without features the layer stays as it is.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device or value; a second derivative. On CPU tensors also
+            labels out of range (on CUDA such a sample has no class: its probabilities are all
+            pushed down) and NaN.
+    """
+    op = "softmax_descent"
+    steps, lr = _check.integer(op, "steps", steps), _check.number(op, "lr", lr)
+    if uses_reference():
+        arguments = (features, labels, weight, bias)
+        _call.check_for_reference(
+            op, fakes.softmax_descent, *arguments, steps, lr, differentiable=True
+        )
+        result = reference.exemplars.softmax_descent(*arguments, steps=steps, lr=lr)
+        _check.no_nan_result(op, "features holds", *(t for t in result if t is not None))
+        return result
+    return _descent_derivative.softmax_descent(features, labels, weight, bias, steps, lr)
+
+
 def distillation_loss(
     student: Tensor,
     teacher: Tensor,
@@ -119,7 +168,8 @@ def distillation_loss(
     temperature = _check.number(op, "temperature", temperature)
     scale_t2 = _check.boolean(op, "scale_t2", scale_t2)
     arguments = (student, teacher, temperature, reduction, scale_t2)
-    _call.refuse_grad(op, arguments, 1)
+    if _derivative.wanted(teacher):
+        _call.refuse_grad(op, arguments, 1)
     if uses_reference():
         fake = loss_fakes.distillation_loss
         _call.check_for_reference(op, fake, *arguments, differentiable=True)
@@ -132,11 +182,11 @@ def distillation_loss(
 def margin_ranking_loss(
     cosines: Tensor, labels: Tensor, new_classes: Tensor, *, margin: float = 0.5, k: int = 2
 ) -> Tensor:
-    """Keeps samples of old classes away from the new classes that they resemble (LUCIR, Eq. 8).
+    """Keeps samples of old classes away from the new classes that they resemble (LUCIR).
 
-    The mean of max(0, margin - cos(x, own class) + cos(x, new class)) over the samples of old
-    classes and the min(k, P) new classes that score highest on each; of equal scores the class
-    listed first. 0 where there is no such sample or no new class.
+    Its inter-class separation: the mean of max(0, margin - cos(x, own) + cos(x, new)) over the
+    samples of old classes and the min(k, P) new classes that score highest on each; of equal scores
+    the class listed first. 0 where there is no such sample or no new class.
 
     Args:
         cosines: [N, C], before any scale.
@@ -165,7 +215,7 @@ def margin_ranking_loss(
 
 
 def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
-    """scale * cos(feature, class weight), the cosine classifier of LUCIR (Eq. 4).
+    """scale * cos(feature, class weight), LUCIR's cosine normalization.
 
     Lengths below 1e-12 count as that, as in ``torch.nn.functional.normalize``: a row of zeros has
     logits 0 and a finite gradient in float32 and float64.
@@ -195,7 +245,7 @@ def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Te
 def bias_correct(
     logits: Tensor, new_classes: Tensor, scale: float | Tensor, shift: float | Tensor
 ) -> Tensor:
-    """Logits of the new classes made scale * logit + shift, the others left (BiC, Eq. 4).
+    """Logits of the new classes made scale * logit + shift, the others left: BiC's correction.
 
     Args:
         logits: [N, C].

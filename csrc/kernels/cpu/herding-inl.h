@@ -1,142 +1,158 @@
 // Included once per SIMD level.
 #include "herding.h"
-#include "vector-inl.h"
+#include "transpose-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-constexpr int kRowsTogether = 4;
+// Members lie in blocks of so many, [pairs of columns, kBlock] each: their products with a target
+// need no sum over lanes, and every pick reads one stream, which bfloat16 makes half as long. The
+// even column of a pair is in the lower half.
+constexpr int kBlockVectors = 4, kBlock = kBlockVectors * kLanes<float>;
+using Pairs = UnsignedBitsOf<Vector<float>>;
 
-// Behind the last member it stands again.
 template <class T>
-inline void rows_from(const HerdingClass<T>& of, int64_t first, int64_t end,
-                      const T* (&rows)[kRowsTogether]) {
-  for (int r = 0; r < kRowsTogether; ++r) {
-    const int64_t member = first + r < end ? first + r : end - 1;
-    rows[r] = of.features + of.members[member] * of.dim;
-  }
+inline const T* row_of(const HerdingClass<T>& of, int64_t member) {
+  return of.features + of.members[member] * of.dim;
 }
 
 template <class T>
-inline void sums_of_members(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum,
-                            double* sq_norms) {
-  constexpr int64_t lanes = kLanes<double>;
-  const int64_t dim = of.dim, whole = dim / lanes * lanes;
-  for (int64_t j = 0; j < dim; ++j) sum[j] = 0;
+inline void sum_of_members(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {
+  for (int64_t j = 0; j < of.dim; ++j) sum[j] = 0;
   int64_t i = begin;
-  for (; i + kRowsTogether <= end; i += kRowsTogether) {
-    const T* rows[kRowsTogether];
-    rows_from(of, i, end, rows);
-    Vector<double> squares[kRowsTogether] = {};
-    for (int64_t j = 0; j < whole; j += lanes) {
-      Vector<double> x[kRowsTogether];
-#pragma GCC unroll 4
-      for (int r = 0; r < kRowsTogether; ++r) {
-        x[r] = load_wide(rows[r] + j);
-        squares[r] = multiply_add<double>(x[r], x[r], squares[r]);
-      }
-      store<double>(sum + j, load(sum + j) + ((x[0] + x[1]) + (x[2] + x[3])));
-    }
-    sum_lanes<double, kRowsTogether>(squares, sq_norms + i);
-    for (int64_t j = whole; j < dim; ++j) {
-      for (int r = 0; r < kRowsTogether; ++r) {
-        const double x = static_cast<double>(rows[r][j]);
-        sum[j] += x;
-        sq_norms[i + r] += x * x;
-      }
+  for (; i + 4 <= end; i += 4) {
+    const T *a = row_of(of, i), *b = row_of(of, i + 1), *c = row_of(of, i + 2);
+    const T* d = row_of(of, i + 3);
+#pragma omp simd
+    for (int64_t j = 0; j < of.dim; ++j) {
+      sum[j] += (static_cast<double>(a[j]) + static_cast<double>(b[j])) +
+                (static_cast<double>(c[j]) + static_cast<double>(d[j]));
     }
   }
   for (; i < end; ++i) {
-    const T* row = of.features + of.members[i] * dim;
-    sq_norms[i] = 0;
-    for (int64_t j = 0; j < dim; ++j) {
-      const double x = static_cast<double>(row[j]);
-      sum[j] += x;
-      sq_norms[i] += x * x;
+    const T* row = row_of(of, i);
+#pragma omp simd
+    for (int64_t j = 0; j < of.dim; ++j) sum[j] += static_cast<double>(row[j]);
+  }
+}
+
+// Columns [dim, kBlock] as pairs of bfloat16, to the nearest.
+inline void round_pairs(const float* columns, int64_t dim, uint32_t* pairs) {
+  for (int64_t j = 0; j < dim; j += 2) {
+    for (int i = 0; i < kBlock; i += kLanes<float>) {
+      const Pairs even = bits_as<Pairs>(load(columns + j * kBlock + i));
+      const Pairs odd =
+          j + 1 < dim ? bits_as<Pairs>(load(columns + (j + 1) * kBlock + i)) : Pairs{};
+      const Pairs both = ((even + 0x8000u) >> 16) | ((odd + 0x8000u) & 0xffff0000u);
+      memcpy(pairs + j / 2 * kBlock + i, &both, sizeof both);
     }
   }
 }
 
-// products[r] = <rows[r], target>. Two accumulators a row; a panel of 16 terms an accumulator is
-// summed in T, the panels in double. Rows share what is read of the target, and nothing else.
 template <class T>
-inline void products_of_rows(const T* const (&rows)[kRowsTogether], const T* target, int64_t dim,
-                             double (&products)[kRowsTogether]) {
-  constexpr int64_t lanes = kLanes<T>, step = 2 * lanes, panel = 16 * step;
-  for (int r = 0; r < kRowsTogether; ++r) products[r] = 0;
-  for (int64_t begin = 0; begin < dim; begin += panel) {
-    const int64_t end = dim - begin < panel ? dim : begin + panel;
-    Vector<T> even[kRowsTogether] = {}, odd[kRowsTogether] = {};
-    int64_t j = begin;
-    for (; j + step <= end; j += step) {
-      const Vector<T> first = load(target + j), second = load(target + j + lanes);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRowsTogether; ++r) {
-        even[r] = multiply_add<T>(load(rows[r] + j), first, even[r]);
-        odd[r] = multiply_add<T>(load(rows[r] + j + lanes), second, odd[r]);
+inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end,
+                         uint32_t* packed, double* sq_norms) {
+  constexpr int64_t width = 64;  // whole lines of rows and of the block
+  float tile[kBlock * width], columns[width * kBlock];
+  const int64_t pairs = column_pairs(of.dim);
+  for (int64_t i = begin; i < end; ++i) sq_norms[i] = 0;
+  for (int64_t i = end; i % 64 != 0; ++i) sq_norms[i] = HUGE_VAL;
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t count = end - first < kBlock ? end - first : kBlock;
+    for (int64_t j = 0; j < of.dim; j += width) {
+      const int64_t own = of.dim - j < width ? of.dim - j : width;
+      const double* shift = mean + j;
+      for (int64_t i = 0; i < count; ++i) {
+        const T* row = row_of(of, first + i) + j;
+        float* out = tile + i * width;
+        double sq_norm = 0;
+#pragma omp simd reduction(+ : sq_norm)
+        for (int64_t c = 0; c < own; ++c) {
+          const double y = static_cast<double>(row[c]) - shift[c];
+          sq_norm += y * y;
+          out[c] = static_cast<float>(y);
+        }
+        sq_norms[first + i] += sq_norm;
       }
+      transpose(tile, width, count, own, columns, kBlock, kBlock);
+      round_pairs(columns, own, packed + first * pairs + j / 2 * kBlock);
     }
-    for (; j < end; j += lanes) {  // the last panel's last two
-      const int64_t rest = end - j;
-      const Vector<T> part = rest >= lanes ? load(target + j) : load_partial(target + j, rest);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRowsTogether; ++r) {
-        const Vector<T> x = rest >= lanes ? load(rows[r] + j) : load_partial(rows[r] + j, rest);
-        even[r] = multiply_add<T>(x, part, even[r]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < kRowsTogether; ++r) even[r] += odd[r];
-    T sums[kRowsTogether];
-    sum_lanes<T, kRowsTogether>(even, sums);
-    for (int r = 0; r < kRowsTogether; ++r) products[r] += static_cast<double>(sums[r]);
   }
 }
 
-template <class T>
-inline double scores_of_members(const HerdingClass<T>& of, const T* target, const double* sq_norms,
-                                int64_t begin, int64_t end, double* scores) {
-  double best = -HUGE_VAL;
-  for (int64_t i = begin; i < end; i += kRowsTogether) {
-    const T* rows[kRowsTogether];
-    rows_from(of, i, end, rows);
-    double products[kRowsTogether];
-    products_of_rows(rows, target, of.dim, products);
-    const int64_t count = end - i < kRowsTogether ? end - i : kRowsTogether;
-    for (int64_t r = 0; r < count; ++r) {
-      const double score = herding_score(products[r], sq_norms[i + r]);
-      scores[i + r] = score;
+// sums += <member, target> for the members of a block over pairs of columns [begin, end).
+inline void add_products(const uint32_t* block, const float* target, int64_t begin, int64_t end,
+                         double* sums) {
+  Vector<float> even[kBlockVectors] = {}, odd[kBlockVectors] = {};
+  for (int64_t p = begin; p < end; ++p) {
+    const Vector<float> x = target[2 * p] - Vector<float>{};  // exact, and no instruction
+    const Vector<float> y = target[2 * p + 1] - Vector<float>{};
+#pragma GCC unroll 4
+    for (int v = 0; v < kBlockVectors; ++v) {
+      Pairs both;
+      memcpy(&both, block + p * kBlock + v * kLanes<float>, sizeof both);
+      even[v] = multiply_add<float>(bits_as<Vector<float>>(both << 16), x, even[v]);
+      odd[v] = multiply_add<float>(bits_as<Vector<float>>(both & 0xffff0000u), y, odd[v]);
+    }
+  }
+  float joined[kBlock];
+  for (int v = 0; v < kBlockVectors; ++v) {
+    store<float>(joined + v * kLanes<float>, even[v] + odd[v]);
+  }
+  for (int i = 0; i < kBlock; i += kLanes<double>) {
+    store<double>(sums + i, load(sums + i) + load_wide(joined + i));
+  }
+}
+
+double herding_scores(const uint32_t* packed, int64_t pairs, const float* target,
+                      const double* sq_norms, int64_t begin, int64_t end, double* scores) {
+  Vector<double> best = Vector<double>{} - HUGE_VAL;
+  for (int64_t first = begin; first < end; first += kBlock) {
+    double* const own = scores + first;
+    for (int i = 0; i < kBlock; ++i) own[i] = 0;
+    for (int64_t p = 0; p < pairs; p += kHerdingTerms) {
+      add_products(packed + first * pairs, target, p,
+                   pairs - p < kHerdingTerms ? pairs : p + kHerdingTerms, own);
+    }
+    for (int i = 0; i < kBlock; i += kLanes<double>) {
+      const Vector<double> score = 2 * load(own + i) - load(sq_norms + first + i);
+      store<double>(own + i, score);
       best = score > best ? score : best;
     }
   }
-  return best;
+  return largest_lane<double>(best);
 }
 
+// Four independent accumulators hide the latency of the addition.
 template <class T>
-inline double product_of_member(const HerdingClass<T>& of, const double* target, int64_t member) {
-  constexpr int64_t lanes = kLanes<double>, step = 2 * lanes;
-  const T* row = of.features + of.members[member] * of.dim;
-  Vector<double> even = {}, odd = {};
+inline double product_of_member(const HerdingClass<T>& of, const double* mean, const double* target,
+                                int64_t member) {
+  constexpr int64_t lanes = kLanes<double>, step = 4 * lanes;
+  const T* row = row_of(of, member);
+  Vector<double> sums[4] = {};
   int64_t j = 0;
   for (; j + step <= of.dim; j += step) {
-    even = multiply_add<double>(load_wide(row + j), load(target + j), even);
-    odd = multiply_add<double>(load_wide(row + j + lanes), load(target + j + lanes), odd);
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; ++s) {
+      const Vector<double> y = load_wide(row + j + s * lanes) - load(mean + j + s * lanes);
+      sums[s] = multiply_add<double>(load(target + j + s * lanes), y, sums[s]);
+    }
   }
-  double sum = sum_lanes<double>(even + odd);
-  for (; j < of.dim; ++j) sum += static_cast<double>(row[j]) * target[j];
+  double sum = sum_lanes<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; j < of.dim; ++j) sum += target[j] * (static_cast<double>(row[j]) - mean[j]);
   return sum;
 }
 
-#define CLFAST_DEFINE_HERDING(T)                                                            \
-  void herding_sums(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum,     \
-                    double* sq_norms) {                                                     \
-    sums_of_members(of, begin, end, sum, sq_norms);                                         \
-  }                                                                                         \
-  double herding_scores(const HerdingClass<T>& of, const T* target, const double* sq_norms, \
-                        int64_t begin, int64_t end, double* scores) {                       \
-    return scores_of_members(of, target, sq_norms, begin, end, scores);                     \
-  }                                                                                         \
-  double herding_product(const HerdingClass<T>& of, const double* target, int64_t member) { \
-    return product_of_member(of, target, member);                                           \
+#define CLFAST_DEFINE_HERDING(T)                                                               \
+  void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {       \
+    sum_of_members(of, begin, end, sum);                                                       \
+  }                                                                                            \
+  void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
+                    uint32_t* packed, double* sq_norms) {                                      \
+    pack_members(of, mean, begin, end, packed, sq_norms);                                      \
+  }                                                                                            \
+  double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
+                         int64_t member) {                                                     \
+    return product_of_member(of, mean, target, member);                                        \
   }
 CLFAST_DEFINE_HERDING(float)
 CLFAST_DEFINE_HERDING(double)

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <memory>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -50,29 +50,32 @@ ClassRows rows_of_classes(const int64_t* labels, int64_t samples) {
   return sorted;
 }
 
-template <class T>
+// For classes of up to `most` members.
 class HerdingBuffers {
  public:
-  HerdingBuffers(int64_t count, int64_t dim)
+  HerdingBuffers(int64_t most, int64_t dim)
       : dim_(dim),
-        chunks_(cpu::herding_chunks(count)),
-        doubles_((dim + 1) * chunks_ + 2 * count + 2 * dim),
-        rounded_(dim) {}
+        chunks_(cpu::herding_chunks(most)),
+        members_(cpu::padded_members(most)),
+        doubles_((dim + 1) * chunks_ + 2 * members_ + 2 * dim),
+        rounded_(2 * cpu::column_pairs(dim)),
+        packed_(new uint32_t[members_ * cpu::column_pairs(dim)]) {}
 
-  cpu::HerdingScratch<T> view(int64_t count) {
-    double* sums = doubles_.data();
-    double *best = sums + dim_ * chunks_, *mean = best + chunks_, *target = mean + dim_;
-    double* sq_norms = target + dim_;
-    return {sums, best, sq_norms, sq_norms + count, mean, target, rounded_.data()};
+  cpu::HerdingScratch view() {
+    double* sq_norms = doubles_.data();
+    double *scores = sq_norms + members_, *sums = scores + members_, *best = sums + dim_ * chunks_;
+    double* mean = best + chunks_;
+    return {packed_.get(), sq_norms, scores, sums, best, mean, mean + dim_, rounded_.data()};
   }
 
  private:
-  int64_t dim_, chunks_;
+  int64_t dim_, chunks_, members_;
   std::vector<double> doubles_;
-  std::vector<T> rounded_;
+  std::vector<float> rounded_;
+  std::unique_ptr<uint32_t[]> packed_;  // uninitialised on purpose: the kernel writes every element
 };
 
-// The class of a feature that cannot be scored.
+// Names a feature that cannot be scored.
 template <class T>
 [[noreturn]] void refuse_features(const T* features, int64_t samples, int64_t dim) {
   for (int64_t i = 0; i < samples; ++i) {
@@ -103,7 +106,7 @@ std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels,
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* data = in.features.const_data_ptr<T>();
-    const auto herd = [&](int64_t c, HerdingBuffers<T>& buffers) {
+    const auto herd = [&](int64_t c, HerdingBuffers& buffers) {
       const int64_t first = rows.first[c], count = rows.size(c);
       // Of a class that a thread has for itself, all chunks come in one range.
       const auto for_each = [&](int64_t chunks, const auto& work) {
@@ -113,20 +116,20 @@ std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels,
       const cpu::HerdingClass<T> of{data, rows.rows.data() + first, count, in.dim};
       // A class has as many places for picks as members.
       int64_t* places = out + first;
-      if (!cpu::herding_picks(of, std::min(m, count), buffers.view(count), for_each, places)) {
+      if (!cpu::herding_picks(of, std::min(m, count), buffers.view(), for_each, places)) {
         finite = false;
       }
       for (int64_t k = m; k < count; ++k) places[k] = -1;
     };
     if (rows.classes() < static_cast<int64_t>(torch::stable::get_num_threads())) {
-      HerdingBuffers<T> buffers(largest, in.dim);
+      HerdingBuffers buffers(largest, in.dim);
       for (int64_t c = 0; c < rows.classes(); ++c) herd(c, buffers);
     } else {
       // Threads share out the rows, so that classes of different sizes even out.
       torch::stable::parallel_for(
           0, in.samples, 1 + kWorthAThread / (std::min(m, largest) * (in.dim + 1)),
           [&](int64_t begin, int64_t end) {
-            HerdingBuffers<T> buffers(largest, in.dim);
+            HerdingBuffers buffers(largest, in.dim);
             const auto at = std::lower_bound(rows.first.begin(), rows.first.end(), begin);
             for (int64_t c = at - rows.first.begin(); c < rows.classes() && rows.first[c] < end;
                  ++c) {
