@@ -123,7 +123,7 @@ inline LayerInputs check_layer(const char* op, const Tensor& weight,
 
 // x w^T for x [n, d] and w [m, d]. In its out= form, which autocast leaves alone.
 inline Tensor product(const Tensor& x, const Tensor& w) {
-  Tensor out = torch::stable::new_empty(x, {x.size(0), w.size(0)});
+  Tensor out = new_tensor(x, {x.size(0), w.size(0)}, x.scalar_type());
   std::array<StableIValue, 3> stack{torch::stable::detail::from(x),
                                     torch::stable::detail::from(torch::stable::transpose(w, 0, 1)),
                                     torch::stable::detail::from(out)};
