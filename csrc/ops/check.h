@@ -164,6 +164,9 @@ inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArr
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), type, index, &made));
   return Tensor(made);
 }
+inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  return new_tensor(like, sizes, like.scalar_type());
+}
 
 inline ScalarType compute_dtype(const Tensor& t) {
   return is_float64(t) ? ScalarType::Double : ScalarType::Float;
