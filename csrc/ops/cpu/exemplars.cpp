@@ -93,8 +93,8 @@ template <class T>
 std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels, int64_t m) {
   const HerdingInputs in = check_herding(features, labels, m);
   const ClassRows rows = rows_of_classes(in.labels.const_data_ptr<int64_t>(), in.samples);
-  Tensor picks = torch::stable::new_empty(in.features, {in.samples}, ScalarType::Long);
-  Tensor sizes = torch::stable::new_empty(in.features, {in.samples}, ScalarType::Long);
+  Tensor picks = new_tensor(in.features, {in.samples}, ScalarType::Long);
+  Tensor sizes = new_tensor(in.features, {in.samples}, ScalarType::Long);
   int64_t* out = picks.mutable_data_ptr<int64_t>();
   std::fill_n(sizes.mutable_data_ptr<int64_t>(), in.samples, 0);
   int64_t largest = 0;
