@@ -94,25 +94,25 @@ class ExemplarMemory:
         """Store exemplars of classes, in place of those that these classes had.
 
         Args:
-            x: [n, ...], floating point, or uint8, which stands for x / 255.
+            x: [n, ...], floating point, or uint8, which stands for x / 255; on any device: the
+                first ones decide where all are stored.
             y: [n] int64, at least 0; exemplars of a class stay in their order.
 
         Raises:
-            TypeError, ValueError: other types and shapes; samples of another shape or on another
-                device than those stored; to be stored as uint8, values that are not finite. The
-                memory is as before.
+            TypeError, ValueError: other types and shapes; samples of another shape than those
+                stored; to be stored as uint8, values that are not finite. The memory is as before.
         """
         where = "ExemplarMemory.put"
-        stored = {} if self._x is None else {"x": self._x[:0].to(x.dtype)}
-        checks.check_rows({"x": x, "y": y}, stored, where)
+        checks.check_rows({"x": x, "y": y}, {}, where)
+        if self._x is not None:  # whose dtype others are brought to
+            checks.check_rows({"x": x}, {"x": self._x[:0].to(x.dtype)}, where)
         checks.check_labels(y, "y", len(x), where)
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise TypeError(f"{where}: x must be floating point or uint8, got {x.dtype}")
-        device = x.device if self._x is None else self._x.device
-        if x.device != device or y.device != device:
-            raise ValueError(f"{where}: x and y must be on {device}, got {x.device}, {y.device}")
         if not len(x):
             return
+        device = x.device if self._x is None else self._x.device
+        x, y = x.to(device), y.to(device)
         with torch.inference_mode(False):
             x = _stored(x.detach(), self.dtype or (x if self._x is None else self._x).dtype, where)
             y = y.clone()

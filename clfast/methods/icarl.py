@@ -89,6 +89,8 @@ class ICaRL(PhaseLearner):
         Raises:
             RuntimeError: there are no exemplars.
         """
+        if not len(self.exemplars):
+            raise RuntimeError("ICaRL.class_means: there are no exemplars")
         return self._class_means("ICaRL.class_means").clone()
 
     @torch.no_grad()
