@@ -41,12 +41,18 @@ _load(
         "masked_sgd_step_",
         "masked_adam_step_",
         "masked_grad_norm",
+        "herding",
+        "distillation_loss",
+        "margin_ranking_loss",
+        "cosine_logits",
+        "bias_correct",
     )
 )
 
 from . import (  # noqa: E402 - registers what they wrap
     adaptation,
     consolidation,
+    exemplars,
     masks,
     optimizers,
     recall,
@@ -65,6 +71,13 @@ from .consolidation import (  # noqa: E402
     mir_scores,
     project_gradients_,
     quadratic_penalty,
+)
+from .exemplars import (  # noqa: E402
+    bias_correct,
+    cosine_logits,
+    distillation_loss,
+    herding,
+    margin_ranking_loss,
 )
 from .masks import (  # noqa: E402
     anneal_scale,
@@ -103,17 +116,23 @@ __all__ = [
     "adaptation",
     "add_penalty_gradients_",
     "anneal_scale",
+    "bias_correct",
     "block_gradients_",
     "class_means",
     "compensate_embedding_gradients_",
     "consolidation",
+    "cosine_logits",
+    "distillation_loss",
     "divergence",
+    "exemplars",
     "gem_project",
     "hebb_logits",
     "hebbian_update",
+    "herding",
     "image_prior",
     "interpolation_weights",
     "knn",
+    "margin_ranking_loss",
     "mask_sparsity",
     "masked_adam_step_",
     "masked_grad_norm",

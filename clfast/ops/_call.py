@@ -68,8 +68,8 @@ def check_kinds(op: str, arguments: tuple[Any, ...]) -> None:
             check(op, **{_public_name(declared): argument})
 
 
-def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:
-    """Raises when an input is to be differentiated through.
+def refuse_grad(op: str, arguments: tuple[Any, ...], first: int = 0) -> None:
+    """Raises when an input, from the argument ``first`` on, is to be differentiated through.
 
     That is: it requires grad while grad mode is on, or carries a tangent of forward-mode AD. Lists
     are taken as they are, parameters and their gradients, but not from a transform of torch.func,
@@ -78,7 +78,7 @@ def refuse_grad(op: str, arguments: tuple[Any, ...]) -> None:
     grad_mode, forward_mode = _modes()
     if not grad_mode and not forward_mode:
         return
-    for at, argument in enumerate(arguments):
+    for at, argument in enumerate(arguments[first:], first):
         if isinstance(argument, Tensor):
             if _is_differentiated(argument, grad_mode, forward_mode):
                 _refuse(op, _public_name(_declared(op)[at]))

@@ -5,6 +5,6 @@ compiled ops are checked against these in float64. ``clfast.backend("reference")
 behind the public functions, which check their arguments first; called directly, they do not.
 """
 
-from . import adaptation, consolidation, masks, optimizers, recall, retrieval
+from . import adaptation, consolidation, exemplars, masks, optimizers, recall, retrieval
 
-__all__ = ["adaptation", "consolidation", "masks", "optimizers", "recall", "retrieval"]
+__all__ = ["adaptation", "consolidation", "exemplars", "masks", "optimizers", "recall", "retrieval"]

@@ -1,11 +1,11 @@
 // What every device checks and prepares for the adaptation ops.
 #pragma once
-#include <array>
 #include <cmath>
 
 #include "../kernels/common/neighbourhood.h"
 #include "../kernels/common/optimizer_step.h"
 #include "check.h"
+#include "product.h"
 
 namespace clfast::ops {
 
@@ -121,17 +121,6 @@ inline LayerInputs check_layer(const char* op, const Tensor& weight,
           check_floats(op, "bias", bias, {num_classes}, in), num_classes};
 }
 
-// x w^T for x [n, d] and w [m, d]. In its out= form, which autocast leaves alone.
-inline Tensor product(const Tensor& x, const Tensor& w) {
-  Tensor out = torch::stable::new_empty(x, {x.size(0), w.size(0)});
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(x),
-                                    torch::stable::detail::from(torch::stable::transpose(w, 0, 1)),
-                                    torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
 // hebb_logits: everything but the neighbours.
 struct HebbInputs {
   LayerInputs layer;
@@ -168,7 +157,7 @@ inline HebbInputs check_hebb(const char* op, const NeighbourInputs& in, const Te
   out.base_lacks_bias = !base_logits.has_value();
   out.base_logits = base_logits.has_value()
                         ? check_floats(op, "base_logits", *base_logits, {in.batch, num_classes}, in)
-                        : product(out.queries, out.layer.weight);
+                        : matrix_product(out.queries, transposed(out.layer.weight));
   return out;
 }
 

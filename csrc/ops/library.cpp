@@ -98,6 +98,30 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "bool decoupled_weight_decay, bool maximize, Tensor? clip) -> ()");
   m.def("masked_grad_norm(Tensor[] grads, Tensor?[] reserved) -> Tensor");
 
+  // exemplars; herding's picks of a class are where its members are when sorted by label, then -1;
+  // sizes hold the number of members at the first of these places, 0 at the others
+  m.def("herding(Tensor features, Tensor labels, int m) -> (Tensor picks, Tensor sizes)");
+
+  // their losses and heads; a loss comes with its gradient, logits with what their gradients take of
+  // the forward pass
+  m.def(
+      "distillation_loss(Tensor student, Tensor teacher, float temperature, str reduction, "
+      "bool scale_t2) -> (Tensor, Tensor)");
+  m.def(
+      "margin_ranking_loss(Tensor cosines, Tensor labels, Tensor new_classes, float margin, int k) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "cosine_logits(Tensor features, Tensor weight, Tensor scale) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "cosine_logits_backward(Tensor grad, Tensor features, Tensor weight, Tensor scale, "
+      "Tensor scaled_features, Tensor unit_weight, Tensor inverse_lengths) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def("bias_correct(Tensor logits, Tensor new_classes, Tensor scale, Tensor shift) -> Tensor");
+  m.def(
+      "bias_correct_backward(Tensor grad, Tensor logits, Tensor new_classes, Tensor scale) "
+      "-> (Tensor, Tensor, Tensor)");
+
   // the SIMD level in use: 0 base, 1 avx2, 2 avx512, 3 avx512_bf16
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");

@@ -164,15 +164,6 @@ void class_mean(int level, const Array& features, const Array& members, bool nor
   });
 }
 
-void unit_rows(int level, const Array& rows, int64_t begin, int64_t end, const Array& out) {
-  use_level(level);
-  with_type_of(out, [&](auto tag) {
-    using T = decltype(tag);
-    const int64_t count = extent(rows, 0), dim = extent(rows, 1);
-    cpu::unit_rows(rows_of(rows, "rows"), dim, begin, end, data_of<T>(out, "out", {count, dim}));
-  });
-}
-
 // Labels [begin, end); the means as panels, or all distances in difference form.
 void nearest_class_mean(int level, const Array& features, const Array& means, const Array& classes,
                         bool unit_length, bool packed, int64_t begin, int64_t end,
@@ -217,11 +208,12 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("knn_select", &knn_select);
   m.def("knn", &knn);
   m.def("class_mean", &class_mean);
-  m.def("unit_rows", &unit_rows);
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cpu_adaptation(m);
   bind_cpu_recall(m);
   bind_cpu_consolidation(m);
   bind_cpu_masks(m);
   bind_cpu_optimizers(m);
+  bind_cpu_exemplar_losses(m);
+  bind_cpu_exemplars(m);
 }

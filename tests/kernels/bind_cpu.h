@@ -12,5 +12,7 @@ void bind_cpu_recall(py::module_& m);
 void bind_cpu_consolidation(py::module_& m);
 void bind_cpu_masks(py::module_& m);
 void bind_cpu_optimizers(py::module_& m);
+void bind_cpu_exemplar_losses(py::module_& m);
+void bind_cpu_exemplars(py::module_& m);
 
 }  // namespace clfast::bind

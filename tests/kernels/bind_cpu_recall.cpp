@@ -102,17 +102,21 @@ void soft_cross_entropy(int level, const py::object& problem, int64_t pieces,
   use_level(level);
   with_type_of(gradient, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t rows = extent(gradient, 0), classes = extent(gradient, 1);
+    const int64_t rows = extent(gradient, 0), width = extent(gradient, 1);
+    const int64_t classes = extent(problem.attr("target_logits"), 1);
     const std::vector<T> weights = row_weights<T>(problem, rows);
     Scratch<T> values(rows);
-    const cpu::SoftCrossEntropyProblem<T> p{field<T>(problem, "logits", {rows, classes}),
+    const cpu::SoftCrossEntropyProblem<T> p{field<T>(problem, "logits", {rows, width}),
                                             field<T>(problem, "target_logits", {rows, classes}),
-                                            classes, weights.data(),
-                                            T(1) / number<T>(problem, "temperature")};
+                                            classes,
+                                            width,
+                                            weights.data(),
+                                            T(1) / number<T>(problem, "temperature"),
+                                            problem.attr("less_entropy").cast<bool>()};
     for_pieces(rows, pieces, [&](int64_t begin, int64_t end) {
       cpu::soft_cross_entropy(p, begin, end,
                               Scratch<T>(cpu::soft_cross_entropy_scratch(classes)).data(),
-                              values.data(), data_of<T>(gradient, "gradient", {rows, classes}));
+                              values.data(), data_of<T>(gradient, "gradient", {rows, width}));
     });
     write_total(0.0, weights, values, loss);
   });

@@ -81,4 +81,6 @@ PYBIND11_MODULE(_cuda_kernels, m) {
   bind_cuda_consolidation(m);
   bind_cuda_masks(m);
   bind_cuda_optimizers(m);
+  bind_cuda_exemplar_losses(m);
+  bind_cuda_exemplars(m);
 }

@@ -15,5 +15,7 @@ void bind_cuda_recall(py::module_& m);
 void bind_cuda_consolidation(py::module_& m);
 void bind_cuda_masks(py::module_& m);
 void bind_cuda_optimizers(py::module_& m);
+void bind_cuda_exemplar_losses(py::module_& m);
+void bind_cuda_exemplars(py::module_& m);
 
 }  // namespace clfast::bind

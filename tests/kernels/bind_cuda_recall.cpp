@@ -47,15 +47,17 @@ void soft_cross_entropy(const py::object& problem, const py::object& loss,
                         const py::object& gradient) {
   with_type_of(gradient, [&](auto tag) {
     using T = decltype(tag);
-    const int64_t rows = extent(gradient, 0), classes = extent(gradient, 1);
+    const int64_t rows = extent(gradient, 0), width = extent(gradient, 1);
+    const int64_t classes = extent(problem.attr("target_logits"), 1);
     Scratch<T> weights(rows), values(rows);
     check_launch(cuda::soft_cross_entropy<T>(
-        {field<T>(problem, "logits", {rows, classes}),
-         field<T>(problem, "target_logits", {rows, classes}), rows, classes,
+        {field<T>(problem, "logits", {rows, width}),
+         field<T>(problem, "target_logits", {rows, classes}), rows, classes, width,
          field_or_null<int64_t>(problem, "multiplicity", {rows}),
-         T(1) / number<T>(problem, "temperature")},
+         T(1) / number<T>(problem, "temperature"), problem.attr("less_entropy").cast<bool>(),
+         number<T>(problem, "factor")},
         weights.data(), values.data(), data_of<T>(loss, "loss", {1}),
-        data_of<T>(gradient, "gradient", {rows, classes}), nullptr));
+        data_of<T>(gradient, "gradient", {rows, width}), nullptr));
   });
 }
 

@@ -12,7 +12,10 @@ from kernel_problems import Sizes, tensor, tensor_or_none
 
 from clfast import reference
 
-RECALL = ("recall_gradients", "divergence", "soft_cross_entropy", "image_prior", "recall_step")
+RECALL = (
+    *("recall_gradients", "divergence", "soft_cross_entropy", "distillation"),
+    *("image_prior", "recall_step"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Divergence:
 @dataclass(frozen=True)
 class SoftCrossEntropy:
     kernel: ClassVar[str] = "soft_cross_entropy"
+    less_entropy: ClassVar[bool] = False
+    factor: ClassVar[float] = 1.0
     scale: ClassVar[float] = 1.0
     units: ClassVar[float] = 64
 
@@ -112,6 +117,28 @@ class SoftCrossEntropy:
 
     def variants(self) -> list[dict[str, Any]]:
         return [{"temperature": 4.0}, {"multiplicity": None}]
+
+
+@dataclass(frozen=True)
+class Distillation(SoftCrossEntropy):
+    """Of as many logits as there are targets, and with the targets' entropy taken off."""
+
+    less_entropy: ClassVar[bool] = True
+
+    def oracle(self) -> list[Array]:
+        logits, targets = tensor(self.logits).requires_grad_(), tensor(self.target_logits)
+        counts = torch.ones(len(logits)) if self.multiplicity is None else tensor(self.multiplicity)
+        loss = torch.zeros((), dtype=torch.float64)
+        for row, target, count in zip(logits, targets, counts, strict=True):
+            loss = loss + count / counts.sum() * reference.exemplars.distillation_loss(
+                row[None], target[None], self.temperature
+            )
+        (slope,) = torch.autograd.grad(loss, logits)
+        return [loss.detach()[None].numpy(), slope.numpy()]
+
+    def variants(self) -> list[dict[str, Any]]:
+        few = self.target_logits[:, :1].copy()
+        return [*super().variants(), {"target_logits": self.logits}, {"target_logits": few}]
 
 
 @dataclass(frozen=True)
@@ -242,6 +269,8 @@ def make(kernel: str, s: Sizes, dtype: str, rng: np.random.Generator) -> Any:
         return Divergence(*logits)
     if kernel == "soft_cross_entropy":
         return SoftCrossEntropy(*logits, copies)
+    if kernel == "distillation":
+        return Distillation(logits[0], logits[1][:, : (s.classes + 1) // 2].copy(), copies)
     images = [rng.standard_normal((s.batch, 2 * s.dim * s.k)).astype(dtype) for _ in range(2)]
     prior = Prior(images[0], 2, s.dim, s.k, copies)
     if kernel == "image_prior":

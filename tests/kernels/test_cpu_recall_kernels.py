@@ -64,7 +64,9 @@ def test_recall_in_pieces(
         assert whole.tobytes() == parts.tobytes()
 
 
-@pytest.mark.parametrize("kernel", ["recall_gradients", "divergence", "soft_cross_entropy"])
+@pytest.mark.parametrize(
+    "kernel", ["recall_gradients", "divergence", "soft_cross_entropy", "distillation"]
+)
 def test_recall_of_large_and_of_equal_logits(
     cpu: ModuleType, kernel: str, rng: np.random.Generator
 ) -> None:

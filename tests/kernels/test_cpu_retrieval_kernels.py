@@ -175,25 +175,6 @@ def test_class_mean(
         np.testing.assert_allclose(got, mean, rtol=0, atol=atol)
 
 
-@every_kind
-@every_dtype
-@pytest.mark.parametrize("dim", TAILS)
-def test_unit_rows(
-    cpu: ModuleType, level: int, dtype: str, kind: str, dim: int, rng: np.random.Generator
-) -> None:
-    rows = stored(unit(rng, 9, dim), kind)
-    rows[4] = 0
-    guard = Guarded((9, dim), dtype)
-    cpu.unit_rows(level, rows, 2, 7, guard.array)
-    guard.check_margins()
-    assert guard.written()[2:7].all()
-    assert not guard.written()[[0, 1, 7, 8]].any()
-    wide = widened(rows)[2:7]
-    wanted = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    atol = SUM_UNITS * float(np.finfo(dtype).eps)
-    np.testing.assert_allclose(guard.array[2:7], wanted, rtol=0, atol=atol)
-
-
 def run_nearest_class_mean(
     cpu: ModuleType,
     level: int,

@@ -54,7 +54,9 @@ def test_images_of_several_parts(cuda: ModuleType, kernel: str, rng: np.random.G
     assert_right(cuda, make(kernel, Sizes(batch=2, dim=70, k=65), "float32", rng))
 
 
-@pytest.mark.parametrize("kernel", ["recall_gradients", "divergence", "soft_cross_entropy"])
+@pytest.mark.parametrize(
+    "kernel", ["recall_gradients", "divergence", "soft_cross_entropy", "distillation"]
+)
 def test_nan_reaches_what_recall_makes_of_it(
     cuda: ModuleType, kernel: str, rng: np.random.Generator
 ) -> None:

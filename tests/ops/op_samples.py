@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import consolidation_samples
+import exemplar_loss_samples
+import exemplar_samples
 import mask_samples
 import optimizer_samples
 import recall_samples
@@ -33,6 +35,8 @@ class OpCase:
     in_place: bool = False
     # The arguments that it changes then.
     changes: tuple[int, ...] = (0,)
+    # Its results are as many as its input says: only the op beneath can be traced.
+    traceable: bool = True
 
     @property
     def family(self) -> str:
@@ -262,5 +266,35 @@ CASES = [
         variant="amsgrad",
     ),
     OpCase("masked_grad_norm", optimizer_samples.grad_norm),
+    OpCase(
+        *("distillation_loss", exemplar_loss_samples.distillation_loss),
+        scale=1.0,
+        differentiable_in=1,
+    ),
+    OpCase(
+        *("distillation_loss", exemplar_loss_samples.distillation_sum),
+        scale=1.0,
+        differentiable_in=1,
+        variant="sum",
+    ),
+    OpCase(
+        *("margin_ranking_loss", exemplar_loss_samples.margin_ranking_loss),
+        scale=1.0,
+        differentiable_in=1,
+    ),
+    OpCase("cosine_logits", exemplar_loss_samples.cosine_logits, differentiable_in=3),
+    OpCase(
+        *("cosine_logits", exemplar_loss_samples.cosine_logits_of_number),
+        differentiable_in=2,
+        variant="number",
+    ),
+    OpCase("bias_correct", exemplar_loss_samples.bias_correct, differentiable_in=4),
+    OpCase(
+        *("bias_correct", exemplar_loss_samples.bias_correct_by_numbers),
+        differentiable_in=1,
+        variant="numbers",
+    ),
+    OpCase("herding", exemplar_samples.herding, traceable=False),
+    OpCase("herding", exemplar_samples.duplicates, traceable=False, variant="duplicates"),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import wrong_consolidation
+import wrong_exemplar_losses
+import wrong_exemplars
 import wrong_masks
 import wrong_optimizers
 import wrong_recall
@@ -23,7 +25,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import clfast
 from clfast.ops import Neighbors, RoundedKeys
 
-FAMILIES = (wrong_recall, wrong_consolidation, wrong_masks, wrong_optimizers)
+FAMILIES = (
+    *(wrong_recall, wrong_consolidation, wrong_masks, wrong_optimizers),
+    *(wrong_exemplars, wrong_exemplar_losses),
+)
 
 
 def _neighbours(position: int, **changes: Callable[[Tensor], Tensor]) -> Change:

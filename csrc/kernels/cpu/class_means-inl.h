@@ -23,21 +23,10 @@ inline void mean_of_members(Rows features, int64_t dim, const int64_t* members, 
   for (int64_t j = 0; j < dim; ++j) out[j] = static_cast<T>(scale * sum[j]);
 }
 
-template <class T>
-inline void scale_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* out) {
-  for (int64_t i = begin; i < end; ++i) {
-    load_row(rows.data, rows.kind, i, dim, out + i * dim);
-    scale_to_unit_length(out + i * dim, dim);
-  }
-}
-
 #define CLFAST_DEFINE_CLASS_MEANS(T)                                                 \
   void class_mean(Rows features, int64_t dim, const int64_t* members, int64_t count, \
                   bool normalize, T* scratch, double* sum, T* out) {                 \
     mean_of_members(features, dim, members, count, normalize, scratch, sum, out);    \
-  }                                                                                  \
-  void unit_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* out) {       \
-    scale_rows(rows, dim, begin, end, out);                                          \
   }
 CLFAST_DEFINE_CLASS_MEANS(float)
 CLFAST_DEFINE_CLASS_MEANS(double)

@@ -6,9 +6,6 @@ namespace clfast::cpu {
   void class_mean(Rows features, int64_t dim, const int64_t* members, int64_t count,               \
                   bool normalize, T* scratch, double* sum, T* out) {                               \
     CLFAST_CALL_AT_LEVEL(class_mean(features, dim, members, count, normalize, scratch, sum, out)); \
-  }                                                                                                \
-  void unit_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* out) {                     \
-    CLFAST_CALL_AT_LEVEL(unit_rows(rows, dim, begin, end, out));                                   \
   }
 CLFAST_PICK_CLASS_MEANS(float)
 CLFAST_PICK_CLASS_MEANS(double)

@@ -9,11 +9,9 @@ namespace clfast::cpu {
 
 // class_mean: mean of the features members[0..count), each scaled to unit length when `normalize`,
 // the mean scaled again; zeros when count is 0. scratch: d elements; sum: d doubles.
-// unit_rows: rows [begin, end) of unit length into out; a zero row stays zero.
 #define CLFAST_CLASS_MEANS(T)                                                        \
   void class_mean(Rows features, int64_t dim, const int64_t* members, int64_t count, \
-                  bool normalize, T* scratch, double* sum, T* out);                  \
-  void unit_rows(Rows rows, int64_t dim, int64_t begin, int64_t end, T* out);
+                  bool normalize, T* scratch, double* sum, T* out);
 CLFAST_CLASS_MEANS(float)
 CLFAST_CLASS_MEANS(double)
 CLFAST_DECLARE_PER_LEVEL(CLFAST_CLASS_MEANS(float) CLFAST_CLASS_MEANS(double))

@@ -10,19 +10,23 @@ inline void cross_entropy_of_rows(const SoftCrossEntropyProblem<T>& p, int64_t b
   const int64_t classes = p.classes;
   T* targets = scratch;
   for (int64_t row = begin; row < end; ++row) {
-    const T* logits = p.logits + row * classes;
-    T* out = gradient + row * classes;
-    const Softmax<T> of_target =
-        softmax(p.target_logits + row * classes, classes, p.sharpening, targets);
+    const T *logits = p.logits + row * p.width, *target_logits = p.target_logits + row * classes;
+    T* out = gradient + row * p.width;
+    const Softmax<T> of_target = softmax(target_logits, classes, p.sharpening, targets);
     const Softmax<T> of_logits = softmax(logits, classes, p.sharpening, out);
     const T factor = p.row_weights[row] * p.sharpening;
     Vector<T> sum = {};
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {
       const Vector<T> target = load_first(targets + i, count, T(0)) * of_target.share;
       const Vector<T> share = load_first(out + i, count, T(0)) * of_logits.share;
-      sum -= target * of_logits.log_of_share(of_logits.logits(logits + i, count));
+      Vector<T> log_ratio = of_logits.log_of_share(of_logits.logits(logits + i, count));
+      if (p.less_entropy) {
+        log_ratio -= of_target.log_of_share(of_target.logits(target_logits + i, count));
+      }
+      sum -= target * log_ratio;
       store_first<T>(out + i, count, factor * (share - target));
     });
+    for (int64_t i = classes; i < p.width; ++i) out[i] = T(0);
     values[row] = sum_lanes<T>(sum);
   }
 }

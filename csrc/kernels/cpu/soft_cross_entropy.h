@@ -1,4 +1,5 @@
-// Cross-entropy of predictions under soft targets, and its gradient by the predictions' logits.
+// Cross-entropy of predictions under soft targets, or their divergence, and its gradient by the
+// predictions' logits.
 #pragma once
 #include <cstdint>
 
@@ -9,14 +10,16 @@ namespace clfast::cpu {
 
 template <class T>
 struct SoftCrossEntropyProblem {
-  const T *logits, *target_logits;  // [M, C]
-  int64_t classes;
-  const T* row_weights;  // [M], what a row counts in the mean
-  T sharpening;          // 1 / temperature
+  const T* logits;         // [M, width], of which the first C are compared
+  const T* target_logits;  // [M, C]
+  int64_t classes, width;  // C <= width
+  const T* row_weights;    // [M], what a row counts in the mean
+  T sharpening;            // 1 / temperature
+  bool less_entropy;       // of the targets, which leaves KL(target || prediction)
 };
 
-// Rows [begin, end): values [M], to be summed under row_weights, and gradient [M, C]. scratch:
-// soft_cross_entropy_scratch() elements.
+// Rows [begin, end): values [M], to be summed under row_weights, and gradient [M, width].
+// scratch: soft_cross_entropy_scratch() elements.
 #define CLFAST_SOFT_CROSS_ENTROPY(T)                                                             \
   void soft_cross_entropy(const SoftCrossEntropyProblem<T>& problem, int64_t begin, int64_t end, \
                           T* scratch, T* values, T* gradient);

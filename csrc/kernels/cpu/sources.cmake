@@ -2,12 +2,13 @@
 # of single files, never of a library: everything else runs on any x86-64.
 set(CLFAST_CPU_OPS rows knn knn_small class_means nearest_class_mean hebbian_update mbpa_update
   hebb_logits mixture_log_probs recall_gradients divergence soft_cross_entropy image_prior
-  project_gradients gem_project quadratic_penalty masked_weight block_gradients masked_step)
+  project_gradients gem_project quadratic_penalty masked_weight block_gradients masked_step
+  herding cosine_logits bias_correct)
 set(CLFAST_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 
 function(clfast_cpu_kernels target)
   set(sources ${CLFAST_CPU_DIR}/simd.cpp ${CLFAST_CPU_DIR}/knn_sweep.cpp ${CLFAST_CPU_DIR}/knn_ranking.cpp
-    ${CLFAST_CPU_DIR}/packed_mask.cpp)
+    ${CLFAST_CPU_DIR}/packed_mask.cpp ${CLFAST_CPU_DIR}/margin_ranking.cpp)
   foreach(op IN LISTS CLFAST_CPU_OPS)
     list(APPEND sources ${CLFAST_CPU_DIR}/${op}.cpp ${CLFAST_CPU_DIR}/${op}_base.cpp)
     if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

@@ -41,13 +41,16 @@ cudaError_t divergence(const T* p_logits, const T* q_logits, int64_t rows, int64
 
 template <class T>
 struct SoftCrossEntropyProblem {
-  const T *logits, *target_logits;  // [M, C]
-  int64_t rows, classes;
-  const int64_t* multiplicity;  // [M], or null
-  T sharpening;                 // 1 / temperature
+  const T* logits;               // [M, width], of which the first C are compared
+  const T* target_logits;        // [M, C]
+  int64_t rows, classes, width;  // M, C <= width
+  const int64_t* multiplicity;   // [M], or null
+  T sharpening;                  // 1 / temperature
+  bool less_entropy;             // of the targets, which leaves KL(target || prediction)
+  T factor;                      // of the mean over all copies
 };
 
-// weights and values: [M] of scratch. loss: one element; gradient: [M, C].
+// weights and values: [M] of scratch. loss: one element; gradient: [M, width].
 template <class T>
 cudaError_t soft_cross_entropy(const SoftCrossEntropyProblem<T>& problem, T* weights, T* values,
                                T* loss, T* gradient, cudaStream_t stream);

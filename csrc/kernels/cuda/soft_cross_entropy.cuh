@@ -1,4 +1,5 @@
-// Cross-entropy under soft targets and its gradient by the predictions' logits: one block a row.
+// Cross-entropy under soft targets, or the divergence from them, and its gradient by the
+// predictions' logits: one block a row.
 #pragma once
 #include "recall_rows.cuh"
 
@@ -9,20 +10,22 @@ __global__ void __launch_bounds__(kThreads)
     soft_cross_entropy_kernel(SoftCrossEntropyProblem<T> p, const T* __restrict__ weights,
                               T* __restrict__ values, T* __restrict__ gradient) {
   CLFAST_SHARED(T[kWarps], shared);
-  const int64_t row = blockIdx.x, at = row * p.classes;
-  const RowSoftmax<T> of_target =
-      softmax_of_row(p.target_logits + at, p.classes, p.sharpening, shared);
-  const RowSoftmax<T> of_logits = softmax_of_row(p.logits + at, p.classes, p.sharpening, shared);
-  const T factor = weights[row] * p.sharpening;
+  const int64_t row = blockIdx.x;
+  const T *target_logits = p.target_logits + row * p.classes, *logits = p.logits + row * p.width;
+  T* out = gradient + row * p.width;
+  const RowSoftmax<T> of_target = softmax_of_row(target_logits, p.classes, p.sharpening, shared);
+  const RowSoftmax<T> of_logits = softmax_of_row(logits, p.classes, p.sharpening, shared);
+  const T factor = p.factor * weights[row] * p.sharpening;
   T sum = T(0);
   for (int64_t i = threadIdx.x; i < p.classes; i += kThreads) {
-    const T target = exp(of_target.log_of_share(p.target_logits[at + i]));
-    const T log_share = of_logits.log_of_share(p.logits[at + i]);
-    sum -= target * log_share;
-    gradient[at + i] = factor * (exp(log_share) - target);
+    const T log_target = of_target.log_of_share(target_logits[i]), target = exp(log_target);
+    const T log_share = of_logits.log_of_share(logits[i]);
+    sum -= target * (p.less_entropy ? log_share - log_target : log_share);
+    out[i] = factor * (exp(log_share) - target);
   }
+  for (int64_t i = p.classes + threadIdx.x; i < p.width; i += kThreads) out[i] = T(0);
   sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) values[row] = sum;
+  if (threadIdx.x == 0) values[row] = p.factor * sum;
 }
 
 template <class T>

@@ -7,19 +7,10 @@
 #include "../../kernels/cpu/image_prior.h"
 #include "../../kernels/cpu/recall_gradients.h"
 #include "../../kernels/cpu/soft_cross_entropy.h"
+#include "losses.h"
 
 namespace clfast::ops {
 namespace {
-
-// So many elements take about as long as a thread takes to start.
-constexpr int64_t kElementsOfAThread = 4096;
-
-// kernel(begin, end) over ranges of `count` things of `size` elements.
-template <class Kernel>
-void for_ranges(int64_t count, int64_t size, const Kernel& kernel) {
-  const int64_t grain = kElementsOfAThread / (size > 0 ? size : 1);
-  torch::stable::parallel_for(0, count, grain > 0 ? grain : 1, kernel);
-}
 
 // What a row counts in the mean over all copies: 1 / M, or multiplicity[i] / their sum.
 template <class T>
@@ -40,34 +31,6 @@ std::vector<T> row_weights(const char* op, const std::optional<Tensor>& multipli
     weights[i] = static_cast<T>(static_cast<double>(copies[i]) / all);
   }
   return weights;
-}
-
-template <class T>
-double weighted_sum(const std::vector<T>& weights, const T* values) {
-  double sum = 0;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    sum += static_cast<double>(weights[i]) * static_cast<double>(values[i]);
-  }
-  return sum;
-}
-
-template <class T>
-Tensor scalar(const Tensor& like, ScalarType dtype, double value) {
-  Tensor out = torch::stable::new_empty(like, {}, dtype);
-  *out.mutable_data_ptr<T>() = static_cast<T>(value);
-  return out;
-}
-
-// A loss that is NaN comes from an input that is, or from infinities.
-template <class T>
-void raise_on_nan_loss(const char* op, bool is_nan,
-                       std::initializer_list<std::pair<const char*, const Tensor*>> inputs) {
-  if (!is_nan) return;
-  for (const auto& [name, tensor] : inputs) {
-    CLFAST_CHECK(!holds_nan<T>(*tensor), op, ": ", name, " holds NaN");
-  }
-  CLFAST_CHECK(false, op, ": ", inputs.begin()->first,
-               " or another input holds infinities that cancel");
 }
 
 template <class T>
@@ -168,8 +131,12 @@ std::tuple<Tensor, Tensor> soft_cross_entropy(const Tensor& logits, const Tensor
     using T = decltype(tag);
     const std::vector<T> weights = row_weights<T>(op, in.multiplicity, z.rows);
     const cpu::SoftCrossEntropyProblem<T> problem{z.first.const_data_ptr<T>(),
-                                                  z.second.const_data_ptr<T>(), z.classes,
-                                                  weights.data(), static_cast<T>(1 / temperature)};
+                                                  z.second.const_data_ptr<T>(),
+                                                  z.classes,
+                                                  z.classes,
+                                                  weights.data(),
+                                                  static_cast<T>(1 / temperature),
+                                                  false};
     std::vector<T> values(z.rows);
     T* out = gradient.mutable_data_ptr<T>();
     for_ranges(z.rows, z.classes, [&](int64_t begin, int64_t end) {

@@ -78,12 +78,12 @@ std::tuple<Tensor, Tensor> soft_cross_entropy(const Tensor& logits, const Tensor
   dispatch_compute(z.dtype, [&](auto tag) {
     using T = decltype(tag);
     T* weights = state.mutable_data_ptr<T>();
-    check_launch(op,
-                 cuda::soft_cross_entropy<T>(
-                     {z.first.const_data_ptr<T>(), z.second.const_data_ptr<T>(), z.rows, z.classes,
-                      copies_or_null(in.multiplicity), static_cast<T>(1 / temperature)},
-                     weights, weights + z.rows, loss.mutable_data_ptr<T>(),
-                     gradient.mutable_data_ptr<T>(), stream));
+    check_launch(op, cuda::soft_cross_entropy<T>(
+                         {z.first.const_data_ptr<T>(), z.second.const_data_ptr<T>(), z.rows,
+                          z.classes, z.classes, copies_or_null(in.multiplicity),
+                          static_cast<T>(1 / temperature), false, T(1)},
+                         weights, weights + z.rows, loss.mutable_data_ptr<T>(),
+                         gradient.mutable_data_ptr<T>(), stream));
   });
   return {loss, gradient};
 }

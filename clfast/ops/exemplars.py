@@ -1,0 +1,220 @@
+"""Exemplars: which samples of a class are kept, and what is learned from them.
+
+* iCaRL: Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning" (CVPR 2017).
+* LwF: Li and Hoiem, "Learning without Forgetting" (ECCV 2016).
+* BiC: Wu et al., "Large Scale Incremental Learning" (CVPR 2019).
+* LUCIR: Hou et al., "Learning a Unified Classifier Incrementally via Rebalancing" (CVPR 2019).
+
+``new_classes`` [P] int64 lists the classes of the task at hand. On CPU tensors a label or a class
+that there is not, and NaN in the result, raise. On CUDA tensors, where looking would synchronise,
+such a label or class is left out, and NaN travels on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .._backend import uses_reference
+from . import _call, _check, _derivative
+from . import _exemplar_losses_derivative as differentiable
+from . import _exemplar_losses_fakes as loss_fakes
+from . import _exemplars_fakes as fakes
+
+__all__ = [
+    "bias_correct",
+    "cosine_logits",
+    "distillation_loss",
+    "herding",
+    "margin_ranking_loss",
+]
+
+Reduction = Literal["batchmean", "mean", "sum"]
+
+
+def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
+    """The m samples of every class whose mean stays nearest to the class's mean, one after another.
+
+    Pick k of a class minimises ||mu - (S + x) / k|| over the samples x that are not picked yet,
+    with mu the mean of the class's features and S the sum of the k - 1 picks before (iCaRL,
+    Rebuffi et al. 2017, Algorithm 4). Features are taken as they are: scale them to unit length
+    for iCaRL's exemplars. The authors' code adds ``mu - x`` to a running target and takes the
+    largest product with it, which picks the same samples where features have unit length, and
+    others where they have not.
+
+    Picks are those of float64 arithmetic, whatever the dtype of the features: scores in float32
+    only tell which samples are near the best, and those are scored again in float64. Samples are as
+    near where the scores 2 <k mu - S, x> - ||x||^2 differ by no more than 2^-46 of the product of
+    lengths they are made of, which is where rounding begins: duplicates, for one, and the two of a
+    class of two. Of these the smaller row comes first, on every device.
+
+    Args:
+        features: [N, d], any floating dtype.
+        labels: [N] int64; any numbers.
+        m: picks of a class, at least 1.
+
+    Returns:
+        One int64 tensor for each class that is present, in ascending order of labels: rows of
+        ``features`` in the order of the picks, m of them, or all where the class has no more. The
+        length of the list is in the labels: on CUDA it is waited for, and ``torch.compile`` breaks
+        its graph there, which it refuses with ``fullgraph=True``.
+
+    Raises:
+        RuntimeError: wrong shape, dtype or device; m below 1; an input that requires grad in grad
+            mode. On CPU tensors also NaN, Inf, or float64 numbers
+            whose squares overflow; on CUDA such samples are picked last.
+    """
+    op = "herding"
+    m = _check.integer(op, "m", m)
+    if uses_reference():
+        _call.check_for_reference(op, fakes.herding, features, labels, m)
+        return reference.exemplars.herding(features, labels, m)
+    picks, sizes = _call.compiled(op, features, labels, m)
+    found: list[Tensor] = _by_class(picks, sizes, m)
+    return found
+
+
+@torch.compiler.disable(
+    reason="clfast::herding: the number of classes is in the labels, which cannot be traced; "
+    "call herding outside of the compiled function"
+)
+def _by_class(picks: Tensor, sizes: Tensor, m: int) -> list[Tensor]:
+    lengths = sizes[sizes > 0].clamp_(max=m).tolist()
+    return list(picks[picks >= 0].split(lengths))
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    *,
+    reduction: Reduction = "batchmean",
+    scale_t2: bool = False,
+) -> Tensor:
+    """How far a network has moved from what an earlier one says of the old classes (LwF, BiC).
+
+    KL(softmax(teacher / T) || softmax(student[:, :Ct] / T)), which has the gradient of LwF's
+    cross-entropy under soft targets.
+
+    Args:
+        student: [N, C] logits, of which the first Ct are compared.
+        teacher: [N, Ct] logits, Ct <= C, constants.
+        temperature: T > 0, divides both sides.
+        reduction: ``"batchmean"`` is the mean over rows, ``"sum"`` their sum, ``"mean"`` the mean
+            over all N Ct terms, as ``torch.nn.KLDivLoss()`` has it.
+        scale_t2: multiply by T^2, which makes gradients of about one size at all temperatures
+            (Hinton et al., "Distilling the Knowledge in a Neural Network").
+
+    Returns:
+        A scalar, differentiable in ``student`` twice; 0 of no rows.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device or value; a teacher that requires grad in grad
+            mode.
+    """
+    op = "distillation_loss"
+    temperature = _check.number(op, "temperature", temperature)
+    scale_t2 = _check.boolean(op, "scale_t2", scale_t2)
+    arguments = (student, teacher, temperature, reduction, scale_t2)
+    _call.refuse_grad(op, arguments, 1)
+    if uses_reference():
+        fake = loss_fakes.distillation_loss
+        _call.check_for_reference(op, fake, *arguments, differentiable=True)
+        return reference.exemplars.distillation_loss(
+            *(student, teacher, temperature), reduction=reduction, scale_t2=scale_t2
+        )
+    return _derivative.value(op, 1, *arguments, slope=differentiable.distillation_slope)
+
+
+def margin_ranking_loss(
+    cosines: Tensor, labels: Tensor, new_classes: Tensor, *, margin: float = 0.5, k: int = 2
+) -> Tensor:
+    """Keeps samples of old classes away from the new classes that they resemble (LUCIR, Eq. 8).
+
+    The mean of max(0, margin - cos(x, own class) + cos(x, new class)) over the samples of old
+    classes and the min(k, P) new classes that score highest on each; of equal scores the class
+    listed first. 0 where there is no such sample or no new class.
+
+    Args:
+        cosines: [N, C], before any scale.
+        labels: [N] int64; samples of new classes do not count.
+        new_classes: see the module; a class counts as often as it is listed.
+        margin: finite.
+        k: >= 1.
+
+    Returns:
+        A scalar, differentiable in ``cosines`` twice (the second derivative is 0).
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device or value.
+    """
+    op = "margin_ranking_loss"
+    margin = _check.number(op, "margin", margin)
+    k = _check.integer(op, "k", k)
+    arguments = (cosines, labels, new_classes, margin, k)
+    if uses_reference():
+        fake = loss_fakes.margin_ranking_loss
+        _call.check_for_reference(op, fake, *arguments, differentiable=True)
+        return reference.exemplars.margin_ranking_loss(
+            *(cosines, labels, new_classes), margin=margin, k=k
+        )
+    return _derivative.value(op, 1, *arguments, slope=differentiable.ranking_slope)
+
+
+def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
+    """scale * cos(feature, class weight), the cosine classifier of LUCIR (Eq. 4).
+
+    Lengths below 1e-12 count as that, as in ``torch.nn.functional.normalize``: a row of zeros has
+    logits 0 and a finite gradient in float32 and float64.
+
+    Args:
+        features: [N, d].
+        weight: [C, d].
+        scale: a number, or a tensor without dimensions, which may be learnt; finite.
+
+    Returns:
+        [N, C], differentiable in features, weight and scale, twice.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device or value.
+    """
+    op = "cosine_logits"
+    _check.tensors(op, features=features, weight=weight)
+    scale = loss_fakes.scalar(op, "scale", scale, features)
+    arguments = (features, weight, scale)
+    if uses_reference():
+        fake = loss_fakes.cosine_logits
+        _call.check_for_reference(op, fake, *arguments, differentiable=True)
+        return reference.exemplars.cosine_logits(*arguments)
+    return differentiable.cosine_logits(*arguments)
+
+
+def bias_correct(
+    logits: Tensor, new_classes: Tensor, scale: float | Tensor, shift: float | Tensor
+) -> Tensor:
+    """Logits of the new classes made scale * logit + shift, the others left (BiC, Eq. 4).
+
+    Args:
+        logits: [N, C].
+        new_classes: see the module.
+        scale, shift: numbers, or tensors without dimensions, which may be learnt; finite.
+
+    Returns:
+        [N, C], differentiable in logits, scale and shift, twice.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device or value.
+    """
+    op = "bias_correct"
+    _check.tensors(op, logits=logits)
+    scale = loss_fakes.scalar(op, "scale", scale, logits)
+    shift = loss_fakes.scalar(op, "shift", shift, logits)
+    arguments = (logits, new_classes, scale, shift)
+    if uses_reference():
+        fake = loss_fakes.bias_correct
+        _call.check_for_reference(op, fake, *arguments, differentiable=True)
+        return reference.exemplars.bias_correct(*arguments)
+    return differentiable.bias_correct(*arguments)

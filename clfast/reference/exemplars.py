@@ -1,0 +1,90 @@
+"""Exemplars in plain PyTorch; see :mod:`clfast.ops.exemplars` for the contracts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .retrieval import _widened
+
+Reduction = Literal["batchmean", "mean", "sum"]
+
+
+def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
+    """iCaRL's Algorithm 4 (Rebuffi et al. 2017) for every class, in float64.
+
+    The mean of k picks is nearest to mu where ||k mu - S - x||^2 is least, with S the sum of the
+    k - 1 picks before: where 2 <k mu - S, x> - ||x||^2 is largest.
+    """
+    picks = []
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        x = features[members].double()
+        mean = x.mean(0)
+        target, taken = mean, torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        order = []
+        sq_norms = x.square().sum(1)
+        longest = sq_norms.max().sqrt()
+        for _ in range(min(m, len(x))):
+            scores = (2 * (x * target).sum(1) - sq_norms).masked_fill(taken, -torch.inf)
+            # Nearer than this, sums of another order could reverse them: the smaller row.
+            tie = 2.0**-46 * (target.norm() + longest) * longest
+            order.append((scores >= scores.max() - tie).nonzero()[0, 0])
+            taken[order[-1]] = True
+            target = target + mean - x[order[-1]]
+        picks.append(members[torch.stack(order)])
+    return picks
+
+
+def marked(new_classes: Tensor, classes: int) -> Tensor:
+    """[C] bool: which classes are new."""
+    marks = torch.zeros(classes, dtype=torch.bool, device=new_classes.device)
+    return marks.index_fill(0, new_classes, True)
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    *,
+    reduction: Reduction = "batchmean",
+    scale_t2: bool = False,
+) -> Tensor:
+    """KL(p || q) = sum_c p_c (log p_c - log q_c), of the old network's p and the new one's q."""
+    classes = teacher.shape[1]
+    log_q = (_widened(student)[:, :classes] / temperature).log_softmax(1)
+    log_p = (_widened(teacher) / temperature).log_softmax(1)
+    total = (log_p.exp() * (log_p - log_q)).sum()
+    terms = {"batchmean": len(student), "mean": student.shape[0] * classes, "sum": 1}[reduction]
+    return total / max(1, terms) * (temperature**2 if scale_t2 else 1.0)
+
+
+def margin_ranking_loss(
+    cosines: Tensor, labels: Tensor, new_classes: Tensor, *, margin: float = 0.5, k: int = 2
+) -> Tensor:
+    """LUCIR, Eq. 8: the mean over samples of old classes and the new classes hardest for them."""
+    cosines = _widened(cosines)
+    is_old = ~marked(new_classes, cosines.shape[1])[labels]
+    # A stable sort leaves equal scores in the order of the list.
+    ranked = cosines[:, new_classes].sort(stable=True, dim=1, descending=True).values[:, :k]
+    own = cosines.gather(1, labels[:, None])
+    terms = (margin - own + ranked).relu().where(is_old[:, None], cosines.new_zeros(()))
+    count = (is_old.sum() * ranked.shape[1]).clamp_min(1)
+    return terms.sum() / count
+
+
+def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
+    """LUCIR, Eq. 4."""
+    units, directions = (F.normalize(_widened(rows), dim=1) for rows in (features, weight))
+    return scale * (units @ directions.t())
+
+
+def bias_correct(
+    logits: Tensor, new_classes: Tensor, scale: float | Tensor, shift: float | Tensor
+) -> Tensor:
+    """BiC, Eq. 4."""
+    logits = _widened(logits)
+    return (scale * logits + shift).where(marked(new_classes, logits.shape[1]), logits)

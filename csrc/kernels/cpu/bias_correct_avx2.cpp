@@ -1,0 +1,1 @@
+#include "bias_correct-inl.h"

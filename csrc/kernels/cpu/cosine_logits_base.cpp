@@ -1,0 +1,1 @@
+#include "cosine_logits-inl.h"

@@ -1,0 +1,24 @@
+#include "herding.h"
+
+namespace clfast::cpu {
+
+#define CLFAST_PICK_HERDING(T)                                                              \
+  void herding_sums(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum,     \
+                    double* sq_norms) {                                                     \
+    CLFAST_CALL_AT_LEVEL(herding_sums(of, begin, end, sum, sq_norms));                      \
+  }                                                                                         \
+  double herding_scores(const HerdingClass<T>& of, const T* target, const double* sq_norms, \
+                        int64_t begin, int64_t end, double* scores) {                       \
+    CLFAST_CALL_AT_LEVEL(herding_scores(of, target, sq_norms, begin, end, scores));         \
+  }                                                                                         \
+  double herding_product(const HerdingClass<T>& of, const double* target, int64_t member) { \
+    CLFAST_CALL_AT_LEVEL(herding_product(of, target, member));                              \
+  }
+CLFAST_PICK_HERDING(float)
+CLFAST_PICK_HERDING(double)
+
+int64_t herding_next(const double* scores, double least, int64_t begin, int64_t end) {
+  CLFAST_CALL_AT_LEVEL(herding_next(scores, least, begin, end));
+}
+
+}  // namespace clfast::cpu

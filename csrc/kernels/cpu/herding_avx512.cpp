@@ -1,0 +1,1 @@
+#include "herding-inl.h"
