@@ -131,18 +131,21 @@ def run(
     """
     tasks, learner = prepared(config, train, test)
     folder = folder_of(path, config, train, test)
+    losses: dict[str, float] = {}
     if (checkpoint := folder.load_checkpoint(config.device)) is not None:
-        learner.load_state_dict(checkpoint.state)
+        learner.load_state_dict(checkpoint.state["learner"])
+        losses = checkpoint.state["losses"]
     total, done = config.epochs * len(tasks), 0 if checkpoint is None else checkpoint.step
     pictures = []
     with threads(config.threads), bar(f"{config.title}, seed {config.seed}", total, done) as tick:
         if learner.phases:
-            pictures += _report(folder, learner, tasks, {}, 0.0)  # where a kill came before it
+            pictures += _report(folder, learner, tasks, losses, 0.0)  # where a kill came before it
         while learner.phases < len(tasks):
             task, begin = tasks[learner.phases], time.monotonic()
             after_epoch = _saver(folder, learner, tick, minutes)
             losses = learner.fit_task([(task.train.x, task.train.y)], after_epoch=after_epoch)
-            folder.save_checkpoint(learner.state_dict(), config.epochs * learner.phases)
+            state = {"learner": learner.state_dict(), "losses": losses}
+            folder.save_checkpoint(state, config.epochs * learner.phases)
             pictures += _report(folder, learner, tasks, losses, time.monotonic() - begin)
     return table(folder.metrics(), f"{config.title}, seed {config.seed}"), pictures
 
@@ -156,7 +159,8 @@ def _saver(
         nonlocal saved
         tick()
         if time.monotonic() - saved >= 60 * minutes:
-            folder.save_checkpoint(learner.state_dict(), at.phase * at.epochs + at.epoch)
+            state = {"learner": learner.state_dict(), "losses": {}}
+            folder.save_checkpoint(state, at.phase * at.epochs + at.epoch)
             saved = time.monotonic()
 
     return after_epoch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._arguments import integer, real
 from ..memory import ExemplarMemory
-from ..ops.exemplars import bias_correct
+from ..ops import bias_correct
 from .network_parts import joined
 from .phases import PhaseLearner
 

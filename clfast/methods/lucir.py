@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from .._arguments import integer, real
 from ..nn import CosineLinear
-from ..ops import class_means
-from ..ops.exemplars import margin_ranking_loss
+from ..ops import class_means, margin_ranking_loss
 from ..optim import protect
 from .exemplar_selection import features_of
 from .modes import evaluating

@@ -19,7 +19,7 @@ def samples_of(
 
     Raises:
         TypeError, ValueError: no samples; x that are neither floating point nor uint8, of several
-            dtypes or shapes; y that are no labels.
+            dtypes or shapes, or not finite; y that are no labels.
     """
     shape = None if like is None else like.shape[1:]
     xs, ys = [], []
@@ -37,6 +37,8 @@ def samples_of(
         # The range is looked at when it is known how many outputs there are.
         unbounded = torch.iinfo(torch.int64).max
         checks.check_labels(y, len(x), unbounded, getattr(y, "device", x.device), where)
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            raise ValueError(f"{where}: x holds NaN or Inf")
         xs.append(x.detach().to(device))
         ys.append(y.to(device))
     if not sum(map(len, ys)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._arguments import cpu_generator, integer, one_of
 from ..memory import ExemplarMemory
-from ..ops.exemplars import distillation_loss
+from ..ops import distillation_loss
 from . import checks
 from .exemplar_selection import Exemplars, ExemplarSelection, Herding, as_inputs
 from .modes import evaluating
@@ -136,10 +136,11 @@ class PhaseLearner(SnapshotClassifier):
             The losses by name, means over the last epoch.
 
         Raises:
-            TypeError, ValueError: no samples, or other than the model takes; samples of another
-                shape than the exemplars; labels that are none of the model's outputs; a class of an
-                earlier phase; of a class fewer samples than exemplars are kept of each; other
-                samples than those of the phase that was begun; a gradient that is NaN or infinite.
+            TypeError, ValueError: no samples, or other than the model takes; NaN in them; samples
+                of another shape than the exemplars; labels that are none of the model's outputs; a
+                class of an earlier phase; of a class fewer samples than exemplars are kept of each;
+                other samples than those of the phase that was begun; a gradient that is NaN or
+                infinite.
             RuntimeError: the selection failed.
             In each case the learner is as before the call.
         """

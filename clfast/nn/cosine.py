@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._arguments import integer
-from ..ops.exemplars import cosine_logits
+from ..ops import cosine_logits
 
 
 class CosineLinear(nn.Module):
