@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._arguments import boolean, integer, real
+from ..nn.second_order import QuickSecondDerivatives
 
 _WHERE = "unrolled_sgd"
 _SINGLE = "exemplars"
@@ -253,7 +254,8 @@ class _Training:
         self, t: int, weights: list[Tensor], exemplars: Tensors, *, create_graph: bool = False
     ) -> tuple[list[Tensor], Tensor]:
         given = exemplars[_SINGLE] if self.single else exemplars
-        loss = _scalar(self.losses[t](self._named(weights), given), "inner_loss")
+        with QuickSecondDerivatives(linear_use=create_graph):
+            loss = _scalar(self.losses[t](self._named(weights), given), "inner_loss")
         gradients = torch.autograd.grad(
             loss, weights, create_graph=create_graph, materialize_grads=True
         )
