@@ -8,24 +8,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._arguments import cpu_generator, integer, one_of
 from ..memory import ExemplarMemory
-from ..ops import distillation_loss
 from . import checks
-from .exemplar_selection import Exemplars, ExemplarSelection, Herding, as_inputs
+from .exemplar_selection import Exemplars, ExemplarSelection, Herding
 from .modes import evaluating
 from .network_parts import Parts, narrowed, parts
 from .phase_options import Phase, PhaseProgress, PhaseRun
 from .phase_samples import check_sizes, samples_of
 from .protocol import Batches
-from .snapshot import SnapshotClassifier
+from .seen import SeenClassifier
 from .weight_transfer import Transfer, WeightTransfer, kernels
 
 
-class PhaseLearner(SnapshotClassifier):
+class PhaseLearner(SeenClassifier):
     """Learns new classes in phases, each with exemplars of the classes before it.
 
     `fit_task` is a phase: epochs over new samples and exemplars together, in which the network of
@@ -210,35 +208,6 @@ class PhaseLearner(SnapshotClassifier):
         old: the network of the phase before, which teaches; None: classification alone.
         """
 
-    def _said(self, old: nn.Module, x: Tensor) -> Tensor:
-        """Logits of the network before, in eval mode."""
-        with torch.no_grad(), evaluating(old):
-            logits: Tensor = old(x)
-        return logits
-
-    def _distilled(
-        self,
-        logits: Tensor,
-        x: Tensor,
-        y: Tensor,
-        old: nn.Module | None,
-        temperature: float,
-        weight: float,
-        own: float = 1.0,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """own · cross-entropy of the classes that take part + weight · distillation of those
-        before."""
-        loss = F.cross_entropy(self._of_seen(logits), y)
-        losses = {"loss": loss.detach()}
-        loss = own * loss
-        if old is not None and self.old_classes:
-            before = torch.tensor(self.old_classes, device=x.device)
-            target = self._said(old, x)[:, before]
-            distill = distillation_loss(logits[:, before], target, temperature)
-            losses["distill"] = distill.detach()
-            loss = loss + weight * distill
-        return loss, losses
-
     def _train_on(
         self, x: Tensor, y: Tensor, old: nn.Module | None, where: str
     ) -> dict[str, Tensor]:
@@ -331,7 +300,12 @@ class PhaseLearner(SnapshotClassifier):
     def _end(self, x: Tensor, y: Tensor, where: str) -> None:
         """Exemplars, fine-tuning, and the network now becomes the network before."""
         if count := self._share(y):
-            self._select(x, y, count)
+            try:
+                self._select(x, y, count)
+            except RuntimeError as error:
+                if type(error) is not RuntimeError:  # of the machine: memory that is out
+                    raise
+                raise RuntimeError(f"{where}: {error}") from error
         if self.phase.finetune_epochs and len(self.exemplars):
             lrs = [group["lr"] for group in self._stepper().param_groups]
             self._set_lrs([self.phase.finetune_lr] * len(lrs))
@@ -371,9 +345,6 @@ class PhaseLearner(SnapshotClassifier):
 
     # What comes in
 
-    def _inputs(self, x: Tensor) -> Tensor:
-        return as_inputs(x, next(self.model.parameters()).dtype) if x.dtype == torch.uint8 else x
-
     def _taken(self, loader: Batches, where: str) -> tuple[Tensor, Tensor]:
         like = self.exemplars.x if len(self.exemplars) else None
         return samples_of(loader, like, next(self.model.parameters()).device, where)
@@ -386,33 +357,9 @@ class PhaseLearner(SnapshotClassifier):
             raise ValueError(f"{where}: class {learnt[0]} was learnt in a phase before")
         return classes
 
-    def _outputs(self, x: Tensor, where: str) -> int:
-        """C."""
-        with torch.no_grad(), evaluating(self.model):
-            return self._logits(x[:1], where).shape[1]
-
     def _known(self, y: Tensor, logits: Tensor, where: str) -> None:
-        """Looks at labels of a batch, whose classes are seen from now on."""
-        if self._run is None:  # a phase has looked at all of them
-            checks.check_labels(y, len(logits), logits.shape[1], logits.device, where)
-            self.seen.update(y.tolist())
-
-    def _taking_part(self) -> list[int]:
-        """Classes whose outputs count, ascending; none means all."""
-        return sorted(self.seen)
-
-    def _of_seen(self, logits: Tensor) -> Tensor:
-        """Logits [B, C], -inf for classes that take no part."""
-        classes = self._taking_part()
-        if not classes or len(classes) == logits.shape[1]:
-            return logits
-        absent = torch.ones(logits.shape[1], dtype=torch.bool)
-        absent[classes] = False
-        return logits.masked_fill(absent.to(logits.device), -torch.inf)
-
-    def _scores(self, x: Tensor, where: str) -> Tensor:
-        checks.check_samples(x, where)
-        return self._of_seen(super()._scores(self._inputs(x), where))
+        if self._run is None:  # a phase has looked at all labels
+            super()._known(y, logits, where)
 
     # State
 

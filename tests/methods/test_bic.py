@@ -78,8 +78,8 @@ def test_the_correction_by_hand() -> None:
         speed = [0.9 * v + float(g) for v, g in zip(speed, slopes, strict=True)]
         beta, gamma = beta - lr * speed[0], gamma - lr * speed[1]
     assert method.correction is not None
-    assert method.correction.scale == pytest.approx(float(beta))
-    assert method.correction.shift == pytest.approx(float(gamma))
+    assert method.correction.scale == pytest.approx(float(beta.detach()))
+    assert method.correction.shift == pytest.approx(float(gamma.detach()))
     x, _ = samples([0, 3, 4], seed=8)
     raw = method.model.eval()(x).detach()
     wanted = _corrected(raw, method)[:, [0, 3, 4]].log_softmax(1)

@@ -196,7 +196,7 @@ def test_a_selection_that_fails_undoes_the_phase(name: str) -> None:
             raise RuntimeError("no exemplars")
 
     method = learnt(name, selection=Broken())
-    with unchanged(method), pytest.raises(ValueError, match=f"^{name}.fit_task: no exemplars"):
+    with unchanged(method), pytest.raises(RuntimeError, match=f"^{name}.fit_task: no exemplars"):
         method.fit_task([samples(PHASES[1])])
 
 
