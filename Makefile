@@ -11,7 +11,7 @@ CLFAST_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
 export CLFAST_CUDA
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-FAMILY ?= retrieval,adaptation,recall,consolidation,masks,optimizers
+FAMILY ?= retrieval,adaptation,recall,consolidation,masks,optimizers,exemplars
 OUT ?= gpu-check
 PROCESSES ?= 5
 
@@ -66,7 +66,7 @@ REPORT := python -m benchmarks.report
 RESULTS := benchmarks/results
 # Of those that were measured, in this order.
 PERFORMANCE = $(wildcard $(addprefix $(RESULTS)/,$(addsuffix .json, \
-  online observe iteration penalty masks calls index avx2 scaling)))
+  online observe iteration penalty masks exemplars calls index avx2 scaling)))
 
 bench: ops-bench other-bench
 
@@ -74,6 +74,7 @@ ops-bench: $(VENV)/.built
 	@$(RUN) --family retrieval,adaptation --out $(RESULTS)/cpu.json
 	$(RUN) --family recall,consolidation --out $(RESULTS)/recall.json
 	$(RUN) --family masks,optimizers --out $(RESULTS)/masks.json
+	$(RUN) --family exemplars --out $(RESULTS)/exemplars.json
 	$(REPORT) $(RESULTS)/{cpu,recall}.json --readme README.md
 	$(REPORT) $(PERFORMANCE) --readme docs/performance.md
 

@@ -26,6 +26,7 @@ def write_mnist(folder: Path) -> None:
     "page",
     [
         "README.md",
+        "docs/exemplars.md",
         "docs/hebb.md",
         "docs/masks.md",
         "docs/recall.md",

@@ -260,6 +260,27 @@ def _masked_grad_norm(given: Empty) -> Arguments:
     return Arguments(([grad], [mask]), {}, ([grad], [mask]))
 
 
+def _distillation_loss(given: Empty) -> Arguments:
+    pair = (given.x.batch.base_logits, given.x.batch.base_logits, 2.0)
+    return Arguments(pair, {}, (*pair, "batchmean", False))
+
+
+def _margin_ranking_loss(given: Empty) -> Arguments:
+    samples = (given.x.batch.base_logits, given.labels, given.present)
+    return Arguments(samples, {}, (*samples, 0.5, 2))
+
+
+def _cosine_logits(given: Empty) -> Arguments:
+    rows = (given.x.batch.queries, given.x.layer.weight, torch.tensor(2.0))
+    return Arguments(rows, {}, rows)
+
+
+def _bias_correct(given: Empty) -> Arguments:
+    scale, shift = torch.tensor(0.5), torch.tensor(1.0)
+    logits = (given.x.batch.base_logits, given.present, scale, shift)
+    return Arguments(logits, {}, logits)
+
+
 CASES = [
     _case("knn", _knn),
     _case("class_means", _class_means),
@@ -292,4 +313,8 @@ CASES = [
     _case("masked_sgd_step_", _masked_sgd_step),
     _case("masked_adam_step_", _masked_adam_step),
     _case("masked_grad_norm", _masked_grad_norm),
+    _case("distillation_loss", _distillation_loss),
+    _case("margin_ranking_loss", _margin_ranking_loss),
+    _case("cosine_logits", _cosine_logits),
+    _case("bias_correct", _bias_correct),
 ]

@@ -121,8 +121,8 @@ def _times(grad: Tensor, slope: Tensor) -> Tensor:
 
 def _is_one(grad: Tensor) -> bool:
     """Whether this is where a backward pass begins, as far as can be told without waiting."""
-    known = not torch.compiler.is_compiling() and grad.device.type == "cpu" and grad.dim() == 0
-    return known and float(grad) == 1
+    known = not torch.compiler.is_compiling() and grad.is_cpu and grad.dim() == 0
+    return known and grad.item() == 1
 
 
 def _keep(ctx: Any, slopes: tuple[Tensor, ...], op: str, slope: Slope | None, *given: Any) -> None:
@@ -140,14 +140,15 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        slopes = ctx.saved_tensors[: ctx.count]
+        saved = ctx.saved_tensors
+        slopes = saved[: ctx.count]
         if not torch.is_grad_enabled():
             found = slopes if _is_one(grad) else [_times(grad, slope) for slope in slopes]
         else:
-            tensors = iter(ctx.saved_tensors[ctx.count :])
+            tensors = iter(saved[ctx.count :])
             given = [next(tensors) if other is None else other[0] for other in ctx.others]
             found = _differentiable(ctx, grad, slopes, given)
-        return None, None, None, *found, *(None for _ in ctx.others[ctx.count :])
+        return None, None, None, *found, *[None] * (len(ctx.others) - ctx.count)
 
 
 def _differentiable(

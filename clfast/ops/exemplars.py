@@ -45,11 +45,12 @@ def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     largest product with it, which picks the same samples where features have unit length, and
     others where they have not.
 
-    Picks are those of float64 arithmetic, whatever the dtype of the features: scores in float32
-    only tell which samples are near the best, and those are scored again in float64. Samples are as
-    near where the scores 2 <k mu - S, x> - ||x||^2 differ by no more than 2^-46 of the product of
-    lengths they are made of, which is where rounding begins: duplicates, for one, and the two of a
-    class of two. Of these the smaller row comes first, on every device.
+    Picks are those of float64 arithmetic, whatever the dtype of the features: sums in float32 only
+    tell which samples are near the best, and those are scored again in float64. Samples are as near
+    where their scores, -||k mu - S - x||^2 without what all have in common, differ by less than
+    2^-46 of the products of lengths that they are made of, where rounding in float64 begins:
+    duplicates, for one, and the two of a class of two. Of these the smaller row comes first, on
+    every device.
 
     Args:
         features: [N, d], any floating dtype.
@@ -119,7 +120,8 @@ def distillation_loss(
     temperature = _check.number(op, "temperature", temperature)
     scale_t2 = _check.boolean(op, "scale_t2", scale_t2)
     arguments = (student, teacher, temperature, reduction, scale_t2)
-    _call.refuse_grad(op, arguments, 1)
+    if _derivative.wanted(teacher):
+        _call.refuse_grad(op, arguments, 1)
     if uses_reference():
         fake = loss_fakes.distillation_loss
         _call.check_for_reference(op, fake, *arguments, differentiable=True)
@@ -132,11 +134,11 @@ def distillation_loss(
 def margin_ranking_loss(
     cosines: Tensor, labels: Tensor, new_classes: Tensor, *, margin: float = 0.5, k: int = 2
 ) -> Tensor:
-    """Keeps samples of old classes away from the new classes that they resemble (LUCIR, Eq. 8).
+    """Keeps samples of old classes away from the new classes that they resemble (LUCIR).
 
-    The mean of max(0, margin - cos(x, own class) + cos(x, new class)) over the samples of old
-    classes and the min(k, P) new classes that score highest on each; of equal scores the class
-    listed first. 0 where there is no such sample or no new class.
+    Its inter-class separation: the mean of max(0, margin - cos(x, own) + cos(x, new)) over the
+    samples of old classes and the min(k, P) new classes that score highest on each; of equal scores
+    the class listed first. 0 where there is no such sample or no new class.
 
     Args:
         cosines: [N, C], before any scale.
@@ -165,7 +167,7 @@ def margin_ranking_loss(
 
 
 def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
-    """scale * cos(feature, class weight), the cosine classifier of LUCIR (Eq. 4).
+    """scale * cos(feature, class weight), LUCIR's cosine normalization.
 
     Lengths below 1e-12 count as that, as in ``torch.nn.functional.normalize``: a row of zeros has
     logits 0 and a finite gradient in float32 and float64.
@@ -195,7 +197,7 @@ def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Te
 def bias_correct(
     logits: Tensor, new_classes: Tensor, scale: float | Tensor, shift: float | Tensor
 ) -> Tensor:
-    """Logits of the new classes made scale * logit + shift, the others left (BiC, Eq. 4).
+    """Logits of the new classes made scale * logit + shift, the others left: BiC's correction.
 
     Args:
         logits: [N, C].

@@ -16,25 +16,27 @@ Reduction = Literal["batchmean", "mean", "sum"]
 def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     """iCaRL's Algorithm 4 (Rebuffi et al. 2017) for every class, in float64.
 
-    The mean of k picks is nearest to mu where ||k mu - S - x||^2 is least, with S the sum of the
-    k - 1 picks before: where 2 <k mu - S, x> - ||x||^2 is largest.
+    The mean of k picks is nearest to mu where ||Y + y||^2 is least, with y = x - mu, and Y the sum
+    of these differences of the k - 1 picks before: where -2 <Y, y> - ||y||^2 is largest.
     """
     picks = []
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
         x = features[members].double()
         mean = x.mean(0)
-        target, taken = mean, torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        order = []
-        sq_norms = x.square().sum(1)
+        y = x - mean
+        sq_norms = y.square().sum(1)
         longest = sq_norms.max().sqrt()
+        total, taken = torch.zeros_like(mean), torch.zeros_like(members, dtype=torch.bool)
+        order = []
         for _ in range(min(m, len(x))):
-            scores = (2 * (x * target).sum(1) - sq_norms).masked_fill(taken, -torch.inf)
-            # Nearer than this, sums of another order could reverse them: the smaller row.
-            tie = 2.0**-46 * (target.norm() + longest) * longest
+            # Products row by row, so that equal rows have equal scores.
+            scores = (-2 * (y * total).sum(1) - sq_norms).masked_fill(taken, -torch.inf)
+            # Nearer than this, roundings of mu and of sums could reverse them: the smaller row.
+            tie = (2.0**-46 * (total.norm() + longest) + 2.0**-48 * mean.norm()) * longest
             order.append((scores >= scores.max() - tie).nonzero()[0, 0])
             taken[order[-1]] = True
-            target = target + mean - x[order[-1]]
+            total = total + y[order[-1]]
         picks.append(members[torch.stack(order)])
     return picks
 
@@ -65,7 +67,8 @@ def distillation_loss(
 def margin_ranking_loss(
     cosines: Tensor, labels: Tensor, new_classes: Tensor, *, margin: float = 0.5, k: int = 2
 ) -> Tensor:
-    """LUCIR, Eq. 8: the mean over samples of old classes and the new classes hardest for them."""
+    """LUCIR's inter-class separation, in the mean over samples of old classes and the new classes
+    hardest for them."""
     cosines = _widened(cosines)
     is_old = ~marked(new_classes, cosines.shape[1])[labels]
     # A stable sort leaves equal scores in the order of the list.
@@ -77,7 +80,7 @@ def margin_ranking_loss(
 
 
 def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Tensor:
-    """LUCIR, Eq. 4."""
+    """LUCIR's cosine normalization."""
     units, directions = (F.normalize(_widened(rows), dim=1) for rows in (features, weight))
     return scale * (units @ directions.t())
 
@@ -85,6 +88,6 @@ def cosine_logits(features: Tensor, weight: Tensor, scale: float | Tensor) -> Te
 def bias_correct(
     logits: Tensor, new_classes: Tensor, scale: float | Tensor, shift: float | Tensor
 ) -> Tensor:
-    """BiC, Eq. 4."""
+    """BiC's bias correction layer."""
     logits = _widened(logits)
     return (scale * logits + shift).where(marked(new_classes, logits.shape[1]), logits)

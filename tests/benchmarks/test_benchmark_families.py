@@ -23,8 +23,8 @@ SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
         ValueError,
-        match=r"'nothing'; there are adaptation, consolidation, masks, optimizers, recall, "
-        r"retrieval, scaling, calls, online, observe, index",
+        match=r"'nothing'; there are adaptation, consolidation, exemplars, masks, optimizers, "
+        r"recall, retrieval, scaling, calls, online, observe, index",
     ):
         families.cases("nothing")
 

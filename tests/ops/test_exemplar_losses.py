@@ -160,7 +160,7 @@ def test_a_teacher_that_requires_grad_is_refused(backend: str, rng: torch.Genera
 def _ranking_by_loops(
     cosines: Tensor, labels: list[int], new: list[int], margin: float, k: int
 ) -> tuple[float, list[list[float]]]:
-    """LUCIR, Eq. 8, with the gradient."""
+    """LUCIR's separation of classes, with the gradient."""
     terms: list[tuple[int, int, float]] = []
     for i, label in enumerate(labels):
         if label not in new:

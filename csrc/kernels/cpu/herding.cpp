@@ -2,17 +2,21 @@
 
 namespace clfast::cpu {
 
-#define CLFAST_PICK_HERDING(T)                                                              \
-  void herding_sums(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum,     \
-                    double* sq_norms) {                                                     \
-    CLFAST_CALL_AT_LEVEL(herding_sums(of, begin, end, sum, sq_norms));                      \
-  }                                                                                         \
-  double herding_scores(const HerdingClass<T>& of, const T* target, const double* sq_norms, \
-                        int64_t begin, int64_t end, double* scores) {                       \
-    CLFAST_CALL_AT_LEVEL(herding_scores(of, target, sq_norms, begin, end, scores));         \
-  }                                                                                         \
-  double herding_product(const HerdingClass<T>& of, const double* target, int64_t member) { \
-    CLFAST_CALL_AT_LEVEL(herding_product(of, target, member));                              \
+#define CLFAST_PICK_HERDING(T)                                                                 \
+  void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {       \
+    CLFAST_CALL_AT_LEVEL(herding_sum(of, begin, end, sum));                                    \
+  }                                                                                            \
+  void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
+                    T* packed, double* sq_norms) {                                             \
+    CLFAST_CALL_AT_LEVEL(herding_pack(of, mean, begin, end, packed, sq_norms));                \
+  }                                                                                            \
+  double herding_scores(const T* packed, int64_t dim, const T* target, const double* sq_norms, \
+                        int64_t begin, int64_t end, double* scores) {                          \
+    CLFAST_CALL_AT_LEVEL(herding_scores(packed, dim, target, sq_norms, begin, end, scores));   \
+  }                                                                                            \
+  double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
+                         int64_t member) {                                                     \
+    CLFAST_CALL_AT_LEVEL(herding_product(of, mean, target, member));                           \
   }
 CLFAST_PICK_HERDING(float)
 CLFAST_PICK_HERDING(double)

@@ -14,24 +14,31 @@ struct HerdingClass {
   int64_t count, dim;
 };
 
-// Sums are formed of so many rows at a time, whatever the threads.
+// Ranges of members begin at multiples of kHerdingRows, so that sums have one order whatever the
+// threads, and end there or with the last member.
 constexpr int64_t kHerdingRows = 256;
 
-// herding_sums: sum [dim] of members [begin, end) and their sq_norms.
-// herding_scores: scores [count] of members [begin, end) by products in T; the largest is returned
-// (a NaN is passed over).
-// herding_next: the first member from `begin` on, `end` if there is none, whose score is not below
-// `least`.
-// herding_product: <target, member>, summed in double.
-#define CLFAST_HERDING(T)                                                                   \
-  void herding_sums(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum,     \
-                    double* sq_norms);                                                      \
-  double herding_scores(const HerdingClass<T>& of, const T* target, const double* sq_norms, \
-                        int64_t begin, int64_t end, double* scores);                        \
-  double herding_product(const HerdingClass<T>& of, const double* target, int64_t member);
-#define CLFAST_HERDING_OF_ALL(T) \
-  CLFAST_HERDING(float)          \
-  CLFAST_HERDING(double)         \
+// Arrays of a number a member are so long: whole blocks of any level.
+static inline int64_t padded_members(int64_t count) { return (count + 63) / 64 * 64; }
+
+// herding_sum: the sum [dim] of members [begin, end).
+// herding_pack: members [begin, end) less `mean` into `packed` [padded_members(), dim], whose order
+// is the level's own; and their sq_norms [padded_members()], infinite behind the last member.
+// herding_scores: scores [padded_members()] of members [begin, end) by products in T; the largest
+// is returned (a NaN is passed over).
+// herding_next: the first member from `begin` on whose score is not below `least`, else `end`.
+// herding_product: <target, member - mean>, summed in double.
+#define CLFAST_HERDING(T)                                                                      \
+  void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum);        \
+  void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
+                    T* packed, double* sq_norms);                                              \
+  double herding_scores(const T* packed, int64_t dim, const T* target, const double* sq_norms, \
+                        int64_t begin, int64_t end, double* scores);                           \
+  double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
+                         int64_t member);
+#define CLFAST_HERDING_OF_ALL() \
+  CLFAST_HERDING(float)         \
+  CLFAST_HERDING(double)        \
   int64_t herding_next(const double* scores, double least, int64_t begin, int64_t end);
 CLFAST_HERDING_OF_ALL()
 CLFAST_DECLARE_PER_LEVEL(CLFAST_HERDING_OF_ALL())

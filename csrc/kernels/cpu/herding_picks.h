@@ -13,8 +13,9 @@ static inline int64_t herding_chunks(int64_t count) {
 
 template <class T>
 struct HerdingScratch {
-  double *sums, *best;        // [chunks, dim], [chunks]
-  double *sq_norms, *scores;  // [count]
+  T* packed;                  // [padded_members(), dim]
+  double *sq_norms, *scores;  // [padded_members()]
+  double *sums, *best;        // [herding_chunks(), dim], [herding_chunks()]
   double *mean, *target;      // [dim]
   T* rounded;                 // [dim]
 };
@@ -39,19 +40,25 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch<T>
     });
   };
   for_chunks([&](int64_t c, int64_t begin, int64_t end) {
-    herding_sums(of, begin, end, s.sums + c * dim, s.sq_norms);
+    herding_sum(of, begin, end, s.sums + c * dim);
   });
-  double largest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    if (!herding_takes(s.sq_norms[i])) return false;
-    largest = s.sq_norms[i] > largest ? s.sq_norms[i] : largest;
-  }
-  const double longest = std::sqrt(largest);
+  double sq_mean = 0, longest = 0;
   for (int64_t j = 0; j < dim; ++j) {
     double sum = 0;
     for (int64_t c = 0; c < chunks; ++c) sum += s.sums[c * dim + j];
-    s.mean[j] = s.target[j] = sum / static_cast<double>(count);
+    s.mean[j] = sum / static_cast<double>(count);
+    s.target[j] = 0;
+    sq_mean += s.mean[j] * s.mean[j];
   }
+  for_chunks([&](int64_t, int64_t begin, int64_t end) {
+    herding_pack(of, s.mean, begin, end, s.packed, s.sq_norms);
+  });
+  for (int64_t i = 0; i < count; ++i) {
+    if (!herding_takes(s.sq_norms[i])) return false;
+    longest = s.sq_norms[i] > longest ? s.sq_norms[i] : longest;
+  }
+  const double mean_length = std::sqrt(sq_mean);
+  longest = std::sqrt(longest);
   for (int64_t k = count; k < m; ++k) picks[k] = -1;
   for (int64_t k = 0; k < (m < count ? m : count); ++k) {
     double sq_length = 0;
@@ -60,24 +67,24 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch<T>
       sq_length += s.target[j] * s.target[j];
     }
     for_chunks([&](int64_t c, int64_t begin, int64_t end) {
-      s.best[c] = herding_scores(of, s.rounded, s.sq_norms, begin, end, s.scores);
+      s.best[c] = herding_scores(s.packed, dim, s.rounded, s.sq_norms, begin, end, s.scores);
     });
     double best = -HUGE_VAL;
     for (int64_t c = 0; c < chunks; ++c) best = s.best[c] > best ? s.best[c] : best;
-    const double length = std::sqrt(sq_length), tie = herding_tie(length, longest);
+    const double length = std::sqrt(sq_length), tie = herding_tie(length, longest, mean_length);
     const double slack = std::is_same_v<T, double> ? 0 : herding_slack(dim, length, longest);
     const double least = best - 2 * slack - tie;
     best = -HUGE_VAL;
     for (int64_t i = herding_next(s.scores, least, 0, count); i < count;
          i = herding_next(s.scores, least, i + 1, count)) {
-      s.scores[i] = herding_score(herding_product(of, s.target, i), s.sq_norms[i]);
+      s.scores[i] = herding_score(herding_product(of, s.mean, s.target, i), s.sq_norms[i]);
       best = s.scores[i] > best ? s.scores[i] : best;
     }
     const int64_t pick = herding_next(s.scores, best - tie, 0, count);
     picks[k] = of.members[pick];
     s.sq_norms[pick] = HUGE_VAL;
     const T* row = of.features + picks[k] * dim;
-    for (int64_t j = 0; j < dim; ++j) s.target[j] += s.mean[j] - static_cast<double>(row[j]);
+    for (int64_t j = 0; j < dim; ++j) s.target[j] -= static_cast<double>(row[j]) - s.mean[j];
   }
   return true;
 }

@@ -1,4 +1,4 @@
-// Samples of old classes against the new classes that score highest on them (LUCIR, Eq. 8).
+// Samples of old classes against the new classes that score highest on them (LUCIR).
 #pragma once
 #include <cstdint>
 

@@ -18,13 +18,13 @@ static __device__ int64_t end_of_class(const int64_t* __restrict__ sorted, int64
   return outside;
 }
 
-// <row, other> in one warp; `other` may be the row itself.
-template <class T, class Other>
-__device__ __forceinline__ double product_of_row(const T* __restrict__ row, const Other* other,
-                                                 int64_t dim) {
+// sum_j f(row_j - mean_j, j) in one warp.
+template <class T, class F>
+__device__ __forceinline__ double sum_over_row(const T* __restrict__ row, const double* mean,
+                                               int64_t dim, F&& f) {
   double sum = 0;
   for (int64_t j = threadIdx.x % kWarpSize; j < dim; j += kWarpSize) {
-    sum += static_cast<double>(row[j]) * static_cast<double>(other[j]);
+    sum += f(static_cast<double>(row[j]) - mean[j], j);
   }
   return warp_sum(sum);
 }
@@ -49,17 +49,20 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t count = end_of_class(p.sorted, begin, p.samples) - begin;
     const int64_t wanted = p.m < count ? p.m : count;
     if (threadIdx.x == 0) sizes[begin] = count;
+    double sq_mean = 0, longest = 0;
     for (int64_t j = threadIdx.x; j < dim; j += kThreads) {
       double sum = 0;
       for (int64_t i = 0; i < count; ++i) {
         sum += static_cast<double>(p.features[members[i] * dim + j]);
       }
-      mean[j] = target[j] = sum / static_cast<double>(count);
+      mean[j] = sum / static_cast<double>(count);
+      target[j] = 0;
+      sq_mean += mean[j] * mean[j];
     }
-    double longest = 0;
+    const double mean_length = sqrt(block_sum<kThreads>(sq_mean, shared));
     for (int64_t i = own_warp; i < count; i += kWarps) {
-      const T* row = p.features + members[i] * dim;
-      const double sq_norm = product_of_row(row, row, dim);
+      const double sq_norm = sum_over_row(p.features + members[i] * dim, mean, dim,
+                                          [](double y, int64_t) { return y * y; });
       if (threadIdx.x % kWarpSize == 0) s.sq_norms[begin + i] = sq_norm;
       longest = max(longest, sq_norm);
     }
@@ -68,12 +71,14 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t k = 0; k < wanted; ++k) {
       double sq_length = 0, best = -HUGE_VAL;
       for (int64_t j = threadIdx.x; j < dim; j += kThreads) sq_length += target[j] * target[j];
-      const double tie = herding_tie(sqrt(block_sum<kThreads>(sq_length, shared)), longest);
+      const double tie =
+          herding_tie(sqrt(block_sum<kThreads>(sq_length, shared)), longest, mean_length);
       for (int64_t i = own_warp; i < count; i += kWarps) {
         const double sq_norm = s.sq_norms[begin + i];
         if (sq_norm == -1) continue;
-        const double score =
-            herding_score(product_of_row(p.features + members[i] * dim, target, dim), sq_norm);
+        const double product = sum_over_row(p.features + members[i] * dim, mean, dim,
+                                            [=](double y, int64_t j) { return target[j] * y; });
+        const double score = herding_score(product, sq_norm);
         // A score that is NaN comes last.
         const double ordered = score == score ? score : -HUGE_VAL;
         if (threadIdx.x % kWarpSize == 0) s.scores[begin + i] = ordered;
@@ -91,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
         s.sq_norms[begin + first] = -1;
       }
       for (int64_t j = threadIdx.x; j < dim; j += kThreads) {
-        target[j] += mean[j] - static_cast<double>(p.features[pick * dim + j]);
+        target[j] -= static_cast<double>(p.features[pick * dim + j]) - mean[j];
       }
       __syncthreads();
     }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <memory>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -50,29 +50,32 @@ ClassRows rows_of_classes(const int64_t* labels, int64_t samples) {
   return sorted;
 }
 
+// For classes of up to `most` members.
 template <class T>
 class HerdingBuffers {
  public:
-  HerdingBuffers(int64_t count, int64_t dim)
+  HerdingBuffers(int64_t most, int64_t dim)
       : dim_(dim),
-        chunks_(cpu::herding_chunks(count)),
-        doubles_((dim + 1) * chunks_ + 2 * count + 2 * dim),
-        rounded_(dim) {}
+        chunks_(cpu::herding_chunks(most)),
+        members_(cpu::padded_members(most)),
+        doubles_((dim + 1) * chunks_ + 2 * members_ + 2 * dim),
+        packed_(new T[(members_ + 1) * dim]) {}
 
-  cpu::HerdingScratch<T> view(int64_t count) {
-    double* sums = doubles_.data();
-    double *best = sums + dim_ * chunks_, *mean = best + chunks_, *target = mean + dim_;
-    double* sq_norms = target + dim_;
-    return {sums, best, sq_norms, sq_norms + count, mean, target, rounded_.data()};
+  cpu::HerdingScratch<T> view() {
+    double* sq_norms = doubles_.data();
+    double *scores = sq_norms + members_, *sums = scores + members_, *best = sums + dim_ * chunks_;
+    double* mean = best + chunks_;
+    T* rounded = packed_.get() + members_ * dim_;
+    return {packed_.get(), sq_norms, scores, sums, best, mean, mean + dim_, rounded};
   }
 
  private:
-  int64_t dim_, chunks_;
+  int64_t dim_, chunks_, members_;
   std::vector<double> doubles_;
-  std::vector<T> rounded_;
+  std::unique_ptr<T[]> packed_;  // uninitialised on purpose: the kernel writes every element
 };
 
-// The class of a feature that cannot be scored.
+// Names a feature that cannot be scored.
 template <class T>
 [[noreturn]] void refuse_features(const T* features, int64_t samples, int64_t dim) {
   for (int64_t i = 0; i < samples; ++i) {
@@ -113,7 +116,7 @@ std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels,
       const cpu::HerdingClass<T> of{data, rows.rows.data() + first, count, in.dim};
       // A class has as many places for picks as members.
       int64_t* places = out + first;
-      if (!cpu::herding_picks(of, std::min(m, count), buffers.view(count), for_each, places)) {
+      if (!cpu::herding_picks(of, std::min(m, count), buffers.view(), for_each, places)) {
         finite = false;
       }
       for (int64_t k = m; k < count; ++k) places[k] = -1;

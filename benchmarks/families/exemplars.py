@@ -1,0 +1,7 @@
+"""Cases of `clfast.ops.exemplars`."""
+
+from __future__ import annotations
+
+from . import _exemplar_losses
+
+CASES = [*_exemplar_losses.CASES]
