@@ -316,8 +316,8 @@ def _report(
         accuracy=sum(right) / sum(sizes),
         by_phase=[hits / size for hits, size in zip(right, sizes, strict=True)],
         test_images=sizes,
-        exemplars=len(learner.exemplars),
-        bytes=learner.exemplars.nbytes,
+        exemplars=sum(map(len, learner.memories)),
+        bytes=sum(memory.nbytes for memory in learner.memories),
         losses=losses,
         seconds=round(seconds, 1),
     )

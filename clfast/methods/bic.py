@@ -86,6 +86,11 @@ class BiC(PhaseLearner):
         )
         self.correction = None
 
+    @property
+    def memories(self) -> list[ExemplarMemory]:
+        """Exemplars, and what is kept apart."""
+        return [self.exemplars, self.validation]
+
     def _apart(self, count: int) -> int:
         """Of so many exemplars of a class, those that are kept apart; one stays at least."""
         return max(1, min(round(self.held_out * count), count - 1))

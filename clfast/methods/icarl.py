@@ -96,7 +96,8 @@ class ICaRL(PhaseLearner):
     @torch.no_grad()
     def _class_means(self, where: str) -> Tensor:
         if self._means is None:
-            x, y = self.exemplars.x, self.exemplars.y
+            device = next(self.model.parameters()).device
+            x, y = self.exemplars.x.to(device), self.exemplars.y.to(device)
             network = parts(self.model, where)
             features = features_of(network, x, where)
             if self.mirror and x.dim() == 4:

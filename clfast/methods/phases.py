@@ -110,6 +110,11 @@ class PhaseLearner(SeenClassifier):
         self._run: PhaseRun | None = None
         self._transferred: WeightTransfer | None = None
 
+    @property
+    def memories(self) -> list[ExemplarMemory]:
+        """All samples that are kept of phases before, which share the budget."""
+        return [self.exemplars]
+
     # Learning
 
     def fit_task(
@@ -401,7 +406,7 @@ class PhaseLearner(SeenClassifier):
         super()._load_own_state(state)
         self.phases = integer(state["phases"], "phases", type(self).__name__, least=0)
         self.exemplars.load_state_dict(state["exemplars"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
         self._run = None if state["run"] is None else PhaseRun(**state["run"])
         transferred = None
         if state["transferred"] is not None:

@@ -298,6 +298,8 @@ def test_phases_that_cannot_be(options: Any, error: type[Exception], message: st
 def test_models_that_cannot_be() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(25, 5)).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="BiC: no parameter of model requires grad"):
+        BiC(nn.Flatten(), nn.Linear(25, 5).requires_grad_(False), optimizer)
     with pytest.raises(ValueError, match="transfer is scale, but model has no convolution"):
         LwF(model, optimizer, transfer="scale")
     with pytest.raises(ValueError, match="snapshot must be 'task' to keep exemplars, got 3"):
