@@ -45,7 +45,8 @@ def samples_of(
         raise ValueError(f"{where}: loader gives no samples; a phase has at least one")
     if len({x.dtype for x in xs}) > 1:
         raise TypeError(f"{where}: x must be of one dtype, got {xs[0].dtype} and others")
-    return torch.cat(xs), torch.cat(ys)
+    with torch.inference_mode(False):  # autograd may not keep inference tensors
+        return torch.cat(xs), torch.cat(ys)
 
 
 def check_sizes(y: Tensor, count: int, where: str) -> None:

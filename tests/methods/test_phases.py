@@ -168,6 +168,19 @@ def test_a_phase_goes_on_from_any_epoch(name: str, transfer: Any) -> None:
 
 
 @every_learner
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradient_modes_do_not_matter(name: str, mode: Any) -> None:
+    plain, method = learnt(name, phases=2), learner(name)
+    with mode():
+        for number in range(2):
+            x, y = samples(PHASES[number], seed=number)
+            method.fit_task([(x.clone(), y.clone())])
+    assert alike(method.state_dict(), plain.state_dict())
+    x, y = samples(PHASES[2])
+    assert method.observe(x, y) == plain.observe(x, y)
+
+
+@every_learner
 def test_copies_go_on_alike(name: str) -> None:
     method = learnt(name, phases=2, transfer="scale")
     twins = [copy.deepcopy(method), pickle.loads(pickle.dumps(method))]
