@@ -178,8 +178,9 @@ def as_inputs(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 @torch.no_grad()
 def features_of(network: Network, x: Tensor, where: str) -> Tensor:
     """[N, d] of images [N, ...], in eval mode; ValueError where they are not finite."""
+    dtype = next((p.dtype for p in network.features.parameters()), None)
     with evaluating(network.features):
-        parts = [network.features(as_inputs(part)).flatten(1) for part in x.split(_AT_ONCE)]
+        parts = [network.features(as_inputs(part, dtype)).flatten(1) for part in x.split(_AT_ONCE)]
     features = torch.cat(parts)
     checks.check_finite(features, where)
     return features

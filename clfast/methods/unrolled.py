@@ -211,7 +211,8 @@ class _Training:
                 f"{_WHERE}: the gradient in exemplars holds NaN or Inf, though the losses are "
                 "finite; look at second derivatives of inner_loss, and at lr"
             )
-        return {name: found.get(name, torch.zeros_like(e)) for name, e in exemplars.items()}
+        zeros = {name: torch.zeros_like(e) for name, e in exemplars.items() if name not in found}
+        return {name: {**found, **zeros}[name].contiguous() for name in exemplars}
 
     def _products(
         self, t: int, weights: list[Tensor], exemplars: Tensors, vector: list[Tensor]
