@@ -9,6 +9,7 @@ from __future__ import annotations
 from .adi import ADI
 from .arm import ARM
 from .attachment import Attachment, attach, attached
+from .bic import BiC
 from .deep_inversion import DeepInversion
 from .dgm import DGMa, DGMw
 from .distillation import Finetune, LwF
@@ -17,11 +18,14 @@ from .generative import GenerativeClassifier
 from .generative_replay import DGR, MeRGAN
 from .hat import HAT
 from .hebb import Hebb, MbPA, Mixture, MixtureTerm
+from .icarl import ICaRL
 from .image_replay import Recalled
 from .images import Generated
 from .joint_training import JointTraining
+from .lucir import LUCIR
 from .no_replay import NoReplay
 from .parametric import Parametric
+from .phase_options import Phase, PhaseProgress
 from .protocol import Learner, TaskLearner
 from .rehearsal import AGEM, ER, ERMIR, GEM
 
@@ -35,7 +39,9 @@ __all__ = [
     "EWCM",
     "GEM",
     "HAT",
+    "LUCIR",
     "Attachment",
+    "BiC",
     "DGMa",
     "DGMw",
     "DeepInversion",
@@ -43,6 +49,7 @@ __all__ = [
     "Generated",
     "GenerativeClassifier",
     "Hebb",
+    "ICaRL",
     "JointTraining",
     "Learner",
     "LwF",
@@ -52,6 +59,8 @@ __all__ = [
     "MixtureTerm",
     "NoReplay",
     "Parametric",
+    "Phase",
+    "PhaseProgress",
     "Recalled",
     "TaskLearner",
     "attach",

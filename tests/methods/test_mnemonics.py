@@ -1,0 +1,483 @@
+"""`Mnemonics` against loops written from the paper (section 4.3), and what it may not change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import same
+from torch import Tensor, nn
+
+from clfast.methods.exemplar_selection import (
+    Exemplars,
+    ExemplarSelection,
+    Herding,
+    RandomSelection,
+)
+from clfast.methods.mnemonics import Mnemonics, stratified
+
+CLASSES = 3
+
+
+def network(dtype: torch.dtype = torch.float64) -> Any:
+    """In train mode, with running statistics that are not the first ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        features = nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Tanh(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(36, 6),
+        )
+        head = nn.Linear(6, CLASSES)
+        features(torch.rand(20, 1, 5, 5))
+    return SimpleNamespace(features=features.to(dtype), head=head.to(dtype))
+
+
+def images(count: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % CLASSES
+    x = 0.5 * torch.rand(count, 1, 5, 5, generator=generator, dtype=torch.float64)
+    x[torch.arange(count), 0, y] += 0.5
+    return x, y
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def mnemonics(objective: str = "bop_full", **options: Any) -> Mnemonics:
+    defaults = {"steps": 3, "epochs": 2, "inner_lr": 0.2, "lr": 1.0, "batch": 9}
+    return Mnemonics(objective, **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def logits(net: Any, params: dict[str, Tensor], x: Tensor) -> Tensor:
+    """In eval mode, with other parameters."""
+    model = nn.ModuleDict({"features": net.features, "head": net.head})
+    copied = copy.deepcopy(model).eval()
+    parts = {"features.": copied["features"], "head.": copied["head"]}
+    for start, part in parts.items():
+        own = {n.removeprefix(start): p for n, p in params.items() if n.startswith(start)}
+        x = torch.func.functional_call(part, own, (x,))
+    return x
+
+
+def parameters(net: Any, *parts: str) -> dict[str, Tensor]:
+    found = {}
+    for part in parts:
+        for name, p in getattr(net, part).named_parameters():
+            found[f"{part}.{name}"] = p.detach().clone().requires_grad_()
+    return found
+
+
+def outer_gradient(
+    net: Any,
+    e: Tensor,
+    labels: Tensor,
+    x: Tensor,
+    y: Tensor,
+    parts: tuple[str, ...],
+    steps: int = 3,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 8 and 9 by one graph; the inner learning rate is 0.2."""
+    e = e.clone().requires_grad_()
+    params = parameters(net, *parts)
+    for _ in range(steps):
+        loss = F.cross_entropy(logits(net, params, e), labels)
+        found = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        params = {n: p - 0.2 * g for (n, p), g in zip(params.items(), found, strict=True)}
+    loss = F.cross_entropy(logits(net, params, x), y)
+    return loss.detach(), torch.autograd.grad(loss, e)[0]
+
+
+def prototype_gradient(
+    net: Any, e: Tensor, labels: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cosines of real features and of each class's mean of exemplar features, one after another."""
+    e = e.clone().requires_grad_()
+    features = copy.deepcopy(net.features).eval()
+    means = [features(e[labels == label]).mean(0) for label in labels.unique()]
+    scores = torch.stack([F.cosine_similarity(features(x), mean[None]) for mean in means], 1)
+    loss = F.cross_entropy(scores, y)
+    return loss.detach(), torch.autograd.grad(loss, e)[0]
+
+
+def gradient_of(objective: str, net: Any, *given: Tensor) -> tuple[Tensor, Tensor]:
+    if objective == "proto":
+        return prototype_gradient(net, *given)
+    parts = ("head",) if objective == "bop_fc" else ("features", "head")
+    return outer_gradient(net, *given, parts)
+
+
+OBJECTIVES = ("bop_full", "bop_fc", "proto")
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
+
+
+def state(net: Any) -> dict[str, Any]:
+    modules = [*net.features.modules(), *net.head.modules()]
+    values = [*net.features.parameters(), *net.head.parameters()]
+    return {
+        "features": net.features.state_dict(),
+        "head": net.head.state_dict(),
+        "modes": torch.tensor([m.training for m in modules]),
+        "tracking": torch.tensor([getattr(m, "track_running_stats", False) for m in modules]),
+        "grads": torch.tensor([p.grad is not None for p in values]),
+        "flags": torch.tensor([p.requires_grad for p in values]),
+        "random": torch.get_rng_state(),
+        "grad mode": torch.is_grad_enabled(),
+    }
+
+
+@contextmanager
+def unchanged(net: Any) -> Iterator[None]:
+    before = copy.deepcopy(state(net))
+    yield
+    assert same(before, state(net))
+
+
+@every_objective
+def test_select_is_descent_on_the_objective(objective: str) -> None:
+    net, (x, y) = network(), images(9)
+    init = "random"
+    selection = mnemonics(objective, batch=5, init=init, halve_every=1, optimizer=torch.optim.SGD)
+    with unchanged(net):
+        found = selection.select(net, x, y, 2, generator=seeded())
+    generator = seeded()
+    start = RandomSelection().select(net, x, y, 2, generator=generator)
+    e, losses = start.x.clone(), []
+    for epoch in range(2):
+        order = torch.randperm(9, generator=generator)
+        mean = []
+        for rows in (order[:5], order[5:]):
+            loss, gradient = gradient_of(objective, net, e, start.y, x[rows], y[rows])
+            e = e - 0.5**epoch * gradient
+            mean.append(float(loss))
+        losses.append(sum(mean) / 2)
+    torch.testing.assert_close(found.x, e, rtol=1e-10, atol=1e-12)
+    assert torch.equal(found.y, start.y)
+    assert selection.select_losses == pytest.approx(losses, rel=1e-10)
+    assert not torch.equal(found.x, start.x)
+
+
+@pytest.mark.parametrize("objective", ["bop_full", "bop_fc"])
+def test_other_forms_of_inner_training(objective: str) -> None:
+    """Momentum, first order and inner batches give other exemplars, and none fails."""
+    net, (x, y) = network(), images()
+    found = [
+        mnemonics(objective, **options).select(net, x, y, 2, generator=seeded()).x
+        for options in (
+            {},
+            {"inner_momentum": 0.9},
+            {"first_order": True},
+            {"inner_batch": 4},
+            {"batch_norm": "batch"},
+            {"optimizer": torch.optim.Adam, "lr": 0.01},
+            {"batches": 1},
+            {"init": "herding"},
+        )
+    ]
+    for i, each in enumerate(found):
+        assert all(not torch.allclose(each, other) for other in found[:i])
+    sparse = mnemonics(objective, checkpoint_every=2).select(net, x, y, 2, generator=seeded()).x
+    torch.testing.assert_close(sparse, found[0])
+
+
+def test_batch_statistics_are_those_of_exemplars_and_of_real_images() -> None:
+    net, (x, y) = network(), images(9)
+    selection = mnemonics("bop_fc", epochs=1, batch_norm="batch", batch=9)
+    with unchanged(net):
+        found = selection.select(net, x, y, 2, generator=seeded())
+    generator = seeded()
+    start = RandomSelection().select(net, x, y, 2, generator=generator)
+
+    def features(of: Tensor) -> Tensor:
+        conv, norm, _, _, flatten, linear = net.features
+        z = F.batch_norm(conv(of), None, None, norm.weight, norm.bias, True)
+        result: Tensor = linear(flatten(z.tanh()))
+        return result
+
+    e = start.x.clone().requires_grad_()
+    weight, bias = net.head.weight, net.head.bias
+    for _ in range(3):
+        loss = F.cross_entropy(F.linear(features(e), weight, bias), start.y)
+        steps = torch.autograd.grad(loss, [weight, bias], create_graph=True)
+        weight, bias = weight - 0.2 * steps[0], bias - 0.2 * steps[1]
+    loss = F.cross_entropy(F.linear(features(x), weight, bias), y)
+    wanted = start.x - torch.autograd.grad(loss, e)[0]
+    torch.testing.assert_close(found.x, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_each_fold_of_old_exemplars_is_judged_by_the_others(folds: int) -> None:
+    net, (x, y) = network(), images(12)
+    y, order = y.sort(stable=True)
+    old = Exemplars(x[order], y)
+    selection = mnemonics(folds=folds, batch=100)
+    with unchanged(net):
+        found = selection.adjust(net, old, generator=seeded())
+    generator = seeded()
+    rows = stratified(old.y, folds, generator)
+    parts = [old.x[each] for each in rows]
+    losses: list[list[float]] = [[] for _ in rows]
+    for _ in range(2):
+        for i, each in enumerate(rows):
+            others = [j for j in range(folds) if j != i]
+            real = torch.cat([parts[j] for j in others])
+            labels = torch.cat([old.y[rows[j]] for j in others])
+            torch.randperm(len(real), generator=generator)
+            loss, gradient = gradient_of("bop_full", net, parts[i], old.y[each], real, labels)
+            parts[i] = parts[i] - gradient
+            losses[i].append(float(loss))
+    wanted = torch.empty_like(old.x)
+    for each, part in zip(rows, parts, strict=True):
+        wanted[each] = part
+    torch.testing.assert_close(found.x, wanted, rtol=1e-9, atol=1e-12)
+    assert torch.equal(found.y, old.y)
+    assert selection.adjust_losses == [pytest.approx(each, rel=1e-9) for each in losses]
+    assert torch.equal(old.x, x[order])
+
+
+def test_folds_share_every_class() -> None:
+    y = torch.tensor([0] * 5 + [2] * 4 + [7] * 4)
+    folds = stratified(y, 3, seeded())
+    assert sorted(torch.cat(folds).tolist()) == list(range(13))
+    counts = torch.stack([torch.bincount(y[rows], minlength=8) for rows in folds])
+    assert int((counts.max(0).values - counts.min(0).values).max()) == 1
+    assert int(counts.sum(1).max() - counts.sum(1).min()) == 1
+    assert not torch.equal(torch.cat(folds), torch.cat(stratified(y, 3, seeded(2))))
+
+
+def test_a_single_fold_leaves_old_exemplars() -> None:
+    old = Exemplars(*images(6))
+    assert mnemonics(folds=1).adjust(network(), old, generator=seeded()) is old
+    assert mnemonics("proto").folds == 1
+
+
+def test_the_loss_on_real_images_falls() -> None:
+    net, (x, y) = network(torch.float32), images(60)
+    for objective in OBJECTIVES:
+        selection = mnemonics(objective, epochs=12, lr=3.0, batch=60, steps=5, values=(0, 1))
+        found = selection.select(net, x.float(), y, 2, generator=seeded())
+        losses = selection.select_losses
+        assert len(losses) == 12
+        assert losses[-1] < 0.97 * losses[0]
+        assert float(found.x.min()) >= 0
+        assert float(found.x.max()) <= 1
+
+
+def test_training_on_the_exemplars_gets_better() -> None:
+    """A loop of one's own, on the exemplars before and after."""
+    net, (x, y) = network(), images(60)
+    start = RandomSelection().select(net, x, y, 2, generator=seeded())
+    trained = mnemonics(epochs=10, lr=3.0, batch=60, steps=5).select(
+        net, x, y, 2, generator=seeded()
+    )
+    before, after = (
+        outer_gradient(net, each.x, each.y, x, y, ("features", "head"), steps=5)[0]
+        for each in (start, trained)
+    )
+    assert after < 0.95 * before
+
+
+def test_defaults_are_those_of_the_paper_and_of_the_code() -> None:
+    paper, code = Mnemonics(), Mnemonics("proto")
+    assert (paper.training.steps, paper.training.lr) == (50, 0.01)
+    assert (paper.epochs, paper.lr, paper.halve_every, paper.folds) == (50, 0.01, 10, 2)
+    assert paper.init == "random"
+    assert (code.epochs, code.lr, code.init) == (1, 1e-5, "herding")
+    defaults = code.optimizer([torch.zeros(1)], lr=1e-5).param_groups[0]
+    assert (defaults["momentum"], defaults["weight_decay"]) == (0.9, 5e-4)
+
+
+@every_objective
+def test_bytes_stand_for_255ths(objective: str) -> None:
+    net, (x, y) = network(), images()
+    stored = (255 * x).round().to(torch.uint8)
+    selection = mnemonics(objective, init="herding")
+    found = selection.select(net, stored, y, 2, generator=seeded())
+    wanted = selection.select(net, stored.double() / 255, y, 2, generator=seeded())
+    torch.testing.assert_close(found.x, wanted.x)
+    assert found.x.dtype == torch.float64
+    adjusted = mnemonics(folds=2).adjust(net, Exemplars(stored, y), generator=seeded())
+    wanted = mnemonics(folds=2).adjust(net, Exemplars(stored.double() / 255, y), generator=seeded())
+    torch.testing.assert_close(adjusted.x, wanted.x)
+
+
+def test_inference_mode_and_other_heads() -> None:
+    net, (x, y) = network(), images()
+    net.head = nn.Sequential(net.head, nn.Tanh())
+    wanted = mnemonics("bop_fc").select(net, x, y, 2, generator=seeded())
+    with torch.inference_mode():
+        inside = x.clone()
+        found = mnemonics("bop_fc").select(net, inside, y, 2, generator=seeded())
+    assert torch.equal(found.x, wanted.x)
+
+
+def test_frozen_parts_do_not_learn() -> None:
+    net, (x, y) = network(), images()
+    net.features.requires_grad_(False)
+    found = mnemonics("bop_full").select(net, x, y, 2, generator=seeded()).x
+    wanted = mnemonics("bop_fc").select(net, x, y, 2, generator=seeded()).x
+    torch.testing.assert_close(found, wanted)
+
+
+def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    net, (x, y) = network(), images()
+    mnemonics("proto", progress=True).select(net, x, y, 2, generator=seeded())
+    assert "Mnemonics.select" in capsys.readouterr().out
+
+
+# Random and herded exemplars
+
+
+def test_herding_picks_greedily() -> None:
+    net, (x, y) = network(), images()
+    for normalize in (True, False):
+        with unchanged(net):
+            found = Herding(normalize=normalize).select(net, x, y, 3, generator=seeded())
+        features = copy.deepcopy(net.features).eval()(x).detach()
+        features = F.normalize(features) if normalize else features
+        rows = []
+        for label in range(CLASSES):
+            own, picked = (y == label).nonzero()[:, 0].tolist(), []
+            mean = features[own].mean(0)
+            for _ in range(3):
+                picked.append(
+                    min(
+                        (i for i in own if i not in picked),
+                        key=lambda i: float((features[[*picked, i]].mean(0) - mean).norm()),  # noqa: B023
+                    )
+                )
+            rows += picked
+        assert torch.equal(found.x, x[rows])
+        assert torch.equal(found.y, y[rows])
+
+
+def test_random_images_of_each_class() -> None:
+    net, (x, y) = network(), images()
+    found = RandomSelection().select(net, x, y + 4, 3, generator=seeded())
+    assert found.y.tolist() == [4] * 3 + [5] * 3 + [6] * 3
+    for image, label in zip(found.x, found.y, strict=True):
+        (row,) = [i for i in range(len(x)) if torch.equal(x[i], image)]
+        assert y[row] + 4 == label
+    again = RandomSelection().select(net, x, y + 4, 3, generator=seeded())
+    assert torch.equal(again.x, found.x)
+    assert not torch.equal(
+        RandomSelection().select(net, x, y + 4, 3, generator=seeded(2)).x, found.x
+    )
+
+
+# Wrong use
+
+
+def refused(
+    selection: ExemplarSelection, error: type[Exception], text: str, net: Any, *given: Any
+) -> None:
+    generator = seeded()
+    before, losses = generator.get_state(), getattr(selection, "select_losses", None)
+    with unchanged(net), pytest.raises(error, match=text):
+        if len(given) == 1:
+            selection.adjust(net, given[0], generator=generator)
+        else:
+            selection.select(net, *given, generator=generator)
+    assert torch.equal(generator.get_state(), before)
+    assert getattr(selection, "select_losses", None) == losses
+
+
+@pytest.mark.parametrize("selection", [RandomSelection(), Herding(), mnemonics()])
+def test_samples_that_cannot_be(selection: ExemplarSelection) -> None:
+    net, (x, y) = network(), images()
+    name = type(selection).__name__
+    refused(selection, ValueError, f"{name}.select: count is 9, but class 0 has 8", net, x, y, 9)
+    refused(selection, ValueError, "count must be at least 1", net, x, y, 0)
+    refused(selection, TypeError, "x must be a torch.Tensor, got list", net, [1], y, 1)
+    refused(selection, TypeError, "x must be floating point or uint8", net, x.long(), y, 1)
+    refused(selection, ValueError, "x holds no images", net, x[:0], y[:0], 1)
+    refused(selection, TypeError, "y must be an int64 tensor", net, x, y.double(), 1)
+    refused(selection, ValueError, r"y must have shape \[24\]", net, x, y[:3], 1)
+    refused(selection, ValueError, "y holds label -1", net, x, y - 1, 1)
+    with pytest.raises(TypeError, match="generator must be a torch.Generator"):
+        selection.select(net, x, y, 1, generator=3)  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_the_network() -> None:
+    net, (x, y) = network(), images()
+    text = "y holds label 3, but the head of network has 3 outputs; labels must be contiguous"
+    refused(mnemonics(), ValueError, text, net, x, y + 1, 1)
+    old = Exemplars(x[:, :, :3], y)
+    refused(mnemonics(), ValueError, r"network cannot take x, images of \[1, 3, 5\]", net, old)
+    few = Exemplars(x[:2], y[:2])
+    refused(mnemonics(folds=3), ValueError, "exemplars are 2, fewer than the 3 folds", net, few)
+    odd = SimpleNamespace(features=net.features, head=nn.Unflatten(1, (2, 3)))
+    refused(mnemonics("proto"), ValueError, "must give logits", odd, x, y, 1)
+    none = SimpleNamespace(features=net.features, head=None)
+    with pytest.raises(TypeError, match="must have modules features and head, but its head"):
+        mnemonics().select(none, x, y, 1, generator=seeded())
+
+
+def test_a_network_with_nothing_to_train() -> None:
+    net, (x, y) = network(), images()
+    net.head.requires_grad_(False)
+    refused(mnemonics("bop_fc"), ValueError, "nothing to train: its head has", net, x, y, 1)
+    net.features.requires_grad_(False)
+    refused(mnemonics(), ValueError, "network has nothing to train: it has", net, x, y, 1)
+    mnemonics("proto").select(net, x, y, 1, generator=seeded())
+
+
+def test_batch_norm_of_a_single_sample() -> None:
+    net, (x, y) = network(), images()
+
+    def on_batches(**options: Any) -> Mnemonics:
+        return mnemonics(batch_norm="batch", **options)
+
+    refused(on_batches(batch=1), ValueError, "batch gives batch norm", net, x, y, 1)
+    refused(on_batches(inner_batch=1), ValueError, "inner_batch gives batch norm", net, x, y, 1)
+    refused(on_batches(), ValueError, "count gives batch norm", net, x[::3], y[::3], 1)
+    mnemonics(inner_batch=1, batch=1, batches=1).select(net, x, y, 1, generator=seeded())
+
+
+def test_training_that_diverges() -> None:
+    net, (x, y) = network(), images()
+    refused(mnemonics(inner_lr=1e200), RuntimeError, "inner_loss is NaN or inf", net, x, y, 1)
+    refused(mnemonics("bop_fc", lr=1e308), RuntimeError, "hold NaN or Inf|is NaN", net, x, y, 1)
+    bad = x.clone()
+    bad[0, 0, 0, 0] = torch.nan
+    refused(mnemonics(), RuntimeError, "NaN", net, bad, y, 8)
+    refused(Herding(), ValueError, "features of x hold NaN", net, bad, y, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"objective": "bop"}, ValueError, "objective must be one of bop_full, bop_fc, proto"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"inner_lr": 0}, ValueError, r"inner_lr must be finite and in \(0"),
+        ({"lr": -1}, ValueError, r"lr must be finite and in \(0"),
+        ({"inner_momentum": 1}, ValueError, r"inner_momentum must be finite and in \[0, 1\)"),
+        ({"inner_batch": 0}, ValueError, "inner_batch must be at least 1"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1"),
+        ({"halve_every": 0}, ValueError, "halve_every must be at least 1"),
+        ({"optimizer": 3}, TypeError, "optimizer must be callable"),
+        ({"batch": 0}, ValueError, "batch must be at least 1"),
+        ({"batches": 0}, ValueError, "batches must be at least 1"),
+        ({"batch_norm": "train"}, ValueError, "batch_norm must be one of running, batch"),
+        ({"init": "zeros"}, ValueError, "init must be one of random, herding"),
+        ({"values": (1, 0)}, ValueError, "values must be"),
+        ({"values": 1}, ValueError, "values must be"),
+        ({"folds": 0}, ValueError, "folds must be at least 1"),
+        ({"progress": "yes"}, TypeError, "progress must be True or False"),
+        ({"first_order": 2}, TypeError, "first_order must be True or False"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match="Mnemonics: " + text):
+        Mnemonics(**options)
