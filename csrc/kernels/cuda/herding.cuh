@@ -7,8 +7,8 @@
 
 namespace clfast::cuda {
 
-// Where the labels from `begin` on end to be equal.
-static __device__ int64_t end_of_class(const int64_t* __restrict__ sorted, int64_t begin,
+// Where the labels from `begin` on end to be equal. Inlined, it would cost the kernel registers.
+static __device__ __noinline__ int64_t end_of_class(const int64_t* __restrict__ sorted, int64_t begin,
                                        int64_t samples) {
   int64_t inside = begin, outside = samples;
   while (outside - inside > 1) {
