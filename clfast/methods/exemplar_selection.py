@@ -213,7 +213,8 @@ def _undisturbed(x: Tensor, generator: torch.Generator) -> Iterator[None]:
     before = generator.get_state()
     devices = [x.device] if x.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices):
+        # Exemplars are trained on later: they may not be inference tensors.
+        with torch.random.fork_rng(devices), torch.inference_mode(False):
             yield
     except BaseException:
         generator.set_state(before)

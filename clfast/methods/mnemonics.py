@@ -221,7 +221,7 @@ class Mnemonics(ExemplarSelection):
         """
         objective = _OBJECTIVES[self.objective](network, self.training, generator)
         losses: list[list[float]] = [[] for _ in parts]
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             images = [as_inputs(part.x, dtype).clone() for part in parts]
             optimizers = [self.optimizer([each], lr=self.lr) for each in images]
             with judging(network, on_batches=self.batch_norm == "batch"):

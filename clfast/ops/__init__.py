@@ -42,6 +42,8 @@ _load(
         "masked_adam_step_",
         "masked_grad_norm",
         "herding",
+        "softmax_descent",
+        "softmax_descent_backward",
         "distillation_loss",
         "margin_ranking_loss",
         "cosine_logits",
@@ -78,6 +80,7 @@ from .exemplars import (  # noqa: E402
     distillation_loss,
     herding,
     margin_ranking_loss,
+    softmax_descent,
 )
 from .masks import (  # noqa: E402
     anneal_scale,
@@ -156,6 +159,7 @@ __all__ = [
     "reserve_",
     "retrieval",
     "soft_cross_entropy",
+    "softmax_descent",
     "total_variation",
     "unpack_mask",
     "weight_mask",

@@ -7,7 +7,6 @@ The reference backend checks by them too.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +85,8 @@ def distillation_loss(
     _check.finite(op, "temperature", temperature, sound(temperature), wanted, dtype)
     if scale_t2:
         wanted += ", and so its square for scale_t2"
-        _check.finite(op, "temperature", temperature, _square_is(sound, temperature), wanted, dtype)
+        fits = sound(temperature * temperature)
+        _check.finite(op, "temperature", temperature, fits, wanted, dtype)
     _check.require(
         reduction in ("batchmean", "mean", "sum"),
         f"{op}: reduction must be batchmean, mean or sum, got {reduction}",
@@ -94,11 +94,6 @@ def distillation_loss(
     if uses_reference():
         _check.no_nan(op, student=student, teacher=teacher)
     return _like(student), _like(student, rows, width)
-
-
-def _square_is(sound: Any, temperature: float) -> bool:
-    square = temperature * temperature
-    return math.isfinite(square) and bool(sound(square))
 
 
 @torch.library.register_fake("clfast::margin_ranking_loss")

@@ -41,6 +41,28 @@ def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     return picks
 
 
+def softmax_descent(
+    features: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    steps: int,
+    lr: float,
+) -> tuple[Tensor, Tensor | None]:
+    """W - lr (P - Y)^T H / n, `steps` times; with gradients by autograd."""
+    features, weight = _widened(features), _widened(weight)
+    bias = None if bias is None else _widened(bias)
+    targets = torch.nn.functional.one_hot(labels, len(weight)).to(features.dtype)
+    for _ in range(steps):
+        logits = features @ weight.T if bias is None else features @ weight.T + bias
+        residuals = (logits.softmax(1) - targets) / max(1, len(features))
+        weight = weight - lr * residuals.T @ features
+        bias = None if bias is None else bias - lr * residuals.sum(0)
+    # Never the given tensors themselves.
+    return weight.clone(), None if bias is None else bias.clone()
+
+
 def marked(new_classes: Tensor, classes: int) -> Tensor:
     """[C] bool: which classes are new."""
     marks = torch.zeros(classes, dtype=torch.bool, device=new_classes.device)

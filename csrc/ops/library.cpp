@@ -102,6 +102,15 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   // sizes hold the number of members at the first of these places, 0 at the others
   m.def("herding(Tensor features, Tensor labels, int m) -> (Tensor picks, Tensor sizes)");
 
+  // predictions [T, C, n] are of every step; bias and its gradients are empty without a bias
+  m.def(
+      "softmax_descent(Tensor features, Tensor labels, Tensor weight, Tensor? bias, int steps, "
+      "float lr) -> (Tensor weight, Tensor bias, Tensor predictions)");
+  m.def(
+      "softmax_descent_backward(Tensor weight_grad, Tensor? bias_grad, Tensor features, "
+      "Tensor labels, Tensor weight, Tensor? bias, Tensor predictions, float lr) "
+      "-> (Tensor, Tensor, Tensor)");
+
   // their losses and heads; a loss comes with its gradient, logits with what their gradients take of
   // the forward pass
   m.def(

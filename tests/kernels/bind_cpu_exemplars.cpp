@@ -1,6 +1,7 @@
 // The raw CPU kernels of exemplars on whole problems, in `pieces` ranges.
 #include "bind_cpu.h"
 #include "cpu/herding_picks.h"
+#include "cpu/softmax_descent_steps.h"
 
 namespace clfast::bind {
 namespace {
@@ -18,7 +19,8 @@ bool herding(int level, const py::object& features, const py::object& members, i
     using T = decltype(tag);
     Scratch<double> sums(chunks * dim), best(chunks), sq_norms(padded), scores(padded);
     Scratch<double> mean(dim), target(dim);
-    Scratch<T> packed(padded * dim), rounded(dim);
+    Scratch<uint32_t> packed(padded * cpu::column_pairs(dim));
+    Scratch<float> rounded(2 * cpu::column_pairs(dim));
     const auto in_pieces = [&](int64_t all, const auto& work) {
       for (int64_t i = pieces - 1; i >= 0; --i) work(i * all / pieces, (i + 1) * all / pieces);
     };
@@ -31,8 +33,53 @@ bool herding(int level, const py::object& features, const py::object& members, i
   });
 }
 
+// ---- softmax_descent ----
+
+// Forward, and back from the problem's gradients.
+void softmax_descent(int level, const py::object& problem, int64_t pieces, const py::object& weight,
+                     const py::object& bias, const py::object& predictions,
+                     const py::object& of_features, const py::object& of_weight,
+                     const py::object& of_bias) {
+  use_level(level);
+  with_type_of(weight, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t n = extent(of_features, 0), dim = extent(weight, 1), classes = extent(weight, 0);
+    const int64_t steps = extent(predictions, 0), biases = extent(bias, 0);
+    const cpu::DescentProblem<T> p{
+        {field<int64_t>(problem, "labels", {n}), n, classes, T(1) / static_cast<T>(n)},
+        field<T>(problem, "features", {n, dim}),
+        field<T>(problem, "weight", {classes, dim}),
+        field_or_null<T>(problem, "bias", {classes}),
+        dim,
+        steps,
+        number<T>(problem, "lr")};
+    const auto in_pieces = [&](int64_t columns, const auto& work) {
+      constexpr int64_t unit = cpu::kDescentColumns;
+      const int64_t units = (columns + unit - 1) / unit;
+      for (int64_t i = pieces - 1; i >= 0; --i) {
+        const int64_t end = (i + 1) * units / pieces * unit;
+        work(i * units / pieces * unit, end < columns ? end : columns);
+      }
+    };
+    const auto or_null = [&](const py::object& given) {
+      return biases > 0 ? data_of<T>(given, "bias", {classes}) : nullptr;
+    };
+    T* kept = data_of<T>(predictions, "predictions", {steps, classes, n});
+    cpu::Descent(p, in_pieces)
+        .forward(kept, data_of<T>(weight, "weight", {classes, dim}), or_null(bias));
+    cpu::Descent(p, in_pieces)
+        .backward(kept, field<T>(problem, "weight_grad", {classes, dim}),
+                  field_or_null<T>(problem, "bias_grad", {classes}),
+                  data_of<T>(of_features, "features", {n, dim}),
+                  data_of<T>(of_weight, "weight", {classes, dim}), or_null(of_bias));
+  });
+}
+
 }  // namespace
 
-void bind_cpu_exemplars(py::module_& m) { m.def("herding", &herding); }
+void bind_cpu_exemplars(py::module_& m) {
+  m.def("herding", &herding);
+  m.def("softmax_descent", &softmax_descent);
+}
 
 }  // namespace clfast::bind

@@ -127,10 +127,12 @@ class Distillation(SoftCrossEntropy):
 
     def oracle(self) -> list[Array]:
         logits, targets = tensor(self.logits).requires_grad_(), tensor(self.target_logits)
-        counts = torch.ones(len(logits)) if self.multiplicity is None else tensor(self.multiplicity)
+        copies = tensor_or_none(self.multiplicity)
+        counts = torch.ones(len(logits)) if copies is None else copies
+        weights = counts.double() / counts.sum()
         loss = torch.zeros((), dtype=torch.float64)
-        for row, target, count in zip(logits, targets, counts, strict=True):
-            loss = loss + count / counts.sum() * reference.exemplars.distillation_loss(
+        for row, target, weight in zip(logits, targets, weights, strict=True):
+            loss = loss + weight * reference.exemplars.distillation_loss(
                 row[None], target[None], self.temperature
             )
         (slope,) = torch.autograd.grad(loss, logits)

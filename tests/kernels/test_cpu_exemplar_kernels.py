@@ -7,8 +7,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 from cpu_cases import TAILS, every_dtype
-from exemplar_problems import Herding, classes_of, herding
+from exemplar_problems import Descent, Herding, classes_of, descent, herding
 from guarded_arrays import Array, call_guarded
+from kernel_problems import assert_near
 
 
 def picks_of(cpu: ModuleType, level: int, problem: Herding, pieces: int = 1) -> list[Array]:
@@ -68,3 +69,46 @@ def test_herding_refuses_what_it_cannot_score(
     assert cpu.herding(level, problem.features, *given)
     problem.features[17, 3] = value
     assert not cpu.herding(level, problem.features, *given)
+
+
+def steps_of(cpu: ModuleType, level: int, problem: Descent, pieces: int = 1) -> list[Array]:
+    return call_guarded(
+        problem.outputs(), lambda *out: cpu.softmax_descent(level, problem, pieces, *out)
+    )
+
+
+def assert_descends(cpu: ModuleType, problem: Descent) -> None:
+    wanted = problem.oracle()
+    for level in range(cpu.best_level + 1):
+        assert_near(problem, steps_of(cpu, level, problem), wanted, f"at level {level}")
+
+
+@every_dtype
+@pytest.mark.parametrize("size", TAILS)
+def test_descent_of_every_size(
+    cpu: ModuleType, dtype: str, size: int, rng: np.random.Generator
+) -> None:
+    assert_descends(cpu, descent(size, 9, 4, dtype, rng))
+    assert_descends(cpu, descent(21, size, 3, dtype, rng, bias=False))
+    assert_descends(cpu, descent(11, 6, size, dtype, rng))
+
+
+@pytest.mark.parametrize("dim", [9, 10, 40])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_descent_in_samples_and_in_weights(
+    cpu: ModuleType, dim: int, bias: bool, steps: int, rng: np.random.Generator
+) -> None:
+    assert_descends(cpu, descent(20, dim, 5, "float32", rng, steps, bias))
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 7])
+@pytest.mark.parametrize("dim", [20, 90])
+def test_descent_in_pieces(
+    cpu: ModuleType, level: int, dim: int, pieces: int, rng: np.random.Generator
+) -> None:
+    problem = descent(150, dim, 7, "float32", rng)
+    for whole, parts in zip(
+        steps_of(cpu, level, problem), steps_of(cpu, level, problem, pieces), strict=True
+    ):
+        assert whole.tobytes() == parts.tobytes()

@@ -7,8 +7,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 from cuda_orders import in_every_order
-from exemplar_problems import Herding, classes_of, herding
+from exemplar_problems import Descent, Herding, classes_of, descent, herding
 from guarded_arrays import Array
+from kernel_problems import assert_near
 
 
 def run(cuda: ModuleType, problem: Herding) -> list[Array]:
@@ -47,3 +48,28 @@ def test_herding_picks_what_it_cannot_score_last(
     picks, _ = run(cuda, problem)
     assert sorted(picks) == sorted(problem.members)
     np.testing.assert_array_equal(picks[12:], problem.oracle()[0][12:])
+
+
+def assert_descends(cuda: ModuleType, problem: Descent) -> None:
+    got = in_every_order(cuda, problem.outputs(), lambda *out: cuda.softmax_descent(problem, *out))
+    assert_near(problem, got, problem.oracle())
+
+
+@pytest.mark.parametrize("size", [1, 16, 63, 64, 65])
+def test_descent_of_every_size(cuda: ModuleType, size: int, rng: np.random.Generator) -> None:
+    assert_descends(cuda, descent(size, 5, 3, "float32", rng, steps=2))
+    assert_descends(cuda, descent(7, size, 3, "float32", rng, steps=2, bias=False))
+    assert_descends(cuda, descent(5, 4, size, "float32", rng, steps=2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("steps", [0, 1, 5])
+@pytest.mark.parametrize("bias", [True, False])
+def test_descent_of_several_steps(
+    cuda: ModuleType, dtype: str, steps: int, bias: bool, rng: np.random.Generator
+) -> None:
+    assert_descends(cuda, descent(9, 6, 4, dtype, rng, steps, bias))
+
+
+def test_descent_of_many_samples(cuda: ModuleType, rng: np.random.Generator) -> None:
+    assert_descends(cuda, descent(270, 3, 2, "float32", rng, steps=2))

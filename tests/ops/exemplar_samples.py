@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,3 +23,19 @@ def duplicates(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
     features = some.repeat(5, 1)[: len(features)]
     features[::7] = 0
     return (features, labels, m), {}
+
+
+def softmax_descent(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    """Few samples, as a rule: no more than twice as many as features."""
+    features = randn(rng, s.batch, s.dim, dtype=dtype) / s.dim**0.5
+    labels = torch.randint(0, s.classes, (s.batch,), generator=rng)
+    weight = randn(rng, s.classes, s.dim, dtype=dtype)
+    bias = randn(rng, s.classes, dtype=dtype)
+    return (features, labels, weight, bias), {"steps": 5, "lr": 0.8}
+
+
+def without_bias(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    """Of as many samples as a memory has rows."""
+    sizes = replace(s, batch=s.rows if s.batch else 0)
+    (features, labels, weight, _), _ = softmax_descent(sizes, dtype, rng)
+    return (features, labels, weight), {"steps": s.k, "lr": 0.4}

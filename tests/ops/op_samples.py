@@ -76,6 +76,8 @@ def _on_copies(change: Callable[..., None], positions: tuple[int, ...]) -> Calla
 
 
 def flat(result: Any) -> list[Tensor]:
+    if result is None:
+        return []
     if isinstance(result, Tensor):
         return [result]
     return [tensor for part in result for tensor in flat(part)]
@@ -296,5 +298,12 @@ CASES = [
     ),
     OpCase("herding", exemplar_samples.herding, traceable=False),
     OpCase("herding", exemplar_samples.duplicates, traceable=False, variant="duplicates"),
+    OpCase("softmax_descent", exemplar_samples.softmax_descent, scale=1.0, differentiable_in=4),
+    OpCase(
+        *("softmax_descent", exemplar_samples.without_bias),
+        scale=1.0,
+        differentiable_in=3,
+        variant="no bias",
+    ),
 ]
 KNN_WITH_NORMS = OpCase("knn", _knn_with_norms)

@@ -137,7 +137,7 @@ def test_expanded_inputs(case: OpCase, rng: torch.Generator) -> None:
 @every_op
 def test_empty_batch(case: OpCase, rng: torch.Generator) -> None:
     no_batch = ("class_means", "interpolation_weights", "gem_project", "pack_mask", "unpack_mask")
-    if case.name in no_batch or case.takes_lists:
+    if case.name in (*no_batch, "softmax_descent") or case.takes_lists:
         pytest.skip("has no batch; see the test below")
     args, kwargs = case.make(Sizes(batch=0), torch.float32, rng)
     # A loss is a number also where there is nothing to sum.
@@ -147,6 +147,11 @@ def test_empty_batch(case: OpCase, rng: torch.Generator) -> None:
 def test_empty_inputs_without_a_batch() -> None:
     means = ops.class_means(torch.empty(0, 4), torch.empty(0, dtype=torch.int64), 3)
     assert torch.equal(means, torch.zeros(3, 4))
+    layer = torch.randn(3, 4), torch.randn(3)
+    kept = ops.softmax_descent(
+        *(torch.empty(0, 4), torch.empty(0, dtype=torch.int64), *layer), steps=5, lr=1.0
+    )
+    assert all(torch.equal(t, given) for t, given in zip(kept, layer, strict=True))
     assert ops.interpolation_weights(torch.empty(0, dtype=torch.int64), 0.5).shape == (0,)
     ops.project_gradients_([], [])
     ops.project_gradients_([torch.empty(0, 3)], [torch.empty(0, 3)])

@@ -26,7 +26,10 @@ def test_every_op(case: OpCase, check: Any) -> None:
     check(case)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.differentiable_in], ids=str)
+LOSSES = ("distillation_loss", "margin_ranking_loss", "cosine_logits", "bias_correct")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in LOSSES], ids=str)
 def test_gradients(case: OpCase, rng: torch.Generator) -> None:
     args, kwargs = to_gpu(case.make(Sizes(batch=4, dim=4, classes=5), torch.float64, rng))
     given, rest = args[: case.differentiable_in], args[case.differentiable_in :]

@@ -24,16 +24,16 @@ CLFAST_HD double herding_tie(double target_length, double longest, double mean_l
   return (0x1p-46 * (target_length + longest) + 0x1p-48 * mean_length) * longest;
 }
 
-// What 2 <target, y> in float is off by at most: sums of kHerdingTerms terms in float, and of these
-// sums in double. At most kHerdingTerms + 8 roundings, of both vectors, of products and of sums,
-// each of 2^-24 |target| |y|, are taken as 128; the second term covers products and entries below
-// the normal range. Infinite where a sum may overflow.
+// What 2 <target, y> is off by at most with y in bfloat16 and sums in float of kHerdingTerms terms,
+// which are summed in double: 2^-9 of |target| |y| for y, and at most kHerdingTerms + 8 roundings
+// of 2^-24; the second term covers products and entries below the normal range. Infinite where a
+// sum may overflow.
 constexpr int64_t kHerdingTerms = 64;
 CLFAST_HD double herding_slack(int64_t dim, double target_length, double longest) {
   const double most = target_length * longest, limit = 0x1p126;
   if (!(most < limit && target_length < limit && longest < limit)) return HUGE_VAL;
   const double terms = static_cast<double>(dim);
-  return 0x1p-16 * most + 0x1p-124 * terms * (1 + target_length + longest);
+  return 0x1.1p-8 * most + 0x1p-124 * terms * (1 + target_length + longest);
 }
 
 }  // namespace clfast

@@ -4,11 +4,11 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// Members lie in blocks of so many, [dim, kBlock] each: their products with a target need no sum
-// over lanes, and every pick reads one stream.
-constexpr int kBlockVectors = 4;
-template <class T>
-constexpr int kBlock = kBlockVectors * kLanes<T>;
+// Members lie in blocks of so many, [pairs of columns, kBlock] each: their products with a target
+// need no sum over lanes, and every pick reads one stream, which bfloat16 makes half as long. The
+// even column of a pair is in the lower half.
+constexpr int kBlockVectors = 4, kBlock = kBlockVectors * kLanes<float>;
+using Pairs = UnsignedBitsOf<Vector<float>>;
 
 template <class T>
 inline const T* row_of(const HerdingClass<T>& of, int64_t member) {
@@ -35,71 +35,85 @@ inline void sum_of_members(const HerdingClass<T>& of, int64_t begin, int64_t end
   }
 }
 
-template <class T>
-inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end,
-                         T* packed, double* sq_norms) {
-  constexpr int64_t columns = 64;
-  T tile[kBlock<T> * columns];
-  for (int64_t i = begin; i < end; ++i) sq_norms[i] = 0;
-  for (int64_t i = end; i % 64 != 0; ++i) sq_norms[i] = HUGE_VAL;
-  for (int64_t first = begin; first < end; first += kBlock<T>) {
-    const int64_t count = end - first < kBlock<T> ? end - first : kBlock<T>;
-    for (int64_t j = 0; j < of.dim; j += columns) {
-      const int64_t width = of.dim - j < columns ? of.dim - j : columns;
-      const double* shift = mean + j;
-      for (int64_t i = 0; i < count; ++i) {
-        const T* row = row_of(of, first + i) + j;
-        T* out = tile + i * columns;
-        double sq_norm = 0;
-#pragma omp simd reduction(+ : sq_norm)
-        for (int64_t c = 0; c < width; ++c) {
-          const double y = static_cast<double>(row[c]) - shift[c];
-          sq_norm += y * y;
-          out[c] = static_cast<T>(y);
-        }
-        sq_norms[first + i] += sq_norm;
-      }
-      transpose(tile, columns, count, width, packed + first * of.dim + j * kBlock<T>, kBlock<T>,
-                kBlock<T>);
+// Columns [dim, kBlock] as pairs of bfloat16, to the nearest.
+inline void round_pairs(const float* columns, int64_t dim, uint32_t* pairs) {
+  for (int64_t j = 0; j < dim; j += 2) {
+    for (int i = 0; i < kBlock; i += kLanes<float>) {
+      const Pairs even = bits_as<Pairs>(load(columns + j * kBlock + i));
+      const Pairs odd =
+          j + 1 < dim ? bits_as<Pairs>(load(columns + (j + 1) * kBlock + i)) : Pairs{};
+      const Pairs both = ((even + 0x8000u) >> 16) | ((odd + 0x8000u) & 0xffff0000u);
+      memcpy(pairs + j / 2 * kBlock + i, &both, sizeof both);
     }
   }
 }
 
-// sums += <member, target> for the members of a block over columns [begin, end).
 template <class T>
-inline void add_products(const T* block, const T* target, int64_t begin, int64_t end,
+inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end,
+                         uint32_t* packed, double* sq_norms) {
+  constexpr int64_t width = 64;  // whole lines of rows and of the block
+  float tile[kBlock * width], columns[width * kBlock];
+  const int64_t pairs = column_pairs(of.dim);
+  for (int64_t i = begin; i < end; ++i) sq_norms[i] = 0;
+  for (int64_t i = end; i % 64 != 0; ++i) sq_norms[i] = HUGE_VAL;
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t count = end - first < kBlock ? end - first : kBlock;
+    for (int64_t j = 0; j < of.dim; j += width) {
+      const int64_t own = of.dim - j < width ? of.dim - j : width;
+      const double* shift = mean + j;
+      for (int64_t i = 0; i < count; ++i) {
+        const T* row = row_of(of, first + i) + j;
+        float* out = tile + i * width;
+        double sq_norm = 0;
+#pragma omp simd reduction(+ : sq_norm)
+        for (int64_t c = 0; c < own; ++c) {
+          const double y = static_cast<double>(row[c]) - shift[c];
+          sq_norm += y * y;
+          out[c] = static_cast<float>(y);
+        }
+        sq_norms[first + i] += sq_norm;
+      }
+      transpose(tile, width, count, own, columns, kBlock, kBlock);
+      round_pairs(columns, own, packed + first * pairs + j / 2 * kBlock);
+    }
+  }
+}
+
+// sums += <member, target> for the members of a block over pairs of columns [begin, end).
+inline void add_products(const uint32_t* block, const float* target, int64_t begin, int64_t end,
                          double* sums) {
-  Vector<T> even[kBlockVectors] = {}, odd[kBlockVectors] = {};
-  const auto add = [&](int64_t j, Vector<T>(&to)[kBlockVectors]) {
-    const Vector<T> x = target[j] - Vector<T>{};  // exact, and no instruction
+  Vector<float> even[kBlockVectors] = {}, odd[kBlockVectors] = {};
+  for (int64_t p = begin; p < end; ++p) {
+    const Vector<float> x = target[2 * p] - Vector<float>{};  // exact, and no instruction
+    const Vector<float> y = target[2 * p + 1] - Vector<float>{};
 #pragma GCC unroll 4
     for (int v = 0; v < kBlockVectors; ++v) {
-      to[v] = multiply_add<T>(load(block + j * kBlock<T> + v * kLanes<T>), x, to[v]);
+      Pairs both;
+      memcpy(&both, block + p * kBlock + v * kLanes<float>, sizeof both);
+      even[v] = multiply_add<float>(bits_as<Vector<float>>(both << 16), x, even[v]);
+      odd[v] = multiply_add<float>(bits_as<Vector<float>>(both & 0xffff0000u), y, odd[v]);
     }
-  };
-  int64_t j = begin;
-  for (; j + 2 <= end; j += 2) add(j, even), add(j + 1, odd);
-  if (j < end) add(j, even);
-  T joined[kBlock<T>];
-  for (int v = 0; v < kBlockVectors; ++v) store<T>(joined + v * kLanes<T>, even[v] + odd[v]);
-  for (int i = 0; i < kBlock<T>; i += kLanes<double>) {
+  }
+  float joined[kBlock];
+  for (int v = 0; v < kBlockVectors; ++v) {
+    store<float>(joined + v * kLanes<float>, even[v] + odd[v]);
+  }
+  for (int i = 0; i < kBlock; i += kLanes<double>) {
     store<double>(sums + i, load(sums + i) + load_wide(joined + i));
   }
 }
 
-template <class T>
-inline double scores_of_members(const T* packed, int64_t dim, const T* target,
-                                const double* sq_norms, int64_t begin, int64_t end,
-                                double* scores) {
+double herding_scores(const uint32_t* packed, int64_t pairs, const float* target,
+                      const double* sq_norms, int64_t begin, int64_t end, double* scores) {
   Vector<double> best = Vector<double>{} - HUGE_VAL;
-  for (int64_t first = begin; first < end; first += kBlock<T>) {
+  for (int64_t first = begin; first < end; first += kBlock) {
     double* const own = scores + first;
-    for (int i = 0; i < kBlock<T>; ++i) own[i] = 0;
-    for (int64_t j = 0; j < dim; j += 2 * kHerdingTerms) {
-      const int64_t last = dim - j < 2 * kHerdingTerms ? dim : j + 2 * kHerdingTerms;
-      add_products(packed + first * dim, target, j, last, own);
+    for (int i = 0; i < kBlock; ++i) own[i] = 0;
+    for (int64_t p = 0; p < pairs; p += kHerdingTerms) {
+      add_products(packed + first * pairs, target, p,
+                   pairs - p < kHerdingTerms ? pairs : p + kHerdingTerms, own);
     }
-    for (int i = 0; i < kBlock<T>; i += kLanes<double>) {
+    for (int i = 0; i < kBlock; i += kLanes<double>) {
       const Vector<double> score = 2 * load(own + i) - load(sq_norms + first + i);
       store<double>(own + i, score);
       best = score > best ? score : best;
@@ -108,13 +122,23 @@ inline double scores_of_members(const T* packed, int64_t dim, const T* target,
   return largest_lane<double>(best);
 }
 
+// Four independent accumulators hide the latency of the addition.
 template <class T>
 inline double product_of_member(const HerdingClass<T>& of, const double* mean, const double* target,
                                 int64_t member) {
+  constexpr int64_t lanes = kLanes<double>, step = 4 * lanes;
   const T* row = row_of(of, member);
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < of.dim; ++j) sum += target[j] * (static_cast<double>(row[j]) - mean[j]);
+  Vector<double> sums[4] = {};
+  int64_t j = 0;
+  for (; j + step <= of.dim; j += step) {
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; ++s) {
+      const Vector<double> y = load_wide(row + j + s * lanes) - load(mean + j + s * lanes);
+      sums[s] = multiply_add<double>(load(target + j + s * lanes), y, sums[s]);
+    }
+  }
+  double sum = sum_lanes<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; j < of.dim; ++j) sum += target[j] * (static_cast<double>(row[j]) - mean[j]);
   return sum;
 }
 
@@ -123,12 +147,8 @@ inline double product_of_member(const HerdingClass<T>& of, const double* mean, c
     sum_of_members(of, begin, end, sum);                                                       \
   }                                                                                            \
   void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
-                    T* packed, double* sq_norms) {                                             \
+                    uint32_t* packed, double* sq_norms) {                                      \
     pack_members(of, mean, begin, end, packed, sq_norms);                                      \
-  }                                                                                            \
-  double herding_scores(const T* packed, int64_t dim, const T* target, const double* sq_norms, \
-                        int64_t begin, int64_t end, double* scores) {                          \
-    return scores_of_members(packed, dim, target, sq_norms, begin, end, scores);               \
   }                                                                                            \
   double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
                          int64_t member) {                                                     \

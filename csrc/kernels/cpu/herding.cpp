@@ -7,12 +7,8 @@ namespace clfast::cpu {
     CLFAST_CALL_AT_LEVEL(herding_sum(of, begin, end, sum));                                    \
   }                                                                                            \
   void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
-                    T* packed, double* sq_norms) {                                             \
+                    uint32_t* packed, double* sq_norms) {                                      \
     CLFAST_CALL_AT_LEVEL(herding_pack(of, mean, begin, end, packed, sq_norms));                \
-  }                                                                                            \
-  double herding_scores(const T* packed, int64_t dim, const T* target, const double* sq_norms, \
-                        int64_t begin, int64_t end, double* scores) {                          \
-    CLFAST_CALL_AT_LEVEL(herding_scores(packed, dim, target, sq_norms, begin, end, scores));   \
   }                                                                                            \
   double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
                          int64_t member) {                                                     \
@@ -20,6 +16,11 @@ namespace clfast::cpu {
   }
 CLFAST_PICK_HERDING(float)
 CLFAST_PICK_HERDING(double)
+
+double herding_scores(const uint32_t* packed, int64_t pairs, const float* target,
+                      const double* sq_norms, int64_t begin, int64_t end, double* scores) {
+  CLFAST_CALL_AT_LEVEL(herding_scores(packed, pairs, target, sq_norms, begin, end, scores));
+}
 
 int64_t herding_next(const double* scores, double least, int64_t begin, int64_t end) {
   CLFAST_CALL_AT_LEVEL(herding_next(scores, least, begin, end));

@@ -20,25 +20,27 @@ constexpr int64_t kHerdingRows = 256;
 
 // Arrays of a number a member are so long: whole blocks of any level.
 static inline int64_t padded_members(int64_t count) { return (count + 63) / 64 * 64; }
+static inline int64_t column_pairs(int64_t dim) { return (dim + 1) / 2; }
 
 // herding_sum: the sum [dim] of members [begin, end).
-// herding_pack: members [begin, end) less `mean` into `packed` [padded_members(), dim], whose order
-// is the level's own; and their sq_norms [padded_members()], infinite behind the last member.
-// herding_scores: scores [padded_members()] of members [begin, end) by products in T; the largest
-// is returned (a NaN is passed over).
+// herding_pack: members [begin, end) less `mean`, in bfloat16, into `packed` [padded_members(),
+// column_pairs()], whose order is the level's own; and their sq_norms [padded_members()] before
+// rounding, infinite behind the last member.
+// herding_scores: scores [padded_members()] of members [begin, end); the largest is returned (a NaN
+// is passed over). target [2 column_pairs()].
 // herding_next: the first member from `begin` on whose score is not below `least`, else `end`.
 // herding_product: <target, member - mean>, summed in double.
 #define CLFAST_HERDING(T)                                                                      \
   void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum);        \
   void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
-                    T* packed, double* sq_norms);                                              \
-  double herding_scores(const T* packed, int64_t dim, const T* target, const double* sq_norms, \
-                        int64_t begin, int64_t end, double* scores);                           \
+                    uint32_t* packed, double* sq_norms);                                       \
   double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
                          int64_t member);
-#define CLFAST_HERDING_OF_ALL() \
-  CLFAST_HERDING(float)         \
-  CLFAST_HERDING(double)        \
+#define CLFAST_HERDING_OF_ALL()                                                              \
+  CLFAST_HERDING(float)                                                                      \
+  CLFAST_HERDING(double)                                                                     \
+  double herding_scores(const uint32_t* packed, int64_t pairs, const float* target,          \
+                        const double* sq_norms, int64_t begin, int64_t end, double* scores); \
   int64_t herding_next(const double* scores, double least, int64_t begin, int64_t end);
 CLFAST_HERDING_OF_ALL()
 CLFAST_DECLARE_PER_LEVEL(CLFAST_HERDING_OF_ALL())

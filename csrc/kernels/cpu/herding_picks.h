@@ -1,7 +1,6 @@
 // The picks of one class, one after another, from the parts in herding.h.
 #pragma once
 #include <cmath>
-#include <type_traits>
 
 #include "herding.h"
 
@@ -11,24 +10,23 @@ static inline int64_t herding_chunks(int64_t count) {
   return (count + kHerdingRows - 1) / kHerdingRows;
 }
 
-template <class T>
 struct HerdingScratch {
-  T* packed;                  // [padded_members(), dim]
+  uint32_t* packed;           // [padded_members(), column_pairs()]
   double *sq_norms, *scores;  // [padded_members()]
   double *sums, *best;        // [herding_chunks(), dim], [herding_chunks()]
   double *mean, *target;      // [dim]
-  T* rounded;                 // [dim]
+  float* rounded;             // [2 column_pairs()]
 };
 
 // The first m picks of the class, -1 behind its last member. False, and nothing picked, where a
 // feature is NaN, infinite or so large that a score could overflow.
 //
-// Products in T shortlist, and double decides: every member whose score is so near to the best that
-// the roundings of T could have put it behind is scored again in double.
+// Products in bfloat16 shortlist, and double decides: every member whose score is so near to the
+// best that rounding could have put it behind is scored again in double.
 //
 // for_each(chunks, work) calls work(begin, end) on ranges of chunks, in any order, on any threads.
 template <class T, class ForEach>
-bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch<T>& s,
+bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s,
                    const ForEach& for_each, int64_t* picks) {
   const int64_t count = of.count, dim = of.dim, chunks = herding_chunks(count);
   const auto for_chunks = [&](const auto& work) {
@@ -59,20 +57,22 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch<T>
   }
   const double mean_length = std::sqrt(sq_mean);
   longest = std::sqrt(longest);
+  if (dim % 2 != 0) s.rounded[dim] = 0;
   for (int64_t k = count; k < m; ++k) picks[k] = -1;
   for (int64_t k = 0; k < (m < count ? m : count); ++k) {
     double sq_length = 0;
     for (int64_t j = 0; j < dim; ++j) {
-      s.rounded[j] = static_cast<T>(s.target[j]);
+      s.rounded[j] = static_cast<float>(s.target[j]);
       sq_length += s.target[j] * s.target[j];
     }
     for_chunks([&](int64_t c, int64_t begin, int64_t end) {
-      s.best[c] = herding_scores(s.packed, dim, s.rounded, s.sq_norms, begin, end, s.scores);
+      s.best[c] =
+          herding_scores(s.packed, column_pairs(dim), s.rounded, s.sq_norms, begin, end, s.scores);
     });
     double best = -HUGE_VAL;
     for (int64_t c = 0; c < chunks; ++c) best = s.best[c] > best ? s.best[c] : best;
     const double length = std::sqrt(sq_length), tie = herding_tie(length, longest, mean_length);
-    const double slack = std::is_same_v<T, double> ? 0 : herding_slack(dim, length, longest);
+    const double slack = herding_slack(dim, length, longest);
     const double least = best - 2 * slack - tie;
     best = -HUGE_VAL;
     for (int64_t i = herding_next(s.scores, least, 0, count); i < count;

@@ -20,7 +20,8 @@ __global__ void __launch_bounds__(kThreads)
   double count = 0;
   for (int64_t i = threadIdx.x; i < rows; i += kThreads) count += is_old(i) ? 1.0 : 0.0;
   count = block_sum<kThreads>(count, shared);
-  const T weight = static_cast<T>(1.0 / (count * static_cast<double>(ranked)));
+  const double terms = count * static_cast<double>(ranked);
+  const T weight = static_cast<T>(terms > 0 ? 1 / terms : 0.0);
   for (int64_t i = threadIdx.x; i < rows; i += kThreads) weights[i] = is_old(i) ? weight : T(0);
 }
 

@@ -51,7 +51,6 @@ ClassRows rows_of_classes(const int64_t* labels, int64_t samples) {
 }
 
 // For classes of up to `most` members.
-template <class T>
 class HerdingBuffers {
  public:
   HerdingBuffers(int64_t most, int64_t dim)
@@ -59,20 +58,21 @@ class HerdingBuffers {
         chunks_(cpu::herding_chunks(most)),
         members_(cpu::padded_members(most)),
         doubles_((dim + 1) * chunks_ + 2 * members_ + 2 * dim),
-        packed_(new T[(members_ + 1) * dim]) {}
+        rounded_(2 * cpu::column_pairs(dim)),
+        packed_(new uint32_t[members_ * cpu::column_pairs(dim)]) {}
 
-  cpu::HerdingScratch<T> view() {
+  cpu::HerdingScratch view() {
     double* sq_norms = doubles_.data();
     double *scores = sq_norms + members_, *sums = scores + members_, *best = sums + dim_ * chunks_;
     double* mean = best + chunks_;
-    T* rounded = packed_.get() + members_ * dim_;
-    return {packed_.get(), sq_norms, scores, sums, best, mean, mean + dim_, rounded};
+    return {packed_.get(), sq_norms, scores, sums, best, mean, mean + dim_, rounded_.data()};
   }
 
  private:
   int64_t dim_, chunks_, members_;
   std::vector<double> doubles_;
-  std::unique_ptr<T[]> packed_;  // uninitialised on purpose: the kernel writes every element
+  std::vector<float> rounded_;
+  std::unique_ptr<uint32_t[]> packed_;  // uninitialised on purpose: the kernel writes every element
 };
 
 // Names a feature that cannot be scored.
@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels,
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* data = in.features.const_data_ptr<T>();
-    const auto herd = [&](int64_t c, HerdingBuffers<T>& buffers) {
+    const auto herd = [&](int64_t c, HerdingBuffers& buffers) {
       const int64_t first = rows.first[c], count = rows.size(c);
       // Of a class that a thread has for itself, all chunks come in one range.
       const auto for_each = [&](int64_t chunks, const auto& work) {
@@ -122,14 +122,14 @@ std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels,
       for (int64_t k = m; k < count; ++k) places[k] = -1;
     };
     if (rows.classes() < static_cast<int64_t>(torch::stable::get_num_threads())) {
-      HerdingBuffers<T> buffers(largest, in.dim);
+      HerdingBuffers buffers(largest, in.dim);
       for (int64_t c = 0; c < rows.classes(); ++c) herd(c, buffers);
     } else {
       // Threads share out the rows, so that classes of different sizes even out.
       torch::stable::parallel_for(
           0, in.samples, 1 + kWorthAThread / (std::min(m, largest) * (in.dim + 1)),
           [&](int64_t begin, int64_t end) {
-            HerdingBuffers<T> buffers(largest, in.dim);
+            HerdingBuffers buffers(largest, in.dim);
             const auto at = std::lower_bound(rows.first.begin(), rows.first.end(), begin);
             for (int64_t c = at - rows.first.begin(); c < rows.classes() && rows.first[c] < end;
                  ++c) {
