@@ -12,7 +12,20 @@ from rich.console import Console
 from .cli_options import ROOT, SEEDS, THREADS, out_folder, require
 
 _LEARNERS = ["lwf", "icarl", "bic", "lucir"]
-_EXEMPLARS = ["random", "herding"]
+_EXEMPLARS = ["random", "herding", "mnemonics", "mnemonics-unadjusted"]
+_TRAINING = {
+    "objective": "objective",
+    "inner_steps": "steps",
+    "inner_lr": "inner_lr",
+    "exemplar_epochs": "epochs",
+    "exemplar_lr": "lr",
+    "exemplar_halving": "halve_every",
+    "exemplar_batch": "batch",
+    "exemplar_batches": "batches",
+    "exemplar_init": "init",
+    "folds": "folds",
+}
+"""Options of the training of exemplars, and what `Mnemonics` calls them."""
 _COUNT = click.IntRange(min=1)
 _WEIGHT = click.FloatRange(min=0)
 _RATE = click.FloatRange(min=0, min_open=True)
@@ -54,6 +67,16 @@ _RATE = click.FloatRange(min=0, min_open=True)
 @click.option("--transfer", type=click.Choice(["scale", "scale_shift", "none"]), help="Of weights.")
 @click.option("--shift", type=click.IntRange(min=0), help="Of training images, in pixels at most.")
 @click.option("--flip/--no-flip", default=None, help="Mirror images.  [default: not of digits]")
+@click.option("--objective", type=click.Choice(["bop_full", "bop_fc", "proto"]))
+@click.option("--inner-steps", type=_COUNT, help="T, of the temporary network.")
+@click.option("--inner-lr", type=_RATE, help="alpha_2, of the temporary network.")
+@click.option("--exemplar-epochs", type=_COUNT, help="In which exemplars are trained.")
+@click.option("--exemplar-lr", type=_RATE, help="beta, of steps on exemplars.")
+@click.option("--exemplar-halving", type=_COUNT, help="Epochs after which beta is halved.")
+@click.option("--exemplar-batch", type=_COUNT, help="Real images of a step on exemplars.")
+@click.option("--exemplar-batches", type=_COUNT, help="Steps on exemplars of an epoch at most.")
+@click.option("--exemplar-init", type=click.Choice(["random", "herding"]))
+@click.option("--folds", type=click.IntRange(min=2), help="Of old exemplars that are adjusted.")
 @click.option("--device", default="cpu", show_default=True)
 @THREADS
 @click.option("--minutes", type=_WEIGHT, default=10.0, show_default=True, help="Of a checkpoint.")
@@ -88,6 +111,12 @@ def mnemonics(
     if per_class is not None and total is not None:
         raise click.UsageError("--per-class and --total: give one of them")
     given = {name: value for name, value in options.items() if value is not None}
+    kinds = list(dict.fromkeys(exemplars or _EXEMPLARS))
+    training = {of: given.pop(name) for name, of in _TRAINING.items() if name in given}
+    if training and not any("mnemonics" in kind for kind in kinds):
+        raise click.UsageError(
+            f"{', '.join(training)}: these are options of mnemonics, which --exemplars leaves out"
+        )
     if per_class is not None or total is not None:
         given |= {"per_class": per_class or 0, "total": total}
     if transfer is not None:
@@ -95,9 +124,15 @@ def mnemonics(
     given["flip"] = data != "mnist" if flip is None else flip
     shared = experiment.MnemonicsExperiment(data=data, **given)
     configs = [
-        dataclasses.replace(shared, learner=learner, exemplars=kind, seed=seed)
+        dataclasses.replace(
+            shared,
+            learner=learner,
+            exemplars=kind,
+            seed=seed,
+            training=experiment.Training(**training) if "mnemonics" in kind else None,
+        )
         for learner in dict.fromkeys(learners or ["lucir"])
-        for kind in dict.fromkeys(exemplars or _EXEMPLARS)
+        for kind in kinds
         for seed in range(seeds)
     ]
     console = Console()

@@ -27,7 +27,7 @@ from ..streams import (
     load_cifar100,
     load_mnist,
 )
-from .mnemonics_report import exemplar_pictures, table
+from .mnemonics_report import WatchedMnemonics, exemplar_pictures, table
 from .online_adaptation import threads
 from .progress import bar
 from .run_folder import RunFolder
@@ -37,8 +37,25 @@ Samples = tuple[Tensor, Tensor]
 """Images uint8 [N, Ch, H, W] and labels int64 [N]."""
 
 LEARNERS = {"lwf": "LwF", "icarl": "iCaRL", "bic": "BiC", "lucir": "LUCIR"}
-EXEMPLARS = ("random", "herding")
+EXEMPLARS = ("random", "herding", "mnemonics", "mnemonics-unadjusted")
 NETWORKS = ("resnet32", "resnet18", "convnet")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How exemplars are trained, see `Mnemonics`; the defaults are the paper's."""
+
+    objective: str = "bop_full"
+    steps: int = 50
+    inner_lr: float = 0.01
+    epochs: int = 50
+    lr: float = 0.01
+    halve_every: int = 10
+    batch: int = 128
+    batches: int | None = None
+    init: str = "random"
+    folds: int = 2
+    """Of old exemplars; those of "mnemonics-unadjusted" stay."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,8 @@ class MnemonicsExperiment:
     """Training images are shifted by up to so many pixels."""
     flip: bool = True
     """Training images, and those that class means are of, are mirrored."""
+    training: Training | None = None
+    """Of exemplars, of those arms that train them; None: the paper's."""
     seed: int = 0
     device: str = "cpu"
     threads: int = 2
@@ -119,7 +138,8 @@ def run(
     each phase, and "test_images", how many these are; "exemplars", how many there are, and their
     "bytes"; "losses" of the last epoch, and "seconds" since the last start. After the first phase
     and the last there are exemplars-phase-P.png, the exemplars of five classes, and
-    map-phase-P.png, where they are among the images of these.
+    map-phase-P.png, where they are among the images of these; of trained ones begin-phase-0.png,
+    the images that they began as.
 
     A run that was cut short at any moment goes on from its last checkpoint, which is written after
     each phase and, between epochs, every so many minutes, and comes to the same end.
@@ -250,7 +270,14 @@ def _learner(config: MnemonicsExperiment, classes: int, channels: int) -> PhaseL
 
 
 def _selection(config: MnemonicsExperiment) -> ExemplarSelection:
-    return RandomSelection() if config.exemplars == "random" else Herding()
+    if config.exemplars == "random":
+        return RandomSelection()
+    if config.exemplars == "herding":
+        return Herding()
+    options: dict[str, Any] = asdict(config.training or Training())
+    if config.exemplars == "mnemonics-unadjusted":
+        options["folds"] = 1
+    return WatchedMnemonics(**options, values=(0.0, 1.0))
 
 
 def _network(config: MnemonicsExperiment, classes: int, channels: int) -> nn.Sequential:

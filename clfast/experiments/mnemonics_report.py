@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..methods.exemplar_selection import features_of
+from ..methods.exemplar_selection import (
+    Exemplars,
+    Herding,
+    Network,
+    RandomSelection,
+    features_of,
+)
+from ..methods.mnemonics import Mnemonics
 from ..methods.network_parts import parts
 from ..methods.phases import PhaseLearner
 from ..streams import AccuracyMatrix
@@ -18,6 +25,21 @@ from .tables import Table
 Line = dict[str, Any]
 """Of a run's metrics.jsonl."""
 _CLASSES, _SHOWN, _POINTS = 5, 10, 200  # in pictures: classes; of each exemplars and images
+
+
+class WatchedMnemonics(Mnemonics):
+    """Keeps the images that its exemplars of the last selection began as."""
+
+    begun: Exemplars | None = None
+
+    def _select(
+        self, network: Network, x: Tensor, y: Tensor, count: int, generator: torch.Generator
+    ) -> Exemplars:
+        same = torch.Generator()
+        same.set_state(generator.get_state())
+        begin = Herding() if self.init == "herding" else RandomSelection()
+        self.begun = begin.select(network, x, y, count, generator=same)
+        return super()._select(network, x, y, count, generator)
 
 
 def table(lines: list[Line], title: str) -> Table:
@@ -64,13 +86,11 @@ def exemplar_pictures(
     if not labels:
         return []
     device = next(learner.model.parameters()).device
-    rows = [(memory.y == label).nonzero()[:_SHOWN, 0] for label in labels]
-    grid = image_grid(
-        memory.x[torch.cat(rows)],
-        path / f"exemplars-phase-{phase}.png",
-        columns=len(rows[0]),
-        title=f"exemplars of classes {labels[0]} to {labels[-1]}, phase {phase}",
-    )
+    shown = {f"exemplars-phase-{phase}": Exemplars(memory.x, memory.y)}
+    begun = getattr(learner.selection, "begun", None)
+    if phase == 0 and begun is not None:  # labels of the first phase are 0, 1, ...
+        shown["begin-phase-0"] = begun
+    grids = [_grid(exemplars, labels, path / f"{name}.png") for name, exemplars in shown.items()]
     network = parts(learner.model, "exemplar_pictures")
 
     def unit(images: Tensor) -> Tensor:
@@ -89,4 +109,11 @@ def exemplar_pictures(
     drawn = point_map(
         groups, path / f"map-phase-{phase}.png", title=f"images and exemplars, phase {phase}"
     )
-    return [grid, drawn]
+    return [*grids, drawn]
+
+
+def _grid(exemplars: Exemplars, labels: list[int], path: Path) -> Path:
+    """A row of exemplars a class."""
+    rows = [(exemplars.y == label).nonzero()[:_SHOWN, 0] for label in labels]
+    title = f"{path.stem}, classes {labels[0]} to {labels[-1]}"
+    return image_grid(exemplars.x[torch.cat(rows)], path, columns=len(rows[0]), title=title)

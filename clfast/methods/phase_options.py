@@ -35,7 +35,9 @@ class Phase:
     """Of each batch that is trained on; None: samples as they are."""
     finetune_epochs: int = 0
     """Over the exemplars alone, old and new, of which each class has the same number; on
-    classification alone, in eval mode: statistics of batch normalisation stay those of samples."""
+    classification alone. Batch normalisation takes the statistics of each batch, and its running
+    ones stay those of samples. (In eval mode, where it holds no weight to a scale, these steps can
+    undo what was learnt.)"""
     finetune_lr: float = 0.01
     """Of all parameter groups."""
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .._arguments import cpu_generator, integer, one_of
 from ..memory import ExemplarMemory
+from ..nn import statistics_kept
 from . import checks
 from .exemplar_selection import Exemplars, ExemplarSelection, Herding
-from .modes import evaluating
 from .network_parts import Parts, narrowed, parts
 from .phase_options import Phase, PhaseProgress, PhaseRun
 from .phase_samples import check_sizes, samples_of
@@ -315,7 +315,7 @@ class PhaseLearner(SeenClassifier):
             lrs = [group["lr"] for group in self._stepper().param_groups]
             self._set_lrs([self.phase.finetune_lr] * len(lrs))
             self._stepper().state.clear()
-            with evaluating(self.model):
+            with statistics_kept(self.model):
                 for _ in range(self.phase.finetune_epochs):
                     self._epoch(*self._with_exemplars(x[:0], y[:0]), None, where)
             self._set_lrs(lrs)

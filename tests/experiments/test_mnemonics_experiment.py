@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clfast.cli import main
 from clfast.experiments import mnemonics, mnemonics_comparison
-from clfast.experiments.mnemonics import MnemonicsExperiment, Samples
-from clfast.experiments.mnemonics_report import matrix_of
+from clfast.experiments.mnemonics import MnemonicsExperiment, Samples, Training
+from clfast.experiments.mnemonics_report import WatchedMnemonics, matrix_of
 from clfast.experiments.plots import point_map
 from clfast.methods import PhaseProgress
 
@@ -73,6 +73,31 @@ def test_a_run(learner: str, tmp_path: Path) -> None:
     assert table.rows[1][:2] == [1, 3]
     again, _ = mnemonics.run(config, TRAIN, TEST, tmp_path / "run")
     assert again.rows == table.rows
+
+
+@pytest.mark.parametrize("exemplars", ["mnemonics", "mnemonics-unadjusted"])
+def test_exemplars_that_are_trained(exemplars: str, tmp_path: Path) -> None:
+    training = Training(steps=2, epochs=2, lr=30.0, batch=10)
+    config = replace(CONFIG, exemplars=exemplars, training=training, storage="float32", phases=1)
+    _, pictures = mnemonics.run(config, TRAIN, TEST, tmp_path / "run")
+    assert "begin-phase-0.png" in [picture.name for picture in pictures]
+    tasks, learner = mnemonics.prepared(config, TRAIN, TEST)
+    kept = []
+    for task in tasks:
+        learner.fit_task([(task.train.x, task.train.y)])
+        kept.append(learner.exemplars.x[:6])
+        if len(kept) == 1:
+            selection = learner.selection
+            assert isinstance(selection, WatchedMnemonics)
+            assert selection.begun is not None
+            assert torch.equal(selection.begun.y, learner.exemplars.y)
+            for image in selection.begun.x:
+                assert bool((TRAIN[0] == image).flatten(1).all(1).any())
+            moved = (255 * kept[0] - selection.begun.x).abs()
+            assert 1 < float(moved.max()) <= 255
+    assert bool((kept[0] == kept[1]).all()) == (exemplars == "mnemonics-unadjusted")
+    assert float(kept[1].min()) >= 0
+    assert float(kept[1].max()) <= 1
 
 
 def test_pictures(tmp_path: Path) -> None:
@@ -260,6 +285,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = json.loads((tmp_path / "out" / "icarl-herding-seed-0" / "config.json").read_text())
     assert config["flip"] is False
     assert config["transfer"] is None
+    unused = CliRunner().invoke(main, [*command, *given, "--exemplar-lr", "1"])
+    assert unused.exit_code == 2
+    assert "these are options of mnemonics" in " ".join(unused.output.split())
     wrong = CliRunner().invoke(main, [*command, *given, "--total", "8"])
     assert wrong.exit_code == 2
     assert "give one of them" in wrong.output
