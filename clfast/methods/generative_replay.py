@@ -64,7 +64,7 @@ class GenerativeReplay(ConditionalGan):
     def _replayed(self, count: int) -> Tensor:
         """Nothing is kept of a task: images of the old generator are made for each batch."""
         del count
-        return super()._replayed(0)
+        return self._remembered(0)
 
     def _past(self, run: Run, count: int) -> Past | None:
         if self._old is None:
@@ -116,8 +116,8 @@ class DGR(GenerativeReplay):
 
     def _begin(self, samples: Samples) -> Run:
         self._teacher = None
-        if self.critic is not None:
-            self._teacher = copy.deepcopy(self.critic).requires_grad_(False).eval()
+        if self.classifier is not None:
+            self._teacher = copy.deepcopy(self.classifier).requires_grad_(False).eval()
         return super()._begin(samples)
 
     def _new_weight(self) -> float:

@@ -24,7 +24,7 @@ class NoReplay(ConditionalGan):
 
     def _replayed(self, count: int) -> Tensor:
         del count
-        return super()._replayed(0)
+        return self._remembered(0)
 
     def _past(self, run: Run, count: int) -> Past | None:
         del run, count
