@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -75,10 +76,10 @@ class AdversarialClassifier(GenerativeClassifier):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            if not bool(loss.isfinite()):
+            if not math.isfinite(last := loss.item()):
                 raise RuntimeError(
-                    f"{where}: the loss of the classifier is {float(loss)} in epoch {epoch} of its "
-                    f"own, after task {self.tasks}; try a smaller lr"
+                    f"{where}: the loss of the classifier is {last} in epoch {epoch} of its "
+                    f"own, after task {self.tasks - 1}; try a smaller lr"
                 )
         optimizer.zero_grad()
         return classifier
