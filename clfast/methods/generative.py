@@ -34,8 +34,8 @@ class GenerativeClassifier(GenerativeMemory):
 
         Args:
             loader: batches x [B, channels, size, size], y [B].
-            after_batch: called after each batch; it may take the `state_dict`. What it raises
-                ends the task as any error does.
+            after_batch: called after each batch, but not of ``classifier_epochs``; it may take the
+                `state_dict`. What it raises ends the task as any error does.
 
         Returns:
             The losses by name, means over the last epoch; those of all are in `history`.

@@ -102,7 +102,8 @@ class DGR(GenerativeReplay):
     """Deep generative replay (Shin et al.), with a conditional GAN.
 
     Each task t trains critic and generator on new images with weight 1 / t, and with weight
-    1 - 1 / t on images of the generator before, which are of whatever class the critic before says.
+    1 - 1 / t on images of the generator before, which are of whatever class the classifier before
+    says.
 
     Args:
         channels, seed, device, dtype: as of `DGMw`.
