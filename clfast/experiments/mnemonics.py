@@ -16,8 +16,17 @@ from torch import Tensor, nn
 
 from .._arguments import integer, one_of
 from ..memory import ExemplarMemory
-from ..methods import LUCIR, BiC, ICaRL, LwF, Phase, PhaseProgress
-from ..methods.exemplar_selection import ExemplarSelection, Herding, RandomSelection
+from ..methods import (
+    LUCIR,
+    BiC,
+    ExemplarSelection,
+    Herding,
+    ICaRL,
+    LwF,
+    Phase,
+    PhaseProgress,
+    RandomSelection,
+)
 from ..methods.phases import PhaseLearner
 from ..nn import CosineLinear, resnet18, resnet32
 from ..streams import (

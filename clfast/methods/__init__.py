@@ -14,6 +14,7 @@ from .deep_inversion import DeepInversion
 from .dgm import DGMa, DGMw
 from .distillation import Finetune, LwF
 from .ewc_memory import EWCM
+from .exemplar_selection import Exemplars, ExemplarSelection, Herding, RandomSelection
 from .generative import GenerativeClassifier
 from .generative_replay import DGR, MeRGAN
 from .hat import HAT
@@ -23,6 +24,7 @@ from .image_replay import Recalled
 from .images import Generated
 from .joint_training import JointTraining
 from .lucir import LUCIR
+from .mnemonics import Mnemonics
 from .no_replay import NoReplay
 from .parametric import Parametric
 from .phase_options import Phase, PhaseProgress
@@ -45,10 +47,13 @@ __all__ = [
     "DGMa",
     "DGMw",
     "DeepInversion",
+    "ExemplarSelection",
+    "Exemplars",
     "Finetune",
     "Generated",
     "GenerativeClassifier",
     "Hebb",
+    "Herding",
     "ICaRL",
     "JointTraining",
     "Learner",
@@ -57,10 +62,12 @@ __all__ = [
     "MeRGAN",
     "Mixture",
     "MixtureTerm",
+    "Mnemonics",
     "NoReplay",
     "Parametric",
     "Phase",
     "PhaseProgress",
+    "RandomSelection",
     "Recalled",
     "TaskLearner",
     "attach",
