@@ -5,7 +5,7 @@ the batch has, and a ResNet-18 of a third of the usual width on CIFAR-10, with t
 The step is the first of the second task: every call first sets the network back to what it was
 after the first task, in the time of all variants alike, so that each does the same and none trains
 on one batch for ever. The peak of memory is measured, too, see `benchmarks.memory`. DGM's iteration
-is in `_dgm_iteration`.
+is in `_dgm_iteration`, a step of exemplars through the training of a network in `_bilevel_step`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from clfast.nn import resnet18
 
 from ..baselines.arm import AS_PUBLISHED, VECTORISED, Losses, PlainARM, compiled
 from ..case import Case, Kind, Variant, Work
+from ._bilevel_step import bilevel_step
 from ._dgm_iteration import dgm_iteration
 
 N, STEPS, CLASSES = 10, 10, 10
@@ -161,4 +162,6 @@ CASES = [
     # What PyTorch is faster with on a CPU, too.
     _resnet(torch.channels_last),
     *(dgm_iteration(small) for small in (True, False)),
+    bilevel_step("narrow", width=2, exemplars=5, steps=3, size=8),
+    bilevel_step("ResNet-8", width=16, exemplars=20, steps=50),
 ]

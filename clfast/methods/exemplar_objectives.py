@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..ops import softmax_descent
 from .exemplar_selection import Network
 from .modes import evaluating
 from .unrolled import Tensors, unrolled_sgd
@@ -121,7 +122,7 @@ class ThroughHead(ThroughNetwork):
         if self._closed():
             assert isinstance(self.head, nn.Linear)
             bias = None if self.head.bias is None else self.head.bias.detach()
-            layer = _softmax_descent(
+            layer = softmax_descent(
                 *(inside, labels, self.head.weight.detach(), bias),
                 steps=self.training.steps,
                 lr=self.training.lr,
@@ -137,19 +138,6 @@ class ThroughHead(ThroughNetwork):
         plain = training.momentum == 0 and training.batch is None and not training.first_order
         trained = all(p.requires_grad for p in self.head.parameters())
         return plain and trained and type(self.head) is nn.Linear
-
-
-def _softmax_descent(
-    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None, *, steps: int, lr: float
-) -> tuple[Tensor, Tensor | None]:
-    """A linear layer after steps of gradient descent on the mean cross-entropy."""
-    wanted = F.one_hot(labels, len(weight)).to(features)
-    for _ in range(steps):
-        error = (F.linear(features, weight, bias).softmax(1) - wanted) / len(labels)
-        weight = weight - lr * error.T @ features
-        if bias is not None:
-            bias = bias - lr * error.sum(0)
-    return weight, bias
 
 
 class Prototypes(Objective):

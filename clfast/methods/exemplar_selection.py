@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._arguments import boolean, cpu_generator, integer
+from ..ops import herding
 from . import checks
 from .modes import evaluating
 
@@ -148,24 +149,8 @@ class Herding(ExemplarSelection):
         features = features_of(network, x, "Herding.select")
         if self.normalize:
             features = F.normalize(features)
-        rows = torch.cat(_herding(features, y, count))
+        rows = torch.cat(herding(features, y, count))
         return Exemplars(x[rows], y[rows])
-
-
-def _herding(features: Tensor, labels: Tensor, count: int) -> list[Tensor]:
-    """Of each class, ascending, the rows whose running mean stays nearest to that of the class."""
-    picked = []
-    for label in labels.unique():
-        rows = (labels == label).nonzero()[:, 0]
-        points = features[rows].double()
-        mean, total, order = points.mean(0), torch.zeros_like(points[0]), list[int]()
-        for step in range(1, count + 1):
-            scores = (points + total - step * mean).square().sum(1)
-            scores[order] = torch.inf
-            order.append(int(scores.argmin()))
-            total += points[order[-1]]
-        picked.append(rows[order])
-    return picked
 
 
 def as_inputs(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -162,7 +162,8 @@ class _Training:
             inner.append(loss)
         _check_finite(inner, "inner_loss", "look at lr, at exemplars and at params")
         weights = _leaves(point.weights)
-        value = _scalar(self.outer(self._named(weights)), "outer_loss")
+        with QuickSecondDerivatives():
+            value = _scalar(self.outer(self._named(weights)), "outer_loss")
         _check_finite([value], "outer_loss", "look at lr and at the data that it is of")
         cotangents = list(torch.autograd.grad(value, weights, materialize_grads=True))
         after = random.get()

@@ -82,12 +82,15 @@ class QuickSecondDerivatives(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not training:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, eps)
-        single = input.dim() < 2 or input.numel() <= input.shape[1]  # F.batch_norm refuses it
-        if single or weight is None or bias is None or not _plain(input, weight, bias):
-            return F.batch_norm(input, None, None, weight, bias, True, momentum, eps)
-        output: Tensor = _BatchNorm.apply(input, weight, bias, eps)[0]
+        running = (None, None) if training else (running_mean, running_var)
+        # The first two are refused there.
+        single = training and (input.dim() < 2 or input.numel() <= input.shape[1])
+        unknown = not training and (running_mean is None or running_var is None)
+        if single or unknown or weight is None or bias is None:
+            return F.batch_norm(input, *running, weight, bias, training, momentum, eps)
+        if not _plain(input, weight, bias, *running):
+            return F.batch_norm(input, *running, weight, bias, training, momentum, eps)
+        output: Tensor = _BatchNorm.apply(input, weight, bias, *running, eps)[0]
         return output
 
 
@@ -154,12 +157,16 @@ class _ConvolutionBackward(Function):
     ) -> tuple[Tensor | None, ...]:
         # The gradients are bilinear: in (grad, weight) and in (grad, x).
         grad, x, weight = ctx.saved_tensors
-        into_grad: Tensor | None = None
-        if along_x is not None:
-            into_grad = _aten.convolution(along_x, weight, None, *ctx.sizes)
-        if along_weight is not None:
-            moved = _aten.convolution(x, along_weight, None, *ctx.sizes)
-            into_grad = moved if into_grad is None else into_grad.add_(moved)
+        into_grad = None
+        if along_x is not None and along_weight is not None and ctx.sizes[-1] == 1:
+            images, kernels = torch.cat([along_x, x], 1), torch.cat([weight, along_weight], 1)
+            into_grad = _aten.convolution(images, kernels, None, *ctx.sizes)
+        else:
+            if along_x is not None:
+                into_grad = _aten.convolution(along_x, weight, None, *ctx.sizes)
+            if along_weight is not None:
+                part = _aten.convolution(x, along_weight, None, *ctx.sizes)
+                into_grad = part if into_grad is None else into_grad.add_(part)
         mask = (along_weight is not None, along_x is not None, False)
         into_x, into_weight, _ = _aten.convolution_backward(
             grad,
@@ -171,42 +178,58 @@ class _ConvolutionBackward(Function):
 
 
 class _BatchNorm(Function):
-    """y = weight x̂ + bias with x̂ = r (x - μ), μ and 1 / r² = variance + eps of the batch."""
+    """y = weight x̂ + bias with x̂ = r (x - μ), where μ and 1 / r² = variance + eps are those of the
+    batch, or running ones where these are given."""
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor, eps: float
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        output: tuple[Tensor, Tensor, Tensor] = torch.native_batch_norm(
-            x, weight, bias, None, None, True, 0.0, eps
+        from_batch = running_mean is None
+        output, mean, scale = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, from_batch, 0.0, eps
         )
-        return output
+        if running_mean is not None and running_var is not None:
+            mean, scale = running_mean.clone(), (running_var + eps).rsqrt()
+        return output, mean, scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _, ctx.eps = inputs
+        x, weight, _, running_mean, _, ctx.eps = inputs
         _, mean, scale = output
+        ctx.from_batch = running_mean is None
         ctx.mark_non_differentiable(mean, scale)
         ctx.save_for_backward(x, weight, mean, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        return *_BatchNormBackward.apply(grad, *ctx.saved_tensors, ctx.eps), None
+        how = (ctx.from_batch, ctx.eps)
+        return *_BatchNormBackward.apply(grad, *ctx.saved_tensors, how), None, None, None
 
 
 class _BatchNormBackward(Function):
-    """c r h, Σ g x̂ and Σ g of a gradient g, with c the weight, h = g - ḡ - x̂ m and m the mean of
-    g x̂."""
+    """c r h, Σ g x̂ and Σ g of a gradient g, with c the weight. In eval mode h is g; else
+    h = g - ḡ - x̂ m with m the mean of g x̂."""
 
     @staticmethod
     def forward(
-        grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, eps: float
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        how: tuple[bool, float],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _passed_back(grad, x, weight, mean, scale, eps, (True, True, True))
+        return _passed_back(grad, x, weight, mean, scale, how, (True, True, True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad, x, weight, mean, scale, ctx.eps = inputs
+        grad, x, weight, mean, scale, ctx.how = inputs
         _, into_weight, into_bias = output
         ctx.save_for_backward(grad, x, weight, mean, scale, into_weight, into_bias)
 
@@ -217,31 +240,41 @@ class _BatchNormBackward(Function):
     ) -> tuple[Tensor | None, ...]:
         """Of s = Σ v c r h + a Σ g x̂ + b Σ g with v = `along`, and a and b of weight and bias.
 
+        In eval mode, in g: c r v + a x̂ + b; in c: r Σ v g; in x: a r g. Else:
         In g: c r (v - v̄ - x̂ k) + a x̂ + b, with k = mean of v x̂.
         In c: r Σ v h.
         In x: that in x̂, u = -c r (m v + k g) + a g, and that in r, c Σ v h, passed back by
         r (u - ū - x̂ mean of u x̂) and by dr/dx = -r² x̂ / n; n values are in a channel.
         """
         g, x, c, mean, r, into_weight, into_bias = ctx.saved_tensors
+        of_v = c * r
+        if not ctx.how[0]:
+            zero, one = torch.zeros_like(r), torch.ones_like(r)
+            _, vg_sum, _ = _passed_back(along, g, c, zero, one, ctx.how, _SUMS)
+            of_x = r * along_weight
+            rest = along_bias - of_x * mean
+            into_grad = torch.addcmul(_each(rest, x), _each(of_v, x), along)
+            into_grad.addcmul_(_each(of_x, x), x)
+            return into_grad, _each(of_x, x) * g, r * vg_sum, None, None, None
         n = x.numel() // len(r)
-        sums = (False, True, True)
-        _, vx_sum, v_sum = _passed_back(along, x, c, mean, r, ctx.eps, sums)
+        _, vx_sum, v_sum = _passed_back(along, x, c, mean, r, ctx.how, _SUMS)
         v_mean, k, g_mean, m = v_sum / n, vx_sum / n, into_bias / n, into_weight / n
-        one = torch.ones_like(r)
-        _, vg_sum, _ = _passed_back(along, g, c, g_mean, one, ctx.eps, sums)
+        _, vg_sum, _ = _passed_back(along, g, c, g_mean, torch.ones_like(r), ctx.how, _SUMS)
         vh_sum = vg_sum - k * into_weight
         # Per channel, factors of v, g and x.
-        of_v, of_g = -c * r * r * m, r * (along_weight - c * r * k)
-        of_x = -r * (of_v * k + of_g * m) - c * vh_sum * r**3 / n
-        rest = -of_v * v_mean - of_g * g_mean - of_x * mean
-        into_x = torch.addcmul(_each(rest, x), _each(of_v, x), along)
-        into_x.addcmul_(_each(of_g, x), g).addcmul_(_each(of_x, x), x)
-        of_v = c * r
         of_x = r * (along_weight - of_v * k)
         rest = along_bias - of_v * v_mean - of_x * mean
         into_grad = torch.addcmul(_each(rest, x), _each(of_v, x), along)
         into_grad.addcmul_(_each(of_x, x), x)
+        of_v, of_g = -c * r * r * m, of_x
+        of_x = -r * (of_v * k + of_g * m) - c * vh_sum * r**3 / n
+        rest = -of_v * v_mean - of_g * g_mean - of_x * mean
+        into_x = torch.addcmul(_each(rest, x), _each(of_v, x), along)
+        into_x.addcmul_(_each(of_g, x), g).addcmul_(_each(of_x, x), x)
         return into_grad, into_x, r * vh_sum, None, None, None
+
+
+_SUMS = (False, True, True)
 
 
 def _passed_back(
@@ -250,11 +283,15 @@ def _passed_back(
     weight: Tensor,
     mean: Tensor,
     scale: Tensor,
-    eps: float,
+    how: tuple[bool, float],
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """`weight` · `scale` · h, Σ g x̂ and Σ g of a gradient g."""
+    from_batch, eps = how
+    # In eval mode the kernel takes the scale from the variance.
+    running = (None, None) if from_batch else (mean, scale.pow(-2) - eps)
     found: tuple[Tensor, Tensor, Tensor] = _aten.native_batch_norm_backward(
-        grad, x, weight, None, None, mean, scale, True, eps, wanted
+        grad, x, weight, *running, mean, scale, from_batch, eps, wanted
     )
     return found
 

@@ -61,14 +61,17 @@ def mnemonics(objective: str = "bop_full", **options: Any) -> Mnemonics:
 
 
 def logits(net: Any, params: dict[str, Tensor], x: Tensor) -> Tensor:
-    """In eval mode, with other parameters."""
-    model = nn.ModuleDict({"features": net.features, "head": net.head})
-    copied = copy.deepcopy(model).eval()
-    parts = {"features.": copied["features"], "head.": copied["head"]}
-    for start, part in parts.items():
-        own = {n.removeprefix(start): p for n, p in params.items() if n.startswith(start)}
-        x = torch.func.functional_call(part, own, (x,))
+    """Of a network in eval mode, with other parameters."""
+    for start in ("features", "head"):
+        own = {n.removeprefix(f"{start}."): p for n, p in params.items() if n.startswith(start)}
+        x = torch.func.functional_call(getattr(net, start), own, (x,))
     return x
+
+
+def evaluated(net: Any) -> Any:
+    return SimpleNamespace(
+        features=copy.deepcopy(net.features).eval(), head=copy.deepcopy(net.head).eval()
+    )
 
 
 def parameters(net: Any, *parts: str) -> dict[str, Tensor]:
@@ -89,7 +92,7 @@ def outer_gradient(
     steps: int = 3,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 8 and 9 by one graph; the inner learning rate is 0.2."""
-    e = e.clone().requires_grad_()
+    net, e = evaluated(net), e.clone().requires_grad_()
     params = parameters(net, *parts)
     for _ in range(steps):
         loss = F.cross_entropy(logits(net, params, e), labels)
@@ -103,8 +106,7 @@ def prototype_gradient(
     net: Any, e: Tensor, labels: Tensor, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Cosines of real features and of each class's mean of exemplar features, one after another."""
-    e = e.clone().requires_grad_()
-    features = copy.deepcopy(net.features).eval()
+    e, features = e.clone().requires_grad_(), evaluated(net).features
     means = [features(e[labels == label]).mean(0) for label in labels.unique()]
     scores = torch.stack([F.cosine_similarity(features(x), mean[None]) for mean in means], 1)
     loss = F.cross_entropy(scores, y)
@@ -345,7 +347,7 @@ def test_herding_picks_greedily() -> None:
     for normalize in (True, False):
         with unchanged(net):
             found = Herding(normalize=normalize).select(net, x, y, 3, generator=seeded())
-        features = copy.deepcopy(net.features).eval()(x).detach()
+        features = evaluated(net).features(x).detach()
         features = F.normalize(features) if normalize else features
         rows = []
         for label in range(CLASSES):

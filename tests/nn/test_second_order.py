@@ -51,7 +51,19 @@ def test_derivatives_of_batch_normalisation(shape: tuple[int, ...]) -> None:
     )
 
 
-def vector_products(context: AbstractContextManager[Any], net: nn.Module) -> list[Tensor]:
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (1, 3)])
+def test_derivatives_of_batch_normalisation_by_running_statistics(shape: tuple[int, ...]) -> None:
+    mean, variance = leaf(3, seed=3).detach(), leaf(3, seed=4).detach().square()
+    twice_differentiable(
+        lambda x, w, b: F.batch_norm(x, mean, variance, w, b, False, 0.1, 1e-2),
+        *(leaf(*shape), leaf(3, seed=1), leaf(3, seed=2)),
+    )
+
+
+def vector_products(
+    context: AbstractContextManager[Any], net: nn.Module, *, training: bool
+) -> list[Tensor]:
+    net.train(training)
     x, inputs = leaf(3, 2, 6, 6), list(net.parameters())
     with context:
         loss = net(x).square().mean()
@@ -74,10 +86,12 @@ def network() -> nn.Sequential:
         ).double()
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("linear_use", [False, True])
-def test_products_with_second_derivatives_of_a_network(linear_use: bool) -> None:
-    wanted = vector_products(nullcontext(), network())
-    found = vector_products(QuickSecondDerivatives(linear_use=linear_use), network())
+def test_products_with_second_derivatives_of_a_network(linear_use: bool, training: bool) -> None:
+    wanted = vector_products(nullcontext(), network(), training=training)
+    quick = QuickSecondDerivatives(linear_use=linear_use)
+    found = vector_products(quick, network(), training=training)
     for a, b in zip(found, wanted, strict=True):
         assert (a - b).norm() <= 1e-12 * (1 + b.norm())
 
@@ -110,7 +124,9 @@ def test_running_statistics_in_eval_mode() -> None:
     x = torch.rand(4, 3, 2, 2)
     with QuickSecondDerivatives():
         found = norm(x)
-    assert torch.equal(found, norm(x))
+        with pytest.raises(RuntimeError, match="running_mean"):
+            F.batch_norm(x, None, None, training=False)
+    assert torch.allclose(found, norm(x))
 
 
 def test_views_of_what_a_convolution_gives() -> None:
