@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from .cli_options import ROOT, THREADS, out_folder, require
+from .cli_options import ROOT, THREADS, out_folder, require, tell
 
 _METHODS = ["dgmw", "dgma", "dgr", "mergan", "mergan-ra", "ewc", "joint", "none"]
 _VARIANTS = {"weight": "dgmw", "unit": "dgma"}
@@ -156,7 +156,4 @@ def dgm(
         )
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    found.table.print(console)
-    click.echo(f"Plots: {', '.join(map(str, found.plots))}\nResults: {out / 'comparison.json'}")
-    if found.failures:
-        raise click.ClickException("; ".join(f"{n}: {why}" for n, why in found.failures.items()))
+    tell(found, out, console)

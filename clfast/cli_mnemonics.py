@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from .cli_options import ROOT, SEEDS, THREADS, out_folder, require
+from .cli_options import ROOT, SEEDS, THREADS, out_folder, require, tell
 
 _LEARNERS = ["lwf", "icarl", "bic", "lucir"]
 _EXEMPLARS = ["random", "herding", "mnemonics", "mnemonics-unadjusted"]
@@ -143,7 +143,4 @@ def mnemonics(
         )
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    found.table.print(console)
-    click.echo(f"Plots: {', '.join(map(str, found.plots))}\nResults: {out / 'comparison.json'}")
-    if found.failures:
-        raise click.ClickException("; ".join(f"{n}: {why}" for n, why in found.failures.items()))
+    tell(found, out, console)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import OrderedDict
@@ -39,7 +38,7 @@ from ..streams import (
 from .mnemonics_report import WatchedMnemonics, exemplar_pictures, table
 from .online_adaptation import threads
 from .progress import bar
-from .run_folder import RunFolder
+from .run_folder import RunFolder, data_digest
 from .tables import Table
 
 Samples = tuple[Tensor, Tensor]
@@ -217,13 +216,8 @@ def prepared(
 def folder_of(
     path: str | os.PathLike[str], config: MnemonicsExperiment, train: Samples, test: Samples
 ) -> RunFolder:
-    """Of a run; its config.json has "data_sha256" besides, of all images and labels, so that it is
-    that of a run on the same data alone."""
-    digest = hashlib.sha256()
-    for tensor in (*train, *test):
-        digest.update(str(list(tensor.shape)).encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return RunFolder(path, {**asdict(config), "data_sha256": digest.hexdigest()[:16]})
+    """Of a run on these data."""
+    return RunFolder(path, {**asdict(config), "data_sha256": data_digest(*train, *test)})
 
 
 def _tasks(config: MnemonicsExperiment, train: Samples, test: Samples) -> SplitStream:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from .. import _arguments
-from .._files import write_text
+from .comparison import Comparison, Record, run_all, write_comparison
 from .mnemonics import MnemonicsExperiment, Samples, folder_of, prepared, run
 from .mnemonics_report import Line, matrix_of
 from .plots import learning_curves
 from .tables import MeanStd, Table
-
-Record = dict[str, Any]
-
-
-class Comparison(NamedTuple):
-    """What came of all runs."""
-
-    table: Table
-    plots: list[Path]
-    failures: dict[str, str]  # by run, why it did not come to its end
 
 
 def compare(
@@ -55,18 +43,17 @@ def compare(
     folder = _arguments.path(path, "compare")
     for config in configs:  # first: a folder would be that of the config, which cannot be
         prepared(config, train, test)
-    folders = {_name(c): folder_of(folder / _name(c), c, train, test) for c in configs}
-    records, failures = [], {}
-    for config in configs:
-        name = _name(config)
-        try:
-            ended(run(config, train, test, folder / name, minutes=minutes)[0])
-            records.append(_record(config, folders[name].metrics()))
-        except RuntimeError as error:  # NaN in the training of exemplars, or no more memory
-            failures[name] = str(error)
+    records, failures = run_all(
+        configs,
+        folder,
+        name=_name,
+        folder_of=lambda path, config: folder_of(path, config, train, test),
+        run=lambda config, path: run(config, train, test, path, minutes=minutes)[0],
+        record=_record,
+        ended=ended,
+    )
     found = table(records)
-    text = {"table": json.loads(found.to_json()), "failures": failures, "runs": records}
-    write_text(folder / "comparison.json", json.dumps(text, indent=1) + "\n")
+    write_comparison(folder, found, records, failures)
     return Comparison(found, _plots(records, folder), failures)
 
 
