@@ -118,7 +118,10 @@ inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t 
 // sums += <member, target> for the members of a block over pairs of columns [begin, end).
 inline void add_products(const float* block, const float* target, int64_t begin, int64_t end,
                          double* sums) {
-  Vector<float> even[kBlockVectors] = {}, odd[kBlockVectors] = {};
+  // Not by an initialiser, which GCC makes a slow string instruction of.
+  Vector<float> even[kBlockVectors], odd[kBlockVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kBlockVectors; ++v) even[v] = odd[v] = Vector<float>{};
   for (int64_t p = begin; p < end; ++p) {
     const Vector<float> x = target[2 * p] - Vector<float>{};  // exact, and no instruction
     const Vector<float> y = target[2 * p + 1] - Vector<float>{};
