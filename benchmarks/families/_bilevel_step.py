@@ -33,14 +33,9 @@ class Images(NamedTuple):
 class Problem:
     """The losses of images, in their dtype and on their device."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        images: Images,
-        layout: torch.memory_format = torch.contiguous_format,
-    ) -> None:
-        self.network = copy.deepcopy(network).to(images.exemplars).to(memory_format=layout)
-        self.images = Images(*(each.to(memory_format=layout) for each in images))
+    def __init__(self, network: nn.Module, images: Images) -> None:
+        self.network = copy.deepcopy(network).to(images.exemplars)
+        self.images = images
 
     @property
     def params(self) -> Params:
@@ -132,14 +127,9 @@ def bilevel_step(name: str, width: int, exemplars: int, steps: int, size: int = 
         wide = Images(x.exemplars.double(), x.real.double())
         return at_once(Problem(network(), wide), steps)
 
-    def variant(
-        name: str,
-        kind: Kind,
-        function: Callable[[Problem, int], Tensor],
-        *layout: torch.memory_format,
-    ) -> Variant:
+    def variant(name: str, kind: Kind, function: Callable[[Problem, int], Tensor]) -> Variant:
         def arguments(x: Images) -> tuple[Any, ...]:
-            return Problem(network(), x, *layout), steps
+            return Problem(network(), x), steps
 
         return Variant(name, kind, function, arguments)
 
@@ -156,7 +146,6 @@ def bilevel_step(name: str, width: int, exemplars: int, steps: int, size: int = 
         variants=(
             variant("clfast", "clfast", swept),
             variant("double backward", "torch", at_once),
-            variant("double backward, channels_last", "torch", at_once, torch.channels_last),
             variant("double backward, step by step", "loop", step_by_step),
         ),
     )

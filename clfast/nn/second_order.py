@@ -83,11 +83,19 @@ class QuickSecondDerivatives(TorchFunctionMode):
     ) -> Tensor:
         if isinstance(padding, str) or input.dim() != 4 or not _plain(input, weight, bias):
             return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        strides = _pair(stride)
+        if tuple(weight.shape[2:]) == (1, 1) and strides != (1, 1):
+            # Of the padded images it sees every so many-th pixel. torch 2.13 writes out of bounds
+            # in the weights' gradient of such a convolution of few channels, channels last.
+            height, width = _pair(padding)
+            input = F.pad(input, (width, width, height, height))
+            input = input[:, :, :: strides[0], :: strides[1]]
+            strides, padding = (1, 1), 0
         if input.device.type == "cpu":
             # A fifth faster there, and the layers that follow keep it.
             input = input.contiguous(memory_format=torch.channels_last)
         valued = not (self._linear_use and weight.is_leaf)
-        sizes = (_pair(stride), _pair(padding), _pair(dilation), False, (0, 0), groups)
+        sizes = (strides, _pair(padding), _pair(dilation), False, (0, 0), groups)
         output: Tensor = _Convolution.apply(input, weight, bias, sizes, valued, self)
         return output
 

@@ -43,6 +43,40 @@ def test_derivatives_of_convolutions(options: dict[str, Any], biased: bool) -> N
     )
 
 
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [(1, {"stride": 2}), (1, {"stride": (2, 3), "padding": 1}), (3, {"stride": 2, "padding": 1})],
+)
+def test_products_of_strided_convolutions(
+    channels: int, side: int, options: dict[str, Any], dtype: torch.dtype, digits: float
+) -> None:
+    weight = leaf(4, channels, side, side, seed=1)
+    x = leaf(5, channels, 8, 8)
+    found, wanted = (
+        products_of(lambda x, w: F.conv2d(x, w, **options), *given)
+        for given in (
+            (QuickSecondDerivatives(), x.detach().to(dtype), weight.detach().to(dtype)),
+            (nullcontext(), x.detach(), weight.detach()),
+        )
+    )
+    for a, b in zip(found, wanted, strict=True):
+        assert (a - b).norm() <= digits * b.norm()
+
+
+def products_of(
+    function: Any, context: AbstractContextManager[Any], x: Tensor, weight: Tensor
+) -> list[Tensor]:
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    with context:
+        loss = function(x, weight).square().mean()
+    gradients = torch.autograd.grad(loss, [x, weight], create_graph=True)
+    vectors = [leaf(*g.shape, seed=i).to(g.dtype) for i, g in enumerate(gradients)]
+    second = torch.autograd.grad(gradients, [x, weight], vectors)
+    return [each.double() for each in (*gradients, *second)]
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 2, 2), (5, 3), (3, 3, 4)])
 def test_derivatives_of_batch_normalisation(shape: tuple[int, ...]) -> None:
     twice_differentiable(
