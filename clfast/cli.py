@@ -17,6 +17,7 @@ from rich.console import Console
 from . import __version__
 from ._library import cuda_library_loaded
 from .cli_dgm import dgm
+from .cli_mnemonics import mnemonics
 from .cli_options import ROOT, SEEDS, THREADS, out_folder, require
 from .experiments.run_folder import SIMD_LEVELS, environment
 from .ops.adaptation import Optimizer
@@ -219,6 +220,7 @@ def run() -> None:
 
 
 run.add_command(dgm)
+run.add_command(mnemonics)
 
 
 @run.command()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from .cli_options import ROOT, THREADS, out_folder, require
+from .cli_options import ROOT, THREADS, out_folder, require, tell
 
 _METHODS = ["dgmw", "dgma", "dgr", "mergan", "mergan-ra", "ewc", "joint", "none"]
 _VARIANTS = {"weight": "dgmw", "unit": "dgma"}
@@ -34,6 +34,13 @@ _WEIGHT = click.FloatRange(min=0)
 @click.option("--classes-per-task", type=_COUNT, default=1, show_default=True)
 @click.option("--tasks", type=_COUNT, help="At most.  [default: all classes]")
 @click.option("--samples", type=_COUNT, help="Training images of each class at most.")
+@click.option(
+    "--validation",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Images of each class held out to find the best epoch, which is told besides.",
+)
 @click.option("--seeds", type=_COUNT, default=1, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @THREADS
@@ -65,6 +72,17 @@ _WEIGHT = click.FloatRange(min=0)
 )
 @click.option("--real-share", type=click.FloatRange(0, 1), help="r, of real samples in the replay.")
 @click.option("--real-budget", type=_COUNT, help="K, real samples that are stored in all.")
+@click.option(
+    "--classifier-epochs",
+    type=click.IntRange(min=0),
+    help="In which generated images alone teach a classifier, when a task ends.",
+)
+@click.option(
+    "--recompute-statistics",
+    is_flag=True,
+    default=None,
+    help="Batch normalisation's, of the critic when a task ends.",
+)
 @click.option("--critic-steps", type=_COUNT, help="For each of the generator.")
 @click.option("--alignment-weight", type=_WEIGHT, help="Of MeRGAN's alignment.")
 @click.option("--strength", type=_WEIGHT, help="lambda of EWC")
@@ -78,6 +96,7 @@ def dgm(
     classes_per_task: int,
     tasks: int | None,
     samples: int | None,
+    validation: int,
     seeds: int,
     device: str,
     threads: int,
@@ -115,6 +134,7 @@ def dgm(
         classes_per_task=classes_per_task,
         tasks=tasks,
         samples=samples,
+        validation=validation,
         device=device,
         threads=threads,
     )
@@ -136,7 +156,4 @@ def dgm(
         )
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    found.table.print(console)
-    click.echo(f"Plots: {', '.join(map(str, found.plots))}\nResults: {out / 'comparison.json'}")
-    if found.failures:
-        raise click.ClickException("; ".join(f"{n}: {why}" for n, why in found.failures.items()))
+    tell(found, out, console)

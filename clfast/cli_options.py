@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:  # importing clfast for --help alone would take seconds
+    from rich.console import Console
+
+    from .experiments.comparison import Comparison
 
 ROOT = click.option(
     "--root",
@@ -27,6 +32,14 @@ def out_folder(name: str) -> Callable[[Any], Any]:
         show_default=True,
         help="The run's folder; a run that was cut short goes on.",
     )
+
+
+def tell(found: Comparison, out: Path, console: Console) -> None:
+    """What came of runs side by side; ClickException where some failed."""
+    found.table.print(console)
+    click.echo(f"Plots: {', '.join(map(str, found.plots))}\nResults: {out / 'comparison.json'}")
+    if found.failures:
+        raise click.ClickException("; ".join(f"{n}: {why}" for n, why in found.failures.items()))
 
 
 def require(module: str, package: str) -> None:

@@ -74,7 +74,7 @@ def _case(op: str, arguments: Callable[[Empty], Arguments]) -> Case:
 
 
 def _count(output: Any) -> int:
-    return max(len(list(tensors(output))), 1)
+    return len(list(tensors(output)))
 
 
 def _knn(given: Empty) -> Arguments:
@@ -281,6 +281,16 @@ def _bias_correct(given: Empty) -> Arguments:
     return Arguments(logits, {}, logits)
 
 
+def _herding(given: Empty) -> Arguments:
+    samples = (given.x.batch.queries, given.labels, 3)
+    return Arguments(samples, {}, samples)
+
+
+def _softmax_descent(given: Empty) -> Arguments:
+    inputs = (given.x.batch.queries, given.labels, *given.x.layer)
+    return Arguments(inputs, {"steps": 0, "lr": 0.1}, (*inputs, 0, 0.1))
+
+
 CASES = [
     _case("knn", _knn),
     _case("class_means", _class_means),
@@ -317,4 +327,6 @@ CASES = [
     _case("margin_ranking_loss", _margin_ranking_loss),
     _case("cosine_logits", _cosine_logits),
     _case("bias_correct", _bias_correct),
+    _case("herding", _herding),
+    _case("softmax_descent", _softmax_descent),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -27,14 +26,13 @@ from ..methods.task_run import Progress
 from ..nn.image_size import doublings
 from ..streams import load_mnist
 from .dgm_report import plots, table
+from .dgm_validation import BestEpoch, Samples, accuracy
 from .online_adaptation import threads
 from .plots import image_grid
 from .progress import bar
-from .run_folder import RunFolder
+from .run_folder import RunFolder, data_digest
 from .tables import Table
 
-Samples = tuple[Tensor, Tensor]
-"""Images uint8 [N, Ch, size, size] and labels [N] int64."""
 _SHOWN = 10  # images of a class in a grid
 
 
@@ -77,6 +75,8 @@ class DgmExperiment:
     """At most; None: all classes."""
     samples: int | None = None
     """Training images of each class at most; None: all."""
+    validation: int = 0
+    """Of each class, held out of training for `BestEpoch`; 0: the last epoch alone counts."""
     seed: int = 0
     device: str = "cpu"
     threads: int = 2
@@ -190,7 +190,8 @@ def run(
 
     The folder `path` gets what `RunFolder` writes, with a line a task in metrics.jsonl: "task",
     "accuracy" on test images of all classes so far, "by_class", "seconds" of learning it since the
-    last start, and the method's `history` of it but the masks' ways. After each task there is
+    last start, what `BestEpoch.record` has where there are validation images, and the method's
+    `history` of it but the masks' ways. After each task there is
     images-task-T.png, images that the method has of all classes (figure 5); at the end what
     `dgm_report.plots` writes.
 
@@ -206,14 +207,24 @@ def run(
     tasks, learner = prepared(config, train, test)
     title = f"{METHODS[config.method].title}, seed {config.seed}"
     folder = folder_of(path, config, train, test)
+    best = _best_epoch(config, train, test)
+
+    def state() -> dict[str, Any]:
+        return {
+            "learner": learner.state_dict(),
+            "best": None if best is None else best.state_dict(),
+        }
+
     if (checkpoint := folder.load_checkpoint()) is not None:
-        learner.load_state_dict(checkpoint.state)
+        learner.load_state_dict(checkpoint.state["learner"])
+        if best is not None:
+            best.load_state_dict(checkpoint.state["best"])
     batches = [-(-len(y) // config.options.batch) for _, y in tasks]
     ends = torch.tensor([0, *batches]).cumsum(0).mul(config.options.epochs).tolist()
     done = checkpoint.step if checkpoint is not None else 0
     with threads(config.threads), bar(title, ends[-1], done) as advance:
         if learner.tasks:
-            _report(folder, learner, test, 0.0)  # where a kill came before it
+            _report(folder, learner, test, best, 0.0)  # where a kill came before it
         while learner.tasks < len(tasks):
             first, begin = ends[learner.tasks], time.monotonic()
             saved = begin
@@ -221,13 +232,15 @@ def run(
             def after_batch(at: Progress, first: int = first) -> None:
                 nonlocal saved
                 advance()
+                if best is not None and at.batch + 1 == batches[at.task]:
+                    best.after_epoch(learner, at, config.options.epochs)
                 if time.monotonic() - saved >= 60 * minutes:
-                    folder.save_checkpoint(learner.state_dict(), first + at.step + 1)
+                    folder.save_checkpoint(state(), first + at.step + 1)
                     saved = time.monotonic()
 
             learner.fit_task([tasks[learner.tasks]], after_batch=after_batch)
-            folder.save_checkpoint(learner.state_dict(), ends[learner.tasks])
-            _report(folder, learner, test, time.monotonic() - begin)
+            folder.save_checkpoint(state(), ends[learner.tasks])
+            _report(folder, learner, test, best, time.monotonic() - begin)
     lines = folder.metrics()
     return table(lines, title), plots(lines, learner.history, folder.path)
 
@@ -262,25 +275,42 @@ def prepared(
 def folder_of(
     path: str | os.PathLike[str], config: DgmExperiment, train: Samples, test: Samples
 ) -> RunFolder:
-    """Of a run; its config.json has "data_sha256" besides, of all images and labels, so that it is
-    that of a run on the same data alone."""
-    digest = hashlib.sha256()
-    for tensor in (*train, *test):
-        digest.update(str(list(tensor.shape)).encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return RunFolder(path, {**asdict(config), "data_sha256": digest.hexdigest()[:16]})
+    """Of a run on these data."""
+    return RunFolder(path, {**asdict(config), "data_sha256": data_digest(*train, *test)})
 
 
 def _tasks(config: DgmExperiment, train: Samples) -> list[Samples]:
     x, y = train
-    classes = y.unique().tolist()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(config.seed))
+    learnt, _ = _rows(config, y)
     size, found = config.classes_per_task, []
-    for start in range(0, len(classes), size):
-        rows = [order[y[order] == c][: config.samples] for c in classes[start : start + size]]
-        together = torch.cat(rows)
+    for start in range(0, len(learnt), size):
+        together = torch.cat(learnt[start : start + size])
         found.append((x[together], y[together]))
     return found[: config.tasks]
+
+
+def _rows(config: DgmExperiment, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Of training and of validation, for each class."""
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(config.seed))
+    learnt, held = [], []
+    for label in y.unique().tolist():
+        rows = order[y[order] == label]
+        left = len(rows) - config.validation
+        if left < 1:
+            raise ValueError(
+                f"DgmExperiment: validation must leave images to learn; it is {config.validation}, "
+                f"and class {label} has {len(rows)}"
+            )
+        learnt.append(rows[:left][: config.samples])
+        held.append(rows[left:])
+    return learnt, held
+
+
+def _best_epoch(config: DgmExperiment, train: Samples, test: Samples) -> BestEpoch | None:
+    if not config.validation:
+        return None
+    rows = torch.cat(_rows(config, train[1])[1])
+    return BestEpoch((train[0][rows], train[1][rows]), test)
 
 
 def _learner(config: DgmExperiment, channels: int) -> GenerativeClassifier:
@@ -289,19 +319,16 @@ def _learner(config: DgmExperiment, channels: int) -> GenerativeClassifier:
 
 
 def _report(
-    folder: RunFolder, learner: GenerativeClassifier, test: Samples, seconds: float
+    folder: RunFolder,
+    learner: GenerativeClassifier,
+    test: Samples,
+    best: BestEpoch | None,
+    seconds: float,
 ) -> None:
     """Of the task that ended last, unless that was done: accuracy, growth and pictures."""
     record = learner.history[-1]
     if any(line.get("task") == record["task"] for line in folder.metrics()):
         return
-    x, y = test
-    by_class = {
-        label: float((learner.predict(x[y == label]).cpu() == label).float().mean())
-        for label in sorted(learner.classes)
-    }
-    counts = [int((y == label).sum()) for label in by_class]
-    right = sum(a * n for a, n in zip(by_class.values(), counts, strict=True))
     labels = sorted(learner.classes)
     generator = torch.Generator(learner.device).manual_seed(0)
     shown = learner.generate(_SHOWN, labels, generator=generator)
@@ -314,7 +341,7 @@ def _report(
     # Last: a line says that all of it was done.
     folder.log(
         **{name: value for name, value in record.items() if name != "masks"},
-        accuracy=right / sum(counts),
-        by_class=list(by_class.values()),
+        **accuracy(learner, test),
+        **({} if best is None else best.record()),
         seconds=round(seconds, 1),
     )

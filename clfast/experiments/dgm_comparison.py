@@ -3,28 +3,18 @@ the DGM paper."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import _arguments
-from .._files import write_text
 from ..methods.dgm import DGM
-from .dgm import METHODS, DgmExperiment, Samples, folder_of, prepared, run
+from .comparison import Comparison, Record, run_all, write_comparison
+from .dgm import METHODS, DgmExperiment, folder_of, prepared, run
+from .dgm_validation import Samples
 from .plots import learning_curves
 from .tables import MeanStd, Table
-
-Record = dict[str, Any]
-
-
-class Comparison(NamedTuple):
-    """What came of all runs."""
-
-    table: Table
-    plots: list[Path]
-    failures: dict[str, str]  # by run, why it did not come to its end
 
 
 def compare(
@@ -42,7 +32,8 @@ def compare(
     are not done again. `path` gets accuracy.png, the accuracy on classes so far, of DGM growth.png,
     the neurons of its generators (both mean and deviation over seeds), and comparison.json with
     "table", "failures" and "runs": for each "method", "seed", and by task "classes", "accuracy" in
-    [0, 1], "neurons" (null without a generator), "bytes" and "seconds".
+    [0, 1], "best" likewise (null without validation images), "neurons" (null without a generator),
+    "bytes" and "seconds".
 
     Args:
         configs: differ in method, options and seed.
@@ -56,19 +47,18 @@ def compare(
     folder = _arguments.path(path, "compare")
     for config in configs:  # first: a folder would be that of the config, which cannot be
         prepared(config, train, test)
-    folders = {_name(c): folder_of(folder / _name(c), c, train, test) for c in configs}
-    records, failures = [], {}
-    for config in configs:
-        name = _name(config)
-        try:
-            ended(run(config, train, test, folder / name, minutes=minutes)[0])
-            records.append(_record(config, folders[name].metrics()))
-        except RuntimeError as error:  # a loss that became NaN, or no more memory
-            failures[name] = str(error)
+    records, failures = run_all(
+        configs,
+        folder,
+        name=_name,
+        folder_of=lambda path, config: folder_of(path, config, train, test),
+        run=lambda config, path: run(config, train, test, path, minutes=minutes)[0],
+        record=_record,
+        ended=ended,
+    )
     titles = list(dict.fromkeys(METHODS[config.method].title for config in configs))
     found = table(titles, records)
-    text = {"table": json.loads(found.to_json()), "failures": failures, "runs": records}
-    write_text(folder / "comparison.json", json.dumps(text, indent=1) + "\n")
+    write_comparison(folder, found, records, failures)
     return Comparison(found, _plots(titles, records, folder), failures)
 
 
@@ -83,6 +73,7 @@ def _record(config: DgmExperiment, lines: list[dict[str, Any]]) -> Record:
         "seed": config.seed,
         "classes": [len(line["by_class"]) for line in lines],
         "accuracy": [line["accuracy"] for line in lines],
+        "best": [line["best"]["accuracy"] for line in lines] if config.validation else None,
         "neurons": [sum(line["widths"]) for line in lines] if grows else None,
         "bytes": [sum(line["bytes"].values()) for line in lines],
         "seconds": [line["seconds"] for line in lines],
@@ -93,16 +84,19 @@ def table(titles: Sequence[str], records: Sequence[Record]) -> Table:
     """A row a method, mean and deviation over the seeds that came to their end.
 
     A<n> is the accuracy on the test images of the first n classes, when they were learnt: after
-    half of the tasks, and after all. Bytes are what is kept of the past between tasks, without the
-    critic.
+    half of the tasks, and after all; "best A<n>" that of the epoch that `BestEpoch` finds, of runs
+    with validation images. Bytes are what is kept of the past between tasks, without the critic.
     """
     classes = records[0]["classes"] if records else []
     half, last = (len(classes) + 1) // 2 - 1, len(classes) - 1
     shown = sorted({half, last}) if classes else []
+    kinds = ["accuracy", "best"] if records and records[0]["best"] else ["accuracy"]
+    names = {"accuracy": "A{} (%)", "best": "best A{} (%)"}
+    accuracies = [(names[kind].format(classes[i]), kind, i) for kind in kinds for i in shown]
     found = Table(
         "Dynamic generative memory and others",
-        ["method", "seeds", *(f"A{classes[i]} (%)" for i in shown), "neurons", "kB", "seconds"],
-        digits=[0, 0, *(2 for _ in shown), 0, 1, 0],
+        ["method", "seeds", *(title for title, _, _ in accuracies), "neurons", "kB", "seconds"],
+        digits=[0, 0, *(2 for _ in accuracies), 0, 1, 0],
     )
     for title in titles:
         of = [record for record in records if record["method"] == title]
@@ -112,7 +106,7 @@ def table(titles: Sequence[str], records: Sequence[Record]) -> Table:
         found.add_row(
             title,
             len(of),
-            *(MeanStd.of(100 * record["accuracy"][i] for record in of) for i in shown),
+            *(MeanStd.of(100 * record[kind][i] for record in of) for _, kind, i in accuracies),
             MeanStd.of(record["neurons"][-1] for record in of) if of[0]["neurons"] else None,
             MeanStd.of(record["bytes"][-1] / 1e3 for record in of),
             MeanStd.of(sum(record["seconds"]) for record in of),

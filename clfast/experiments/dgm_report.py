@@ -20,6 +20,8 @@ def table(lines: list[Line], title: str) -> Table:
         "classes": (0, [len(line["by_class"]) for line in lines]),
         "accuracy (%)": (2, [100 * line["accuracy"] for line in lines]),
     }
+    if "best" in lines[0]:
+        columns["best epoch (%)"] = 2, [100 * line["best"]["accuracy"] for line in lines]
     if "widths" in lines[0]:
         columns["neurons"] = 0, [sum(line["widths"]) for line in lines]
     if "newly_blocked_ratio" in lines[0]:
@@ -44,6 +46,8 @@ def plots(lines: list[Line], history: list[dict[str, Any]], path: Path) -> list[
     write_text(path / "growth.json", json.dumps({"tasks": tasks}, indent=1) + "\n")
     shared: dict[str, Any] = {"x": [line["task"] + 1 for line in lines], "xlabel": "tasks learnt"}
     accuracy = {"classes so far": [100 * line["accuracy"] for line in lines]}
+    if "best" in lines[0]:
+        accuracy["best epoch"] = [100 * line["best"]["accuracy"] for line in lines]
     kilobytes = {part: [line["bytes"][part] / 1e3 for line in lines] for part in lines[0]["bytes"]}
     made = [
         learning_curves(accuracy, path / "accuracy.png", ylabel="test accuracy (%)", **shared),

@@ -178,6 +178,31 @@ def mask_trajectories(
     return _save(figure, path)
 
 
+def point_map(
+    groups: Mapping[str, tuple[ArrayLike | Tensor, ArrayLike | Tensor]],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+) -> Path:
+    """Points in a plane: of each group many [N, 2], small and pale, and those that stand for them
+    [M, 2], large and dark. Raises ValueError for another shape."""
+    if not groups:
+        raise ValueError("point_map: groups is empty")
+    figure, axes = _axes(title, (5.6, 4.6))
+    for number, (name, both) in enumerate(groups.items()):
+        many, few = (_finite(points, f"point_map: groups[{name!r}]", (2,)) for points in both)
+        if many.shape[1] != 2 or few.shape[1] != 2:
+            raise ValueError(
+                f"point_map: groups[{name!r}] must be [N, 2] and [M, 2], got {many.shape} and "
+                f"{few.shape}"
+            )
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.scatter(*many.T, s=8, color=colour, alpha=0.25, lw=0)
+        axes.scatter(*few.T, s=28, color=colour, edgecolor="black", lw=0.6, label=name, zorder=3)
+    _finish(figure, axes)
+    return _save(figure, path)
+
+
 def image_grid(
     images: ArrayLike | Tensor,
     path: str | os.PathLike[str],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -167,6 +168,16 @@ class RunFolder:
         if self._metrics.exists():
             whole = self._metrics.read_bytes().rfind(b"\n") + 1
             os.truncate(self._metrics, whole)
+
+
+def data_digest(*tensors: torch.Tensor) -> str:
+    """Of shapes and values. In the configuration of a run it makes its folder that of a run on the
+    same data alone."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(list(tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 # What `CLFAST_SIMD` may say, and what the compiled library numbers.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._arguments import integer
 from ..nn.conditional_generator import ConditionalGenerator
 from .adversarial import critic_loss
-from .generative import GenerativeClassifier
+from .adversarial_classifier import AdversarialClassifier
 from .generative_options import GenerativeOptions
 from .images import Samples
 from .task_run import Run
@@ -46,7 +46,7 @@ class Past(NamedTuple):
     weight: float  # of their losses
 
 
-class ConditionalGan(GenerativeClassifier):
+class ConditionalGan(AdversarialClassifier):
     """An AC-GAN with the Wasserstein loss and a gradient penalty, that learns task after task.
 
     For each batch x, y of a task the critic takes a step on its classifier's loss,

@@ -25,7 +25,7 @@ from ..nn.masked_generator import Blocked, MaskedGenerator
 from ..nn.resnet_generator import ResNetGenerator
 from ..ops.masks import anneal_scale, compensate_embedding_gradients_
 from .adversarial import critic_loss
-from .generative import GenerativeClassifier
+from .adversarial_classifier import AdversarialClassifier
 from .generative_options import GenerativeOptions
 from .images import Samples
 from .task_run import Run
@@ -126,7 +126,7 @@ class UnitOptions(DgmOptions):
         one_of(self.blocked, ("outputs", "both_ends"), "blocked", where)
 
 
-class DGM(GenerativeClassifier):
+class DGM(AdversarialClassifier):
     """What `DGMw` and `DGMa` share; they say which masks there are."""
 
     generator: MaskedGenerator
@@ -182,8 +182,8 @@ class DGM(GenerativeClassifier):
         self.generator.add_classes(len(samples.classes), self._initial)
         return super()._begin(samples)
 
-    def _replayed(self, count: int) -> Tensor:
-        images = super()._replayed(count)
+    def _remembered(self, count: int) -> Tensor:
+        images = super()._remembered(count)
         if self.real is not None and len(self.real):
             stored, share = self.real.rows, self.options.real_share
             wanted = count if share is None else round(share * count)

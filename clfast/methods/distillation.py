@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from .._arguments import boolean, real
 from ..ops import soft_cross_entropy
 from .classifier import Classifier
-from .modes import evaluating
-from .snapshot import SnapshotClassifier
+from .phases import PhaseLearner
+from .snapshot import TaughtAfterwards
 
 
 class Finetune(Classifier):
@@ -23,21 +23,26 @@ class Finetune(Classifier):
         return {"loss": loss.detach()}
 
 
-class LwF(SnapshotClassifier):
-    """Learning without forgetting: held to what the network before says of the same batch.
+class LwF(TaughtAfterwards, PhaseLearner):
+    """Learning without forgetting: held to what the network before says of the same samples.
 
-    Li & Hoiem, "Learning without Forgetting". By default as the ARM authors' code has it: after the
-    step on the batch a second step, on the cross-entropy with the old network's predictions of all
-    classes, both networks in train mode. With ``joint=True`` as the paper has it, with one head:
-    one step on cross-entropy + weight · distillation, in which the old network is in eval mode and
-    only the classes seen before it was taken take part; the paper's temperature is 2.
+    Li & Hoiem, "Learning without Forgetting". By default ``observe`` is as the ARM authors' code
+    has it: after the step on the batch a second step, on the cross-entropy with the old network's
+    predictions of all classes, both networks in train mode. With ``joint=True`` as the paper has
+    it, with one head: one step on cross-entropy + weight · distillation, in which the old network
+    is in eval mode and only the classes seen before it was taken take part; the paper's temperature
+    is 2. `fit_task` always takes that one step, and leaves out classes not seen yet; with
+    ``exemplars`` it is the LwF of Mnemonics' table 1.
 
     Args:
         model, optimizer, snapshot, teach_from: see `SnapshotClassifier`.
         weight: of the distillation.
         temperature: T, divides the logits of both networks; no factor T^2.
-        joint: one step on both losses.
+        joint: ``observe`` takes one step on both losses.
+        options: see `PhaseLearner`; by default there are no exemplars. ``replay`` is not for it.
     """
+
+    _PER_CLASS = 0
 
     def __init__(
         self,
@@ -49,28 +54,32 @@ class LwF(SnapshotClassifier):
         weight: float = 1.0,
         temperature: float = 1.0,
         joint: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(model, optimizer, snapshot, teach_from)
+        super().__init__(model, optimizer, snapshot=snapshot, teach_from=teach_from, **options)
         self.weight = real(weight, "weight", "LwF")
         self.temperature = real(temperature, "temperature", "LwF", least=0, open_ends="(")
         self.joint = boolean(joint, "joint", "LwF")
+        if self.replay:
+            raise ValueError("LwF: replay must be 0: observe learns from the batch alone")
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         if not self.joint:
             return super()._learn(x, y, where)
-        old = self._teacher()
-        loss, logits = self._cross_entropy(x, y, where)
-        losses = {"loss": loss.detach()}
-        if old is not None and self.old_classes:
-            classes = torch.tensor(self.old_classes, device=x.device)
-            with torch.no_grad(), evaluating(old):
-                target = old(x)[:, classes]
-            distill = soft_cross_entropy(logits[:, classes], target, temperature=self.temperature)
-            losses["distill"] = distill.detach()
-            loss = loss + self.weight * distill
-        self._step(loss, where)
-        self._count(y)
+        losses = self._train_on(x, y, self._teacher(), where)
+        self.calls += 1
         return losses
+
+    def _objective(
+        self, x: Tensor, y: Tensor, old: nn.Module | None, where: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self._logits(x, where)
+        self._known(y, logits, where)
+        return self._distilled(logits, x, y, old, self.temperature, self.weight)
+
+    def _taking_part(self) -> list[int]:
+        # A stream that is only observed may bring any class next.
+        return super()._taking_part() if self.phases or self._run is not None else []
 
     def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
         del y

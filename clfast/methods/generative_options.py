@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from .._arguments import integer, real
+from .._arguments import boolean, integer, real
 from ..nn.image_size import doublings
 
 Options = TypeVar("Options", bound="ClassifierOptions")
@@ -53,12 +53,21 @@ class GenerativeOptions(ClassifierOptions):
     of twice the size another with 8 g before them."""
     penalty_weight: float = 1.0
     """lambda_GP, of the gradient penalty."""
+    recompute_statistics: bool = False
+    """When a task ends, form the critic's statistics of batch normalisation anew, over its images
+    and as many that the generator has of each past class."""
+    classifier_epochs: int = 0
+    """When a task ends, teach a network like the critic, that knows nothing, so many epochs of
+    images that the generator has of all classes, as many of each as of the new ones; it classifies
+    until the next task begins. 0: the critic does, as in the paper."""
 
     def check(self, where: str) -> None:
         super().check(where)
         for name in ("noise", "width"):
             integer(getattr(self, name), name, where, least=1)
         real(self.penalty_weight, "penalty_weight", where, least=0)
+        boolean(self.recompute_statistics, "recompute_statistics", where)
+        integer(self.classifier_epochs, "classifier_epochs", where, least=0)
 
 
 def checked(kind: type[Options], given: dict[str, Any], where: str) -> Options:

@@ -64,7 +64,7 @@ class GenerativeReplay(ConditionalGan):
     def _replayed(self, count: int) -> Tensor:
         """Nothing is kept of a task: images of the old generator are made for each batch."""
         del count
-        return super()._replayed(0)
+        return self._remembered(0)
 
     def _past(self, run: Run, count: int) -> Past | None:
         if self._old is None:
@@ -102,7 +102,8 @@ class DGR(GenerativeReplay):
     """Deep generative replay (Shin et al.), with a conditional GAN.
 
     Each task t trains critic and generator on new images with weight 1 / t, and with weight
-    1 - 1 / t on images of the generator before, which are of whatever class the critic before says.
+    1 - 1 / t on images of the generator before, which are of whatever class the classifier before
+    says.
 
     Args:
         channels, seed, device, dtype: as of `DGMw`.
@@ -116,8 +117,8 @@ class DGR(GenerativeReplay):
 
     def _begin(self, samples: Samples) -> Run:
         self._teacher = None
-        if self.critic is not None:
-            self._teacher = copy.deepcopy(self.critic).requires_grad_(False).eval()
+        if self.classifier is not None:
+            self._teacher = copy.deepcopy(self.classifier).requires_grad_(False).eval()
         return super()._begin(samples)
 
     def _new_weight(self) -> float:

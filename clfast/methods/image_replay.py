@@ -14,7 +14,7 @@ from ..ops import soft_cross_entropy
 from . import checks
 from .image_recall import ImageRecall, RecallOptions
 from .protocol import Batches
-from .snapshot import SnapshotClassifier
+from .snapshot import TaughtAfterwards
 
 
 class Recalled(NamedTuple):
@@ -24,7 +24,7 @@ class Recalled(NamedTuple):
     old_logits: Tensor  # [M, C], at least in float32
 
 
-class ImageReplay(SnapshotClassifier):
+class ImageReplay(TaughtAfterwards):
     """A step on the batch; then images are recalled, and a step brings the network now back to what
     the one before said of these images, and of the batch (Algorithm 1 of the ARM paper).
 

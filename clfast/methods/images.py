@@ -21,6 +21,11 @@ class Samples(NamedTuple):
     y: Tensor  # [N] int64
     classes: list[int]  # ascending
 
+    @property
+    def each(self) -> int:
+        """Images of a class, on average."""
+        return round(len(self.y) / len(self.classes))
+
 
 class Generated(NamedTuple):
     """Images of a generator, and what they are of."""

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..optim import MaskedAdam
 from .generative import GenerativeClassifier
 from .generative_options import ClassifierOptions
 from .images import Samples, Shape
@@ -92,14 +91,6 @@ class JointTraining(GenerativeClassifier):
     def _replayed(self, count: int) -> Tensor:
         del count
         return self.generator.all()
-
-    def _learnt(self) -> list[nn.Parameter]:
-        return []
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        learnt = self._the_critic("fit_task").parameters()
-        first, second = map(float, self.options.betas)
-        return {"critic": MaskedAdam(learnt, lr=self.options.lr, betas=(first, second))}
 
     def _learn_batch(self, run: Run, x: Tensor, y: Tensor, batch: int, batches: int) -> Tensor:
         self._the_critic("fit_task").train()

@@ -12,7 +12,8 @@ class NoReplay(ConditionalGan):
     """Fine-tuning on the new task alone: "no replay" in figure 2 of the DGM paper.
 
     Critic and generator are those of `MeRGAN`, and go on learning from task to task; no image of a
-    past class is seen, real or generated, and nothing ties the generator to what it was.
+    past class is seen, real or generated, and nothing ties the generator to what it was. Only
+    ``classifier_epochs`` and ``recompute_statistics`` ask it for past classes, whatever it gives.
 
     Args:
         channels, seed, device, dtype: as of `DGMw`.
@@ -24,7 +25,7 @@ class NoReplay(ConditionalGan):
 
     def _replayed(self, count: int) -> Tensor:
         del count
-        return super()._replayed(0)
+        return self._remembered(0)
 
     def _past(self, run: Run, count: int) -> Past | None:
         del run, count

@@ -1,4 +1,5 @@
-"""`SnapshotClassifier`: a classifier that is taught by the network that it was before."""
+"""`SnapshotClassifier`: a classifier that keeps the network that it was before, to be taught by
+it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from .protocol import Batches
 
 
 class SnapshotClassifier(Classifier):
-    """A step on the batch, then what the network before has to teach.
+    """A classifier that has the network before beside the network now.
 
     Args:
         model, optimizer: see `Classifier`.
@@ -64,10 +65,6 @@ class SnapshotClassifier(Classifier):
         if self.snapshot == "task":
             self._take_snapshot()
 
-    @abstractmethod
-    def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
-        """Learn from the network before; losses by name."""
-
     def _modules(self) -> list[nn.Module]:
         return [self.model] if self.old is None else [self.model, self.old]
 
@@ -78,16 +75,6 @@ class SnapshotClassifier(Classifier):
             self.old, self.old_classes, self.calls, self.seen = old, old_classes, calls, seen
 
         return undo
-
-    def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
-        old = self._teacher()
-        loss, _ = self._cross_entropy(x, y, where)
-        self._step(loss, where)
-        losses = {"loss": loss.detach()}
-        self._count(y)
-        if old is None:
-            return losses
-        return losses | self._taught(old, x, y, where)
 
     def _teacher(self) -> nn.Module | None:
         """The network before, taken now if it is time; None while it does not teach yet."""
@@ -126,3 +113,21 @@ class SnapshotClassifier(Classifier):
             old = copy.deepcopy(self.model).requires_grad_(False).train()
             old.load_state_dict(state["old"])
         self.old = old
+
+
+class TaughtAfterwards(SnapshotClassifier):
+    """A step on the batch, then what the network before has to teach."""
+
+    def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        old = self._teacher()
+        loss, _ = self._cross_entropy(x, y, where)
+        self._step(loss, where)
+        losses = {"loss": loss.detach()}
+        self._count(y)
+        if old is None:
+            return losses
+        return losses | self._taught(old, x, y, where)
+
+    @abstractmethod
+    def _taught(self, old: nn.Module, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        """Learn from the network before; losses by name."""

@@ -81,23 +81,25 @@ def unrolled_sgd(
     if not callable(outer_loss):
         kind = type(outer_loss).__name__
         raise TypeError(f"{_WHERE}: outer_loss must be callable, got {kind}")
+    held: Tensors = _tensors(params, "params")
+    leaves: Tensors = _leaves_of(exemplars)
+    random = _RandomState([*held.values(), *leaves.values()])
     training: _Training = _Training(
         losses=losses,
         outer=outer_loss,
-        held=_tensors(params, "params"),
+        held=held,
         lr=real(lr, "lr", _WHERE, least=0, open_ends="("),
         momentum=real(momentum, "momentum", _WHERE, least=0, most=1, open_ends=")"),
         every=min(integer(checkpoint_every, "checkpoint_every", _WHERE, least=1), count),
         first_order=boolean(first_order, "first_order", _WHERE),
         single=isinstance(exemplars, Tensor),
+        random=random,
     )
-    leaves: Tensors = _leaves_of(exemplars)
-    random = _RandomState([*training.held.values(), *leaves.values()])
     before = random.get()
     try:
         # Autograd may not keep inference tensors.
         with torch.inference_mode(False), torch.enable_grad():
-            loss, gradient, after = training.run(leaves, random)
+            loss, gradient, after = training.run(leaves)
     except BaseException:
         random.set(before)
         raise
@@ -137,6 +139,8 @@ class _Training:
     every: int
     first_order: bool
     single: bool  # exemplars are one tensor, not a dict of them
+    random: _RandomState
+    quick: bool = True  # until a loss turns out to have derivatives in it
 
     def __post_init__(self) -> None:
         self.names = [name for name, value in self.held.items() if _is_trained(value)]
@@ -146,12 +150,12 @@ class _Training:
                 "floating-point tensors, or parameters with requires_grad=True"
             )
 
-    def run(self, exemplars: Tensors, random: _RandomState) -> tuple[Tensor, Tensors, list[Tensor]]:
+    def run(self, exemplars: Tensors) -> tuple[Tensor, Tensors, list[Tensor]]:
         """The outer loss, its gradient in exemplars, and the random state after the forward sweep.
 
         exemplars: by name; a single one is called `_SINGLE`.
         """
-        fixed = {name: leaf.detach() for name, leaf in exemplars.items()}
+        random, fixed = self.random, {name: leaf.detach() for name, leaf in exemplars.items()}
         point = _Point([self.held[name].detach() for name in self.names], None)
         kept, draws, inner = list[_Point](), list[list[Tensor]](), list[Tensor]()
         for t in range(len(self.losses)):
@@ -167,7 +171,7 @@ class _Training:
         _check_finite([value], "outer_loss", "look at lr and at the data that it is of")
         cotangents = list(torch.autograd.grad(value, weights, materialize_grads=True))
         after = random.get()
-        gradient = self._backwards(kept, draws, cotangents, fixed, random)
+        gradient = self._backwards(kept, draws, cotangents, fixed)
         return value.detach(), gradient, after
 
     def _backwards(
@@ -176,9 +180,9 @@ class _Training:
         draws: list[list[Tensor]],
         cotangents: list[Tensor],
         exemplars: Tensors,
-        random: _RandomState,
     ) -> Tensors:
         """The gradient in exemplars, from that in w_T."""
+        random = self.random
         total: dict[str, Tensor | None] = dict.fromkeys(exemplars)
         # d(outer loss)/d(b_{t+1}), which also moves the w of later steps.
         flow = [torch.zeros_like(c) for c in cotangents]
@@ -255,13 +259,26 @@ class _Training:
     def _gradients(
         self, t: int, weights: list[Tensor], exemplars: Tensors, *, create_graph: bool = False
     ) -> tuple[list[Tensor], Tensor]:
-        given = exemplars[_SINGLE] if self.single else exemplars
-        with QuickSecondDerivatives(linear_use=create_graph):
-            loss = _scalar(self.losses[t](self._named(weights), given), "inner_loss")
+        loss = self._inner_loss(t, weights, exemplars, linear_use=create_graph)
         gradients = torch.autograd.grad(
             loss, weights, create_graph=create_graph, materialize_grads=True
         )
         return list(gradients), loss
+
+    def _inner_loss(
+        self, t: int, weights: list[Tensor], exemplars: Tensors, *, linear_use: bool
+    ) -> Tensor:
+        given = exemplars[_SINGLE] if self.single else exemplars
+        if self.quick:
+            before = self.random.get()
+            with QuickSecondDerivatives(linear_use=linear_use) as quick:
+                loss = self.losses[t](self._named(weights), given)
+            if not quick.differentiated:
+                return _scalar(loss, "inner_loss")
+            # A gradient penalty for one: its derivatives are to be differentiated twice more.
+            self.quick = False
+            self.random.set(before)
+        return _scalar(self.losses[t](self._named(weights), given), "inner_loss")
 
     def _named(self, weights: list[Tensor]) -> Tensors:
         return {**self.held, **dict(zip(self.names, weights, strict=True))}

@@ -1,19 +1,22 @@
-"""ResNet-18 for small images."""
+"""ResNet-18 and ResNet-32 for small images."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._arguments import integer
+from .._arguments import boolean, integer
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut (He et al. 2016, Fig. 5 left): [B, inside, H, W] to
     [B, outside, H / stride, W / stride], rounded up. The shortcut is a convolution of 1x1 where
-    input and output differ in shape."""
+    input and output differ in shape. Without ``last_relu`` the sum is the output as it is."""
+
+    last_relu = True
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -30,7 +33,8 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outside))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
+        total: Tensor = self.body(x) + self.shortcut(x)
+        return F.relu(total) if self.last_relu else total
 
 
 def resnet18(classes: int, width: int = 64, channels: int = 3) -> nn.Sequential:
@@ -52,7 +56,49 @@ def resnet18(classes: int, width: int = 64, channels: int = 3) -> nn.Sequential:
     Raises:
         TypeError, ValueError: an argument that is no integer, or below 1.
     """
-    where = "clfast.nn.resnet18"
+    stages = ((1, 1), (2, 2), (2, 4), (2, 8))
+    return _resnet(classes, width, channels, stages, 2, True, "clfast.nn.resnet18")
+
+
+def resnet32(
+    classes: int, width: int = 16, channels: int = 3, *, last_relu: bool = True
+) -> nn.Sequential:
+    """The network of He et al. 2016, section 4.2, for images of 32x32, with shortcuts of 1x1
+    convolutions where shapes change; in PyTorch's default initialisation.
+
+    Three stages of five blocks have 1, 2 and 4 times ``width`` channels; each but the first halves
+    the sides. ``width=16`` is the network of iCaRL, LUCIR and Mnemonics on CIFAR (0.47 million
+    parameters).
+
+    Args:
+        classes: C, outputs.
+        width: channels of the first stage.
+        channels: of the images.
+        last_relu: whether the last block ends in a ReLU; without, features have either sign, as a
+            cosine head wants them (LUCIR).
+
+    Returns:
+        From images [B, channels, H, W] of any size to logits [B, C]: ``features``, whose outputs
+        are [B, 4 width], and ``head``, an ``nn.Linear``.
+
+    Raises:
+        TypeError, ValueError: a size that is no integer, or below 1; a switch that is none.
+    """
+    where = "clfast.nn.resnet32"
+    last_relu = boolean(last_relu, "last_relu", where)
+    return _resnet(classes, width, channels, ((1, 1), (2, 2), (2, 4)), 5, last_relu, where)
+
+
+def _resnet(
+    classes: int,
+    width: int,
+    channels: int,
+    stages: Sequence[tuple[int, int]],
+    blocks: int,
+    last_relu: bool,
+    where: str,
+) -> nn.Sequential:
+    """Stages of so many blocks each, given by stride and by channels as multiples of the width."""
     classes = integer(classes, "classes", where, least=1)
     width = integer(width, "width", where, least=1)
     channels = integer(channels, "channels", where, least=1)
@@ -62,8 +108,12 @@ def resnet18(classes: int, width: int = 64, channels: int = 3) -> nn.Sequential:
         nn.ReLU(),
     ]
     inside = width
-    for stride, outside in ((1, width), (2, 2 * width), (2, 4 * width), (2, 8 * width)):
-        layers += [BasicBlock(inside, outside, stride), BasicBlock(outside, outside, 1)]
-        inside = outside
+    for stride, multiple in stages:
+        for block in range(blocks):
+            layers.append(BasicBlock(inside, multiple * width, 1 if block else stride))
+            inside = multiple * width
+    last = layers[-1]
+    assert isinstance(last, BasicBlock)
+    last.last_relu = last_relu
     features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(OrderedDict(features=features, head=nn.Linear(inside, classes)))

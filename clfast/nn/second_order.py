@@ -23,19 +23,39 @@ _DTYPES = (torch.float32, torch.float64)
 class QuickSecondDerivatives(TorchFunctionMode):
     """A context: inside, ``F.conv2d`` and ``F.batch_norm`` of this thread are those of this module.
 
-    Values and derivatives are the same but for rounding. Other calls, those with arguments that are
-    not for images in float32 or float64, and those within `torch.func` are left alone. Batch
-    normalisation in train mode leaves running statistics as they are.
+    Values, and derivatives up to the second, are the same but for rounding; there is no third.
+    Other calls, those with arguments that are not for images in float32 or float64, and those
+    within `torch.func` are left alone. Batch normalisation in train mode leaves running statistics
+    as they are.
 
     Args:
         linear_use: the caller uses gradients only in products with vectors that are differentiated,
             as in ``grad(grad(loss, w, create_graph=True), inputs, v)``, never their values. Then
             those of convolution weights that are leaves are not computed: they are zeros.
+
+    Attributes:
+        differentiated: a convolution or batch normalisation was differentiated inside already. What
+            comes of that has one derivative less, and for linear use no values.
     """
 
     def __init__(self, *, linear_use: bool = False) -> None:
         super().__init__()
         self._linear_use = linear_use
+        self._inside = False
+        self.differentiated = False
+
+    def __enter__(self) -> QuickSecondDerivatives:
+        self._inside = True
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._inside = False
+
+    def note_backward(self) -> None:
+        """A backward pass has come through here."""
+        self.differentiated |= self._inside
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -76,7 +96,7 @@ class QuickSecondDerivatives(TorchFunctionMode):
             input = input.contiguous(memory_format=torch.channels_last)
         valued = not (self._linear_use and weight.is_leaf)
         sizes = (strides, _pair(padding), _pair(dilation), False, (0, 0), groups)
-        output: Tensor = _Convolution.apply(input, weight, bias, sizes, valued)
+        output: Tensor = _Convolution.apply(input, weight, bias, sizes, valued, self)
         return output
 
     def _batch_norm(
@@ -98,7 +118,7 @@ class QuickSecondDerivatives(TorchFunctionMode):
             return F.batch_norm(input, *running, weight, bias, training, momentum, eps)
         if not _plain(input, weight, bias, *running):
             return F.batch_norm(input, *running, weight, bias, training, momentum, eps)
-        output: Tensor = _BatchNorm.apply(input, weight, bias, *running, eps)[0]
+        output: Tensor = _BatchNorm.apply(input, weight, bias, *running, eps, self)[0]
         return output
 
 
@@ -115,25 +135,34 @@ def _pair(size: Any) -> tuple[int, int]:
 
 class _Convolution(Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Any, valued: bool) -> Tensor:
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sizes: Any,
+        valued: bool,
+        mode: QuickSecondDerivatives,
+    ) -> Tensor:
         output: Tensor = _aten.convolution(x, weight, bias, *sizes)
         return output
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, ctx.sizes, ctx.valued = inputs
+        x, weight, bias, ctx.sizes, ctx.valued, ctx.mode = inputs
         ctx.biased = bias is not None
         ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.mode.note_backward()
         x, weight = ctx.saved_tensors
-        of_x, of_weight, _, _, _ = ctx.needs_input_grad
+        of_x, of_weight, *_ = ctx.needs_input_grad
         # Grad mode is off in a pass that nobody differentiates again: there values count.
         wanted = (of_x, of_weight, ctx.valued or not torch.is_grad_enabled())
         into_x, into_weight = _ConvolutionBackward.apply(grad, x, weight, ctx.sizes, wanted)
         into_bias = grad.sum((0, 2, 3)) if ctx.biased else None
-        return into_x if of_x else None, into_weight if of_weight else None, into_bias, None, None
+        given = (into_x if of_x else None, into_weight if of_weight else None, into_bias)
+        return *given, None, None, None
 
 
 class _ConvolutionBackward(Function):
@@ -197,6 +226,7 @@ class _BatchNorm(Function):
         running_mean: Tensor | None,
         running_var: Tensor | None,
         eps: float,
+        mode: QuickSecondDerivatives,
     ) -> tuple[Tensor, Tensor, Tensor]:
         from_batch = running_mean is None
         output, mean, scale = torch.native_batch_norm(
@@ -208,7 +238,7 @@ class _BatchNorm(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _, running_mean, _, ctx.eps = inputs
+        x, weight, _, running_mean, _, ctx.eps, ctx.mode = inputs
         _, mean, scale = output
         ctx.from_batch = running_mean is None
         ctx.mark_non_differentiable(mean, scale)
@@ -216,8 +246,9 @@ class _BatchNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        ctx.mode.note_backward()
         how = (ctx.from_batch, ctx.eps)
-        return *_BatchNormBackward.apply(grad, *ctx.saved_tensors, how), None, None, None
+        return *_BatchNormBackward.apply(grad, *ctx.saved_tensors, how), None, None, None, None
 
 
 class _BatchNormBackward(Function):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any
 
@@ -83,6 +83,13 @@ def integer(op: str, name: str, value: Any) -> Any:
     if type(number) is int and not -(2**63) <= number < 2**63:
         raise ValueError(f"clfast::{op}: {name} must fit into 64 bits, got {number}")
     return number
+
+
+def integers(op: str, name: str, values: Sequence[Any]) -> list[Any]:
+    """:func:`integer` of each."""
+    if all(type(value) is int and -(2**63) <= value < 2**63 for value in values):
+        return list(values)  # without a name for each
+    return [integer(op, f"{name}[{i}]", value) for i, value in enumerate(values)]
 
 
 def number(op: str, name: str, value: Any) -> Any:

@@ -173,8 +173,11 @@ def masked_weights_gradients(
     fakes.check_not_empty(op, "weights", weights)
     if not isinstance(sparsity_grad, Tensor):
         number = _check.number(op, "sparsity_grad", sparsity_grad)
-        device = getattr(weights[0], "device", None)  # what is no tensor is named by the op
-        sparsity_grad = torch.full((), number, dtype=torch.float64, device=device)
+        first = weights[0]
+        dtype, device = torch.float64, None
+        if isinstance(first, Tensor):  # what is none is named by the op
+            dtype, device = _check.compute_dtype(first), first.device
+        sparsity_grad = torch.full((), number, dtype=dtype, device=device)
     given = (sparsity_grad, weights, embeddings, reserved, None, scale, max_scale)
     if uses_reference():
         _call.check_for_reference(op, fakes.masked_weights_gradients, grads, *given)

@@ -146,7 +146,7 @@ def masked_adam_step_(
     _check_sequence(op, "steps", steps, "a list of integers")
     _check_sequence(op, "betas", betas, "a pair of numbers")
     options: dict[str, Any] = {
-        "steps": [_check.integer(op, f"steps[{i}]", step) for i, step in enumerate(steps)],
+        "steps": _check.integers(op, "steps", steps),
         "lr": _check.number(op, "lr", lr),
         "betas": [_check.number(op, f"betas[{i}]", b) for i, b in enumerate(betas)],
         "eps": _check.number(op, "eps", eps),

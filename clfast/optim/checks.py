@@ -77,11 +77,17 @@ def check_state(
     where: str,
 ) -> None:
     """What there is of a parameter's state is like the parameter; "step" is a count on the CPU."""
+    like = (parameter.shape, parameter.dtype, parameter.device)
     for name in names:
         kept = state.get(name)
         if kept is None:
             continue
-        problem = _no_count(kept) if name == "step" else _unlike(kept, parameter)
+        if name == "step":
+            problem = _no_count(kept)
+        elif isinstance(kept, Tensor) and (kept.shape, kept.dtype, kept.device) == like:
+            continue
+        else:
+            problem = _unlike(kept, parameter)
         if problem is not None:
             error, text = problem
             raise error(
@@ -103,12 +109,13 @@ def _unlike(kept: object, parameter: Tensor) -> tuple[type[Exception], str] | No
 
 
 def _no_count(step: object) -> tuple[type[Exception], str] | None:
-    if not (isinstance(step, Tensor) and step.dtype.is_floating_point and step.dim() == 0):
+    if not (isinstance(step, Tensor) and step.is_floating_point() and step.dim() == 0):
         return TypeError, "must be a 0-D floating point tensor"
-    if step.device.type != "cpu":
+    if not step.is_cpu:
         return ValueError, f"must be on cpu, got {step.device}"
-    if not 0 <= float(step) < math.inf:
-        return ValueError, f"must be finite and >= 0, got {float(step):g}"
+    count = step.item()
+    if not 0 <= count < math.inf:
+        return ValueError, f"must be finite and >= 0, got {count:g}"
     return None
 
 

@@ -334,9 +334,10 @@ class MaskedAdam(_Masked, torch.optim.Adam):
         ops.masked_adam_step_(
             *(batch.params, batch.grads, lists[0], lists[1], lists[2] if len(lists) > 2 else []),
             batch.masks,
-            steps=[int(step) + 1 for step in steps],
+            steps=[int(step.item()) + 1 for step in steps],
             **batch.options,
             clip=clip,
         )
-        torch._foreach_add_(steps, torch.tensor(1.0))  # a number would be wrapped again for each
+        # One number would be made a tensor again for each.
+        torch._foreach_add_(steps, [torch.tensor(1.0)] * len(steps))
         self._keep(batch.params, states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .augmentation import CropAndFlip
 from .cifar import load_cifar10, load_cifar100
 from .metrics import AccuracyMatrix
 from .online import ArrayDataset, LabelledDataset, OnlineStream
@@ -12,6 +13,7 @@ from .splits import SplitStream, Task, TaskStream
 __all__ = [
     "AccuracyMatrix",
     "ArrayDataset",
+    "CropAndFlip",
     "LabelledDataset",
     "OnlineStream",
     "PermutedStream",

@@ -116,6 +116,14 @@ class AccuracyMatrix:
             drops.append(float(max(past)) - self[last, task])
         return fmean(drops)
 
+    def forgetting_rate(self, after: int | None = None) -> float:
+        """R[0, 0] - R[i, 0]: the drop on the test set of the first task (Liu et al. 2020,
+        "Mnemonics Training", section 5.1), in [-1, 1]; lower is better.
+
+        Raises ValueError for fewer than two tasks, and where one of both is not recorded.
+        """
+        return self[0, 0] - self[self._last(after, at_least=1), 0]
+
     def backward_transfer(self, after: int | None = None) -> float:
         """BWT = mean over j < i of R[i, j] - R[j, j] (Lopez-Paz & Ranzato 2017).
 

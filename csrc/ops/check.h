@@ -5,12 +5,14 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "../kernels/common/scalar.h"
 
@@ -143,6 +145,29 @@ inline Tensor as_contiguous(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
+// A tensor on the device of another, contiguous and not initialised. torch::stable::new_empty looks
+// its operator up by name in every call, which takes longer than many a kernel.
+inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                         ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t elements = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = elements;
+    elements *= std::max<int64_t>(1, sizes[i]);
+  }
+  int32_t type, index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), type, index, &made));
+  return Tensor(made);
+}
+inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  return new_tensor(like, sizes, like.scalar_type());
+}
+
 inline ScalarType compute_dtype(const Tensor& t) {
   return is_float64(t) ? ScalarType::Double : ScalarType::Float;
 }
@@ -165,11 +190,8 @@ inline const T* data_or_null(const std::optional<Tensor>& t) {
   return t.has_value() ? t->const_data_ptr<T>() : nullptr;
 }
 
-// Whether a contiguous CPU tensor of type T holds a NaN.
 template <class T>
-inline bool holds_nan(const Tensor& t) {
-  const T* data = t.const_data_ptr<T>();
-  const int64_t count = t.numel();  // a call into torch
+inline bool holds_nan(const T* data, int64_t count) {
   int found = 0;
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) {  // a known number at a time vectorises
@@ -177,6 +199,12 @@ inline bool holds_nan(const Tensor& t) {
   }
   for (; i < count; ++i) found |= data[i] != data[i];
   return found != 0;
+}
+
+// Whether a contiguous CPU tensor of type T holds a NaN.
+template <class T>
+inline bool holds_nan(const Tensor& t) {
+  return holds_nan(t.const_data_ptr<T>(), t.numel());
 }
 
 // Results are much smaller than inputs, and a NaN among the first comes from the second: so results

@@ -134,9 +134,9 @@ struct CosineState {
   Tensor inverse_lengths;               // [N + C], of both
 
   CosineState(const CosineInputs& in)
-      : scaled_features(torch::stable::new_empty(in.features, {in.rows, in.dim})),
-        unit_weight(torch::stable::new_empty(in.weight, {in.classes, in.dim})),
-        inverse_lengths(torch::stable::new_empty(in.features, {in.rows + in.classes})) {}
+      : scaled_features(new_tensor(in.features, {in.rows, in.dim})),
+        unit_weight(new_tensor(in.weight, {in.classes, in.dim})),
+        inverse_lengths(new_tensor(in.features, {in.rows + in.classes})) {}
   CosineState(Tensor scaled, Tensor unit, Tensor inverse)
       : scaled_features(std::move(scaled)),
         unit_weight(std::move(unit)),

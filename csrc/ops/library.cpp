@@ -111,8 +111,8 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "Tensor labels, Tensor weight, Tensor? bias, Tensor predictions, float lr) "
       "-> (Tensor, Tensor, Tensor)");
 
-  // their losses and heads; a loss comes with its gradient, logits with what their gradients take of
-  // the forward pass
+  // their losses and heads; a loss comes with its gradient, logits with what their gradients take
+  // of the forward pass
   m.def(
       "distillation_loss(Tensor student, Tensor teacher, float temperature, str reduction, "
       "bool scale_t2) -> (Tensor, Tensor)");

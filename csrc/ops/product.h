@@ -10,7 +10,7 @@ inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose
 
 // a b for a [n, k] and b [k, m]. In its out= form, which autocast leaves alone.
 inline Tensor matrix_product(const Tensor& a, const Tensor& b) {
-  Tensor out = torch::stable::new_empty(a, {a.size(0), b.size(1)});
+  Tensor out = new_tensor(a, {a.size(0), b.size(1)});
   std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
                                     torch::stable::detail::from(out)};
   STABLE_TORCH_ERROR_CODE_CHECK(

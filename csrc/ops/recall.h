@@ -162,8 +162,8 @@ inline ImagePrior<T> prior_of(const ImageInputs& in, double tv_weight, double l2
 // What the gradient of a prior is written to, in the order of the images' memory; empty without.
 inline Tensor gradient_like(const ImageInputs& in, bool with_gradient) {
   const Tensor& x = in.images;
-  if (!with_gradient) return torch::stable::new_empty(x, {0}, in.dtype);
-  return torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, in.dtype);
+  if (!with_gradient) return new_tensor(x, {0}, in.dtype);
+  return new_tensor(x, {x.size(0), x.size(1), x.size(2), x.size(3)}, in.dtype);
 }
 
 inline bool check_norm(const char* op, const std::string& norm) {

@@ -49,7 +49,7 @@ inline void align(ScalarType dtype, const std::vector<Tensor*>& group, Tensor* m
 
 inline std::vector<Tensor> like(const std::vector<Tensor>& tensors, ScalarType dtype) {
   std::vector<Tensor> made;
-  for (const Tensor& t : tensors) made.push_back(torch::stable::new_empty(t, t.sizes(), dtype));
+  for (const Tensor& t : tensors) made.push_back(new_tensor(t, t.sizes(), dtype));
   return made;
 }
 

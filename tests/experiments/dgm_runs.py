@@ -32,7 +32,7 @@ OPTIONS: dict[str, Any] = {
     "critic_width": 3,
     "max_classes": 3,
 }
-CONFIG = DgmExperiment(data="bars", options=DgmOptions(**OPTIONS), tasks=2, threads=1)
+CONFIG = DgmExperiment(data="bars", options=DgmOptions(**OPTIONS), tasks=2, validation=3, threads=1)
 TRAIN, TEST = from_arrays(*arrays(12, 0)), from_arrays(*arrays(5, 1))
 
 PLOTS = (

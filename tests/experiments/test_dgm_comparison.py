@@ -126,6 +126,22 @@ def test_the_other_methods(method: str, root: Path) -> None:
         assert config["options"]["replay"] == replay
 
 
+def test_validation(root: Path) -> None:
+    of_critic = ["--classifier-epochs", "2", "--recompute-statistics"]
+    done = command(root, "--method", "mergan", "--tasks", "2", "--validation", "2", *of_critic)
+    assert done.exit_code == 0, done.output
+    found = json.loads((root / "runs" / "comparison.json").read_text())
+    columns = ["A1 (%)", "A2 (%)", "best A1 (%)", "best A2 (%)"]
+    assert found["table"]["columns"][2:6] == columns
+    (row,), (run,) = found["table"]["rows"], found["runs"]
+    shown = [cell["mean"] if isinstance(cell, dict) else cell for cell in row[2:6]]
+    assert shown == pytest.approx([100 * a for a in (*run["accuracy"], *run["best"])])
+    config = json.loads((root / "runs" / "mergan-seed-0" / "config.json").read_text())
+    assert config["validation"] == 2
+    assert config["options"]["classifier_epochs"] == 2
+    assert config["options"]["recompute_statistics"] is True
+
+
 def test_the_variants(root: Path) -> None:
     for variant, method in ((["--variant", "unit"], "dgma"), ([], "dgmw")):
         done = command(root, *variant, "--tasks", "1", "--real-share", "0.5")
@@ -230,7 +246,7 @@ def test_a_run_that_fails_and_one_that_is_resumed(
     assert [title.split(",")[0] for title in ended] == ["JT", "no replay"]
     assert list(found.failures) == ["dgmw-seed-0"]
     assert "the classifier loss is nan at step 0 of task 1" in found.failures["dgmw-seed-0"]
-    assert found.table.rows[1] == ["DGMw", 0, None, None, None, None, None]
+    assert found.table.rows[1] == ["DGMw", 0, *(None for _ in range(7))]
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert written["failures"] == found.failures
     assert [path.name for path in found.plots] == ["accuracy.png"]

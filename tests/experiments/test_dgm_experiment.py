@@ -41,12 +41,50 @@ def test_a_run(variant: Any, tmp_path: Path) -> None:
         assert line.items() <= record.items()
         assert [len(way["occupation"]) for way in record["masks"]] == [2, 2, 2]
         assert 0 <= line["accuracy"] <= 1
+        assert [epoch for epoch, _ in line["validation"]] == [0, 1]
+        assert line["best"]["epoch"] in (0, 1)
     assert [len(line["by_class"]) for line in lines] == ([1, 2, 3] if tasks == 3 else [2, 3])
     if variant == "weight":
         assert lines[0]["newly_blocked_ratio"] == 1
         assert sum(lines[1]["widths"]) > sum(lines[0]["widths"])
     again, _ = dgm.run(config, TRAIN, TEST, tmp_path / "run")
     assert again.rows == table.rows
+
+
+def test_the_best_epoch(tmp_path: Path) -> None:
+    """Of five epochs the first, the third and the last; by images that nobody learns."""
+    config = replace(CONFIG, options=replace(CONFIG.options, epochs=5), seed=3)
+    dgm.run(config, TRAIN, TEST, tmp_path / "run")
+    lines = dgm.folder_of(tmp_path / "run", config, TRAIN, TEST).metrics()
+
+    order = torch.randperm(36, generator=torch.Generator().manual_seed(3))
+    rows = [order[TRAIN[1][order] == c] for c in range(3)]
+    held = [TRAIN[0][of_class[9:]] for of_class in rows]
+    learner = dgm.DGMw(seed=3, **vars(config.options))
+    for task in range(2):
+        found: list[tuple[int, float, list[float]]] = []
+
+        def right(images: Any, label: int) -> float:
+            return sum(int(p == label) for p in learner.predict(images)) / len(images)
+
+        def look(at: Any, known: int = task + 1, found: list[Any] = found) -> None:
+            if at.batch == 1 and at.epoch in (0, 2, 4):
+                of_held = sum(right(held[c], c) for c in range(known)) / known
+                of_test = [right(TEST[0][TEST[1] == c], c) for c in range(known)]
+                found.append((at.epoch, of_held, of_test))
+
+        learner.fit_task([(TRAIN[0][rows[task][:9]], torch.full((9,), task))], after_batch=look)
+        assert lines[task]["validation"] == [[e, pytest.approx(a)] for e, a, _ in found]
+        best = max(found, key=lambda each: each[1])  # the first of equal ones
+        assert lines[task]["best"]["epoch"] == best[0]
+        assert lines[task]["best"]["by_class"] == pytest.approx(best[2])
+        assert lines[task]["best"]["accuracy"] == pytest.approx(sum(best[2]) / len(best[2]))
+        assert lines[task]["samples"] == 9
+
+
+def test_validation_images_must_leave_some() -> None:
+    with pytest.raises(ValueError, match=r"validation must leave images to learn; it is 12, and"):
+        dgm.prepared(replace(CONFIG, validation=12), TRAIN, TEST)
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ bool herding(int level, const py::object& features, const py::object& members, i
     using T = decltype(tag);
     Scratch<double> sums(chunks * dim), best(chunks), sq_norms(padded), scores(padded);
     Scratch<double> mean(dim), target(dim);
-    Scratch<uint32_t> packed(padded * cpu::column_pairs(dim));
+    Scratch<float> packed(padded * cpu::column_pairs(dim));
     Scratch<float> rounded(2 * cpu::column_pairs(dim));
     const auto in_pieces = [&](int64_t all, const auto& work) {
       for (int64_t i = pieces - 1; i >= 0; --i) work(i * all / pieces, (i + 1) * all / pieces);

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clfast.nn import resnet18
+from clfast.nn import resnet18, resnet32
 from clfast.nn.resnet import BasicBlock
 
 
@@ -51,6 +51,38 @@ def test_a_block_adds_to_its_input(rng: torch.Generator) -> None:
         nn.init.zeros_(block.body[-1].weight)
     torch.testing.assert_close(same(x), F.relu(x))
     torch.testing.assert_close(other(x), F.relu(other.shortcut(x)))
+
+
+def test_resnet32_has_the_parameters_of_the_paper() -> None:
+    """0.46 million (table 6) with shortcuts without parameters; here two are convolutions."""
+    count = sum(p.numel() for p in resnet32(10).parameters())
+    shortcuts = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert count - shortcuts == 464_154
+
+
+def test_resnet32_has_three_stages_of_five_blocks(rng: torch.Generator) -> None:
+    network = resnet32(7, width=2, channels=1)
+    x, shapes = torch.rand(2, 1, 32, 32, generator=rng), []
+    for layer in network.features:
+        x = layer(x)
+        if isinstance(layer, BasicBlock):
+            shapes.append(tuple(x.shape[1:]))
+    stages = [(2, 32, 32), (4, 16, 16), (8, 8, 8)]
+    assert shapes == [shape for shape in stages for _ in range(5)]
+    assert network.head(x).shape == (2, 7)
+
+
+def test_features_of_either_sign(rng: torch.Generator) -> None:
+    x = torch.rand(4, 3, 8, 8, generator=rng)
+    torch.manual_seed(0)
+    network = resnet32(2, width=4)
+    torch.manual_seed(0)
+    other = resnet32(2, width=4, last_relu=False)
+    assert bool((network.features(x) >= 0).all())
+    assert bool((other.features(x) < 0).any())
+    torch.testing.assert_close(F.relu(other.features[:-2](x)), network.features[:-2](x))
+    with pytest.raises(TypeError, match=r"clfast\.nn\.resnet32: last_relu must be True or False"):
+        resnet32(2, last_relu="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["classes", "width", "channels"])

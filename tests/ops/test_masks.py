@@ -297,6 +297,23 @@ def test_compensation_by_hand(mode: Any, dtype: torch.dtype, simd_level: str) ->
     )
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.5, 0.999, 1.0, 3.0])
+@pytest.mark.parametrize("mode", ["analytic", "reference"])
+def test_compensation_of_masks_that_are_less_steep_or_more(
+    mode: Any, scale: float, simd_level: str
+) -> None:
+    """The larger of |scale e| and |e| may be either, in one tensor too, where 50 clamps."""
+    embedding = torch.cat([torch.linspace(-80, 80, 333), torch.tensor([0.0, 1e-6, -1e-6])])
+    got = torch.ones_like(embedding)
+    ops.compensate_embedding_gradients_([got], [embedding], scale, 7.0, mode=mode)
+    e = embedding.double()
+    x = (e * float(torch.tensor(scale))).abs().clamp(max=50.0 if mode == "reference" else math.inf)
+    wanted = 7.0 / scale * (x.cosh() + 1) / (e.cosh() + 1)
+    wanted = wanted.clamp(max=torch.finfo(torch.float32).max)
+    # A power takes over the rounding of what it is taken of.
+    assert bool(((got - wanted).abs() <= 1e-6 * (1 + x + e.abs()) * wanted).all())
+
+
 def test_compensated_gradients_equal_those_of_max_scale(rng: torch.Generator) -> None:
     """Autograd through the steep sigmoid and compensation, against the derivative taken at once."""
     embedding = (torch.randn(200, generator=rng, dtype=float64) / 4).requires_grad_()

@@ -160,7 +160,7 @@ def test_a_step_within_a_step(rng: torch.Generator) -> None:
             self.inner = inner
             super().__init__(inner.param_groups, {})
 
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
             self.inner.step()
             self.inner.step()
 
@@ -215,7 +215,7 @@ class _Fails(torch.optim.Optimizer):
         self.raises = True
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         for group in self.param_groups:
             for p in group["params"]:
                 p += 5

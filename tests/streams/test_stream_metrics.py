@@ -37,6 +37,8 @@ def test_values_by_hand() -> None:
     # Task 0 was best after task 1 (0.875), task 1 after task 1 (0.5).
     assert matrix.forgetting() == ((0.875 - 0.5) + (0.5 - 0.375)) / 2
     assert matrix.forgetting(1) == 0.75 - 0.875
+    assert matrix.forgetting_rate() == 0.75 - 0.5
+    assert matrix.forgetting_rate(1) == 0.75 - 0.875
     assert matrix.forgetting(since="learned") == ((0.75 - 0.5) + (0.5 - 0.375)) / 2
     assert matrix.backward_transfer() == -matrix.forgetting(since="learned")
     assert matrix.backward_transfer(1) == 0.125

@@ -24,16 +24,20 @@ CLFAST_HD double herding_tie(double target_length, double longest, double mean_l
   return (0x1p-46 * (target_length + longest) + 0x1p-48 * mean_length) * longest;
 }
 
-// What 2 <target, y> is off by at most with y in bfloat16 and sums in float of kHerdingTerms terms,
-// which are summed in double: 2^-9 of |target| |y| for y, and at most kHerdingTerms + 8 roundings
-// of 2^-24; the second term covers products and entries below the normal range. Infinite where a
-// sum may overflow.
+// What a score is off by at most that is summed in float, of y in bfloat16, itself the difference
+// of two floats: 2^-9 of |target| |y| for y, and 72 roundings of 2^-24 for sums of kHerdingTerms
+// terms, which are summed in double; as many of |y|^2; and 2^-23 of |mu| in every entry of y. The
+// last term covers what is below the normal range. Infinite where a sum may overflow.
 constexpr int64_t kHerdingTerms = 64;
-CLFAST_HD double herding_slack(int64_t dim, double target_length, double longest) {
-  const double most = target_length * longest, limit = 0x1p126;
-  if (!(most < limit && target_length < limit && longest < limit)) return HUGE_VAL;
-  const double terms = static_cast<double>(dim);
-  return 0x1.1p-8 * most + 0x1p-124 * terms * (1 + target_length + longest);
+CLFAST_HD double herding_slack(int64_t dim, double target_length, double longest,
+                               double mean_length) {
+  const double most = target_length * longest, limit = 0x1p60;
+  if (!(most < limit && target_length < limit && longest < limit && mean_length < limit)) {
+    return HUGE_VAL;
+  }
+  const double both = target_length + longest, terms = static_cast<double>(dim);
+  return 0x1.1p-8 * most + 0x1p-17 * longest * longest + 0x1p-21 * mean_length * both +
+         0x1p-120 * terms * (1 + both + mean_length);
 }
 
 }  // namespace clfast

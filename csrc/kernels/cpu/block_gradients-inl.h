@@ -30,18 +30,35 @@ inline void block_in_range(T* grads, const ReservedMask& reserved, int64_t begin
   }
 }
 
+// Loops with one power each: a chain of both would keep too few vectors under way.
 template <class T>
-inline void compensate_in_range(T* grads, const T* embedding, const Compensation<T>& c,
+inline void compensate_in_range(T* grads, const T* embedding, const Compensation<T> c,
                                 int64_t begin, int64_t end) {
-  for_vectors<T>(end - begin, [&](int64_t i, int64_t lanes) {
-    const Vector<T> g = load_first(grads + begin + i, lanes, T(0));
-    const Vector<T> e = load_first(embedding + begin + i, lanes, T(0));
-    const Vector<T> size = e < Vector<T>{} ? -e : e, most = Vector<T>{} + c.clamp;
-    const Vector<T> x = size * c.scale, steep = x < most ? x : most;
-    const Vector<T> half = exp_of(half_exponent<T>(steep, size));
-    store_first(grads + begin + i, lanes,
-                compensated<T>(g, half, exp_of(-steep), exp_of(-size), c.factor, c.largest));
-  });
+  constexpr int64_t panel = 256;
+  T sizes[panel], steeps[panel], decays[panel], falls[panel];
+  const Vector<T> most = Vector<T>{} + c.clamp;
+  for (int64_t from = begin; from < end; from += panel) {
+    const int64_t count = end - from < panel ? end - from : panel;
+    for_vectors<T>(count, [&](int64_t i, int64_t lanes) {
+      const Vector<T> e = load_first(embedding + from + i, lanes, T(0));
+      const Vector<T> size = e < Vector<T>{} ? -e : e;
+      const Vector<T> x = size * c.scale, steep = x < most ? x : most;
+      store_first(sizes + i, lanes, size);
+      store_first(steeps + i, lanes, steep);
+      store_first(decays + i, lanes, exp_of_minus_size(steep < size ? steep : size));
+    });
+    for_vectors<T>(count, [&](int64_t i, int64_t lanes) {
+      const Vector<T> size = load_first(sizes + i, lanes, T(0));
+      const Vector<T> steep = load_first(steeps + i, lanes, T(0));
+      store_first(falls + i, lanes, exp_of_minus_size(half_gap<T>(steep, size)));
+    });
+    for_vectors<T>(count, [&](int64_t i, int64_t lanes) {
+      const auto of = [&](const T* p) { return load_first(p + i, lanes, T(0)); };
+      store_first(grads + from + i, lanes,
+                  compensated<T>(of(grads + from), of(steeps), of(sizes), of(decays), of(falls),
+                                 c.factor, c.largest));
+    });
+  }
 }
 
 #define CLFAST_BLOCK_GRADIENTS_OF(T)                                                           \

@@ -5,8 +5,8 @@
 namespace clfast::cpu::CLFAST_LEVEL {
 
 // Members lie in blocks of so many, [pairs of columns, kBlock] each: their products with a target
-// need no sum over lanes, and every pick reads one stream, which bfloat16 makes half as long. The
-// even column of a pair is in the lower half.
+// need no sum over lanes, and every pick reads one stream, which bfloat16 makes half as long. Two
+// columns share the bits of a float, the even one in the lower half.
 constexpr int kBlockVectors = 4, kBlock = kBlockVectors * kLanes<float>;
 using Pairs = UnsignedBitsOf<Vector<float>>;
 
@@ -35,24 +35,63 @@ inline void sum_of_members(const HerdingClass<T>& of, int64_t begin, int64_t end
   }
 }
 
-// Columns [dim, kBlock] as pairs of bfloat16, to the nearest.
-inline void round_pairs(const float* columns, int64_t dim, uint32_t* pairs) {
-  for (int64_t j = 0; j < dim; j += 2) {
-    for (int i = 0; i < kBlock; i += kLanes<float>) {
-      const Pairs even = bits_as<Pairs>(load(columns + j * kBlock + i));
-      const Pairs odd =
-          j + 1 < dim ? bits_as<Pairs>(load(columns + (j + 1) * kBlock + i)) : Pairs{};
-      const Pairs both = ((even + 0x8000u) >> 16) | ((odd + 0x8000u) & 0xffff0000u);
-      memcpy(pairs + j / 2 * kBlock + i, &both, sizeof both);
+// Columns 2 i and 2 i + 1 of `count` floats as a pair of bfloat16, to the nearest; whole vectors.
+inline void round_pairs(const float* columns, int64_t count, float* pairs) {
+  constexpr int lanes = kLanes<float>;
+  Pairs even, odd;  // of two vectors
+  for (int i = 0; i < lanes; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
+  for (int64_t j = 0; j < count; j += 2 * lanes) {
+    const Pairs a = bits_as<Pairs>(load(columns + j)) + 0x8000u;
+    const Pairs b = bits_as<Pairs>(load(columns + j + lanes)) + 0x8000u;
+    const Pairs both =
+        (__builtin_shuffle(a, b, even) >> 16) | (__builtin_shuffle(a, b, odd) & 0xffff0000u);
+    memcpy(pairs + j / 2, &both, sizeof both);
+  }
+}
+
+// y = row - mean over `count` columns, zeros up to `width`; returns |y|^2.
+inline float subtract_mean(const float* row, const float* mean, int64_t count, int64_t width,
+                           float* y) {
+  Vector<float> sums[2] = {};
+  int64_t j = 0;
+  for (; j + 2 * kLanes<float> <= count; j += 2 * kLanes<float>) {
+    for (int s = 0; s < 2; ++s) {
+      const int64_t at = j + s * kLanes<float>;
+      const Vector<float> difference = load(row + at) - load(mean + at);
+      store<float>(y + at, difference);
+      sums[s] = multiply_add<float>(difference, difference, sums[s]);
     }
   }
+  float sum = sum_lanes<float>(sums[0] + sums[1]);
+  for (; j < width; ++j) {
+    y[j] = j < count ? row[j] - mean[j] : 0.0f;
+    sum += y[j] * y[j];
+  }
+  return sum;
+}
+inline float subtract_mean(const double* row, const float* mean, int64_t count, int64_t width,
+                           float* y) {
+  float own[64];
+  for (int64_t j = 0; j < count; ++j) own[j] = static_cast<float>(row[j]);
+  return subtract_mean(own, mean, count, width, y);
+}
+
+template <class T>
+inline double exact_sq_norm(const HerdingClass<T>& of, const double* mean, int64_t member) {
+  double sum = 0;
+  for (int64_t j = 0; j < of.dim; ++j) {
+    const double y = static_cast<double>(row_of(of, member)[j]) - mean[j];
+    sum += y * y;
+  }
+  return sum;
 }
 
 template <class T>
 inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end,
-                         uint32_t* packed, double* sq_norms) {
+                         float* packed, double* sq_norms) {
   constexpr int64_t width = 64;  // whole lines of rows and of the block
-  float tile[kBlock * width], columns[width * kBlock];
+  float shift[width], y[width];
+  float tile[kBlock * width / 2];
   const int64_t pairs = column_pairs(of.dim);
   for (int64_t i = begin; i < end; ++i) sq_norms[i] = 0;
   for (int64_t i = end; i % 64 != 0; ++i) sq_norms[i] = HUGE_VAL;
@@ -60,29 +99,29 @@ inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t 
     const int64_t count = end - first < kBlock ? end - first : kBlock;
     for (int64_t j = 0; j < of.dim; j += width) {
       const int64_t own = of.dim - j < width ? of.dim - j : width;
-      const double* shift = mean + j;
+      for (int64_t c = 0; c < own; ++c) shift[c] = static_cast<float>(mean[j + c]);
       for (int64_t i = 0; i < count; ++i) {
-        const T* row = row_of(of, first + i) + j;
-        float* out = tile + i * width;
-        double sq_norm = 0;
-#pragma omp simd reduction(+ : sq_norm)
-        for (int64_t c = 0; c < own; ++c) {
-          const double y = static_cast<double>(row[c]) - shift[c];
-          sq_norm += y * y;
-          out[c] = static_cast<float>(y);
-        }
-        sq_norms[first + i] += sq_norm;
+        const float sq_norm = subtract_mean(row_of(of, first + i) + j, shift, own, width, y);
+        sq_norms[first + i] += static_cast<double>(sq_norm);
+        round_pairs(y, width, tile + i * width / 2);
       }
-      transpose(tile, width, count, own, columns, kBlock, kBlock);
-      round_pairs(columns, own, packed + first * pairs + j / 2 * kBlock);
+      transpose(tile, width / 2, count, column_pairs(own), packed + first * pairs + j / 2 * kBlock,
+                kBlock, kBlock);
     }
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    if (!(sq_norms[i] > 0x1p-100 && sq_norms[i] < 0x1p120))
+      sq_norms[i] = exact_sq_norm(of, mean, i);
   }
 }
 
 // sums += <member, target> for the members of a block over pairs of columns [begin, end).
-inline void add_products(const uint32_t* block, const float* target, int64_t begin, int64_t end,
+inline void add_products(const float* block, const float* target, int64_t begin, int64_t end,
                          double* sums) {
-  Vector<float> even[kBlockVectors] = {}, odd[kBlockVectors] = {};
+  // Not by an initialiser, which GCC makes a slow string instruction of.
+  Vector<float> even[kBlockVectors], odd[kBlockVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kBlockVectors; ++v) even[v] = odd[v] = Vector<float>{};
   for (int64_t p = begin; p < end; ++p) {
     const Vector<float> x = target[2 * p] - Vector<float>{};  // exact, and no instruction
     const Vector<float> y = target[2 * p + 1] - Vector<float>{};
@@ -103,7 +142,7 @@ inline void add_products(const uint32_t* block, const float* target, int64_t beg
   }
 }
 
-double herding_scores(const uint32_t* packed, int64_t pairs, const float* target,
+double herding_scores(const float* packed, int64_t pairs, const float* target,
                       const double* sq_norms, int64_t begin, int64_t end, double* scores) {
   Vector<double> best = Vector<double>{} - HUGE_VAL;
   for (int64_t first = begin; first < end; first += kBlock) {
@@ -122,10 +161,11 @@ double herding_scores(const uint32_t* packed, int64_t pairs, const float* target
   return largest_lane<double>(best);
 }
 
-// Four independent accumulators hide the latency of the addition.
+// 2 <target, y> - |y|^2 = <y, 2 target - y>. Four independent accumulators hide the latency of the
+// addition.
 template <class T>
-inline double product_of_member(const HerdingClass<T>& of, const double* mean, const double* target,
-                                int64_t member) {
+inline double exact_score(const HerdingClass<T>& of, const double* mean, const double* target,
+                          int64_t member) {
   constexpr int64_t lanes = kLanes<double>, step = 4 * lanes;
   const T* row = row_of(of, member);
   Vector<double> sums[4] = {};
@@ -133,12 +173,16 @@ inline double product_of_member(const HerdingClass<T>& of, const double* mean, c
   for (; j + step <= of.dim; j += step) {
 #pragma GCC unroll 4
     for (int s = 0; s < 4; ++s) {
-      const Vector<double> y = load_wide(row + j + s * lanes) - load(mean + j + s * lanes);
-      sums[s] = multiply_add<double>(load(target + j + s * lanes), y, sums[s]);
+      const int64_t at = j + s * lanes;
+      const Vector<double> y = load_wide(row + at) - load(mean + at);
+      sums[s] = multiply_add<double>(2 * load(target + at) - y, y, sums[s]);
     }
   }
   double sum = sum_lanes<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  for (; j < of.dim; ++j) sum += target[j] * (static_cast<double>(row[j]) - mean[j]);
+  for (; j < of.dim; ++j) {
+    const double y = static_cast<double>(row[j]) - mean[j];
+    sum += (2 * target[j] - y) * y;
+  }
   return sum;
 }
 
@@ -147,12 +191,12 @@ inline double product_of_member(const HerdingClass<T>& of, const double* mean, c
     sum_of_members(of, begin, end, sum);                                                       \
   }                                                                                            \
   void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
-                    uint32_t* packed, double* sq_norms) {                                      \
+                    float* packed, double* sq_norms) {                                         \
     pack_members(of, mean, begin, end, packed, sq_norms);                                      \
   }                                                                                            \
-  double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
-                         int64_t member) {                                                     \
-    return product_of_member(of, mean, target, member);                                        \
+  double herding_exact(const HerdingClass<T>& of, const double* mean, const double* target,    \
+                       int64_t member) {                                                       \
+    return exact_score(of, mean, target, member);                                              \
   }
 CLFAST_DEFINE_HERDING(float)
 CLFAST_DEFINE_HERDING(double)

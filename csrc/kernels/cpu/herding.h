@@ -24,22 +24,22 @@ static inline int64_t column_pairs(int64_t dim) { return (dim + 1) / 2; }
 
 // herding_sum: the sum [dim] of members [begin, end).
 // herding_pack: members [begin, end) less `mean`, in bfloat16, into `packed` [padded_members(),
-// column_pairs()], whose order is the level's own; and their sq_norms [padded_members()] before
-// rounding, infinite behind the last member.
+// column_pairs()], whose order is the level's own; and their sq_norms [padded_members()], summed in
+// float where that has enough range, infinite behind the last member.
 // herding_scores: scores [padded_members()] of members [begin, end); the largest is returned (a NaN
 // is passed over). target [2 column_pairs()].
 // herding_next: the first member from `begin` on whose score is not below `least`, else `end`.
-// herding_product: <target, member - mean>, summed in double.
+// herding_exact: the score of a member in double.
 #define CLFAST_HERDING(T)                                                                      \
   void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum);        \
   void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
-                    uint32_t* packed, double* sq_norms);                                       \
-  double herding_product(const HerdingClass<T>& of, const double* mean, const double* target,  \
-                         int64_t member);
+                    float* packed, double* sq_norms);                                          \
+  double herding_exact(const HerdingClass<T>& of, const double* mean, const double* target,    \
+                       int64_t member);
 #define CLFAST_HERDING_OF_ALL()                                                              \
   CLFAST_HERDING(float)                                                                      \
   CLFAST_HERDING(double)                                                                     \
-  double herding_scores(const uint32_t* packed, int64_t pairs, const float* target,          \
+  double herding_scores(const float* packed, int64_t pairs, const float* target,             \
                         const double* sq_norms, int64_t begin, int64_t end, double* scores); \
   int64_t herding_next(const double* scores, double least, int64_t begin, int64_t end);
 CLFAST_HERDING_OF_ALL()

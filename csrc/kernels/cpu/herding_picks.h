@@ -11,7 +11,7 @@ static inline int64_t herding_chunks(int64_t count) {
 }
 
 struct HerdingScratch {
-  uint32_t* packed;           // [padded_members(), column_pairs()]
+  float* packed;              // [padded_members(), column_pairs()]
   double *sq_norms, *scores;  // [padded_members()]
   double *sums, *best;        // [herding_chunks(), dim], [herding_chunks()]
   double *mean, *target;      // [dim]
@@ -56,7 +56,8 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s
     longest = s.sq_norms[i] > longest ? s.sq_norms[i] : longest;
   }
   const double mean_length = std::sqrt(sq_mean);
-  longest = std::sqrt(longest);
+  // Of sums in float, of differences of floats.
+  longest = (1 + 0x1p-16) * std::sqrt(longest) + 0x1p-22 * mean_length;
   if (dim % 2 != 0) s.rounded[dim] = 0;
   for (int64_t k = count; k < m; ++k) picks[k] = -1;
   for (int64_t k = 0; k < (m < count ? m : count); ++k) {
@@ -72,12 +73,16 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s
     double best = -HUGE_VAL;
     for (int64_t c = 0; c < chunks; ++c) best = s.best[c] > best ? s.best[c] : best;
     const double length = std::sqrt(sq_length), tie = herding_tie(length, longest, mean_length);
-    const double slack = herding_slack(dim, length, longest);
+    const double slack = herding_slack(dim, length, longest, mean_length);
     const double least = best - 2 * slack - tie;
     best = -HUGE_VAL;
     for (int64_t i = herding_next(s.scores, least, 0, count); i < count;
          i = herding_next(s.scores, least, i + 1, count)) {
-      s.scores[i] = herding_score(herding_product(of, s.mean, s.target, i), s.sq_norms[i]);
+      if (s.sq_norms[i] == HUGE_VAL) {  // is picked already
+        s.scores[i] = -HUGE_VAL;
+        continue;
+      }
+      s.scores[i] = herding_exact(of, s.mean, s.target, i);
       best = s.scores[i] > best ? s.scores[i] : best;
     }
     const int64_t pick = herding_next(s.scores, best - tie, 0, count);

@@ -5,105 +5,130 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
+// Channels at a time: their masks stay in the first cache while rows of weights pass by, and sums
+// of them are in T, then in double.
+constexpr int64_t kMaskPanel = 256;
+
 template <class T>
-inline Vector<T> decay_of(Vector<T> x) {
-  return exp_of(x < Vector<T>{} ? x : -x);
+struct MaskPanel {
+  int64_t from, count;
+  T masks[kMaskPanel];
+};
+
+// body(panel) for channels [begin, end).
+template <class T, class Body>
+inline __attribute__((always_inline)) void for_panels(int64_t begin, int64_t end,
+                                                      const Body& body) {
+  MaskPanel<T> panel;
+  for (panel.from = begin; panel.from < end; panel.from += kMaskPanel) {
+    panel.count = end - panel.from < kMaskPanel ? end - panel.from : kMaskPanel;
+    body(panel);
+  }
 }
 
-// Sums of masks: so many vectors in T, then in double.
-constexpr int64_t kMaskPanel = 64;
+template <class T>
+inline void add_masks(const MaskedWeight<T> layer, T scale, MaskPanel<T>& panel, MaskSums& sums) {
+  Vector<T> used = {}, whole = {};
+  LaneIndex<T> free = {};
+  for_vectors<T>(panel.count, [&](int64_t i, int64_t lanes) {
+    const int64_t c = panel.from + i;
+    const Vector<T> x = load_first(layer.embedding + c, lanes, T(0)) * scale;
+    const Vector<T> m = soft_mask(x, exp_of_minus_size(x));
+    LaneIndex<T> taken = reserved_lanes<T>(layer.reserved, c, lanes);
+    if (lanes < kLanes<T>) taken |= lane_numbers<T>() >= static_cast<LaneOf<T>>(lanes);
+    used += taken ? Vector<T>{} : m;
+    whole += m;
+    free += taken + 1;  // a lane is 0, or -1 where taken
+    store_first(panel.masks + i, lanes, m);
+  });
+  sums.used += sum_lanes<T>(used);
+  sums.whole += sum_lanes<T>(whole);
+  for (int i = 0; i < kLanes<T>; ++i) sums.free += free[i];
+}
+
+// body(at, i, lanes, mask) for the vectors of the weights of a panel: elements at the place `at` of
+// channels from i of the panel on, or of channel i alone.
+template <class T, class Body>
+inline __attribute__((always_inline)) void for_weights(const MaskedWeight<T>& layer,
+                                                       const MaskPanel<T>& panel,
+                                                       const Body& body) {
+  const int64_t outer = layer.outer, channels = layer.channels, inner = layer.inner;
+  if (inner == 1) {
+    for_vectors<T>(panel.count, [&](int64_t i, int64_t lanes) {
+      const Vector<T> mask = load_first(panel.masks + i, lanes, T(0));
+      for (int64_t o = 0; o < outer; ++o) body(o * channels + panel.from + i, i, lanes, mask);
+    });
+    return;
+  }
+  for (int64_t o = 0; o < outer; ++o) {
+    for (int64_t i = 0; i < panel.count; ++i) {
+      const int64_t run = (o * channels + panel.from + i) * inner;
+      const Vector<T> mask = Vector<T>{} + panel.masks[i];
+      for_vectors<T>(inner, [&](int64_t j, int64_t lanes) { body(run + j, i, lanes, mask); });
+    }
+  }
+}
 
 template <class T>
-inline MaskSums mask_layer(const MaskedWeight<T>& layer, T scale, int64_t begin, int64_t end,
+inline MaskSums mask_layer(const MaskedWeight<T> layer, T scale, int64_t begin, int64_t end,
                            T* masked) {
   MaskSums sums{0, 0, 0};
-  for (int64_t from = begin; from < end; from += kMaskPanel * kLanes<T>) {
-    const int64_t stop = from + kMaskPanel * kLanes<T>;
-    const int64_t count = (stop < end ? stop : end) - from;
-    Vector<T> used = {}, whole = {};
-    LaneIndex<T> free = {};
-    for_vectors<T>(count, [&](int64_t i, int64_t lanes) {
-      const int64_t c = from + i;
-      const Vector<T> x = load_first(layer.embedding + c, lanes, T(0)) * scale;
-      const Vector<T> m = soft_mask(x, decay_of<T>(x));
-      LaneIndex<T> taken = reserved_lanes<T>(layer.reserved, c, lanes);
-      if (lanes < kLanes<T>) taken |= lane_numbers<T>() >= static_cast<LaneOf<T>>(lanes);
-      used += taken ? Vector<T>{} : m;
-      whole += m;
-      free += taken + 1;  // a lane is 0, or -1 where taken
-      if (masked == nullptr) return;
-      if (layer.inner == 1) {
-        for (int64_t o = 0; o < layer.outer; ++o) {
-          const int64_t at = o * layer.channels + c;
-          store_first(masked + at, lanes, load_first(layer.weight + at, lanes, T(0)) * m);
-        }
-        return;
-      }
-      for (int64_t o = 0; o < layer.outer; ++o) {
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-          const Vector<T> of_channel = Vector<T>{} + m[lane];
-          const int64_t run = (o * layer.channels + c + lane) * layer.inner;
-          for_vectors<T>(layer.inner, [&](int64_t j, int64_t rest) {
-            const Vector<T> w = load_first(layer.weight + run + j, rest, T(0));
-            store_first(masked + run + j, rest, w * of_channel);
-          });
-        }
-      }
+  for_panels<T>(begin, end, [&](MaskPanel<T>& panel) {
+    add_masks(layer, scale, panel, sums);
+    if (masked == nullptr) return;
+    for_weights(layer, panel, [&](int64_t at, int64_t, int64_t lanes, Vector<T> m) {
+      store_first(masked + at, lanes, load_first(layer.weight + at, lanes, T(0)) * m);
     });
-    sums.used += sum_lanes<T>(used);
-    sums.whole += sum_lanes<T>(whole);
-    for (int i = 0; i < kLanes<T>; ++i) sums.free += free[i];
-  }
+  });
   return sums;
 }
 
-// d_weight of a vector of elements; sum: gains grad times weight.
+// d_weight, and sums[i] = the sum of grad times weight of channel i of the panel.
 template <class T>
-inline __attribute__((always_inline)) void grad_of_vector(const MaskedWeight<T>& layer,
-                                                          const T* grad, int64_t at, int64_t lanes,
-                                                          Vector<T> m, T* d_weight,
-                                                          Vector<T>& sum) {
-  const Vector<T> g = load_first(grad + at, lanes, T(0));
-  sum = multiply_add<T>(g, load_first(layer.weight + at, lanes, T(0)), sum);
-  store_first(d_weight + at, lanes, g * m);
+inline void weight_gradients(const MaskedWeight<T> layer, const T* grad, const MaskPanel<T>& panel,
+                             T* d_weight, T* sums) {
+  Vector<T> parts[kMaskPanel];
+  const int64_t vectors =
+      layer.inner == 1 ? (panel.count + kLanes<T> - 1) / kLanes<T> : panel.count;
+  for (int64_t i = 0; i < vectors; ++i) parts[i] = Vector<T>{};
+  for_weights(layer, panel, [&](int64_t at, int64_t i, int64_t lanes, Vector<T> m) {
+    Vector<T>& part = parts[layer.inner == 1 ? i / kLanes<T> : i];
+    const Vector<T> g = load_first(grad + at, lanes, T(0));
+    part = multiply_add<T>(g, load_first(layer.weight + at, lanes, T(0)), part);
+    store_first(d_weight + at, lanes, g * m);
+  });
+  if (layer.inner == 1) {
+    for_vectors<T>(panel.count, [&](int64_t i, int64_t lanes) {
+      store_first(sums + i, lanes, parts[i / kLanes<T>]);
+    });
+  } else {
+    for (int64_t i = 0; i < panel.count; ++i) sums[i] = sum_lanes<T>(parts[i]);
+  }
 }
 
 template <class T>
-inline void mask_layer_backward(const MaskedWeight<T>& layer, const MaskScales<T>& scales,
+inline void mask_layer_backward(const MaskedWeight<T> layer, const MaskScales<T> scales,
                                 const T* grad, T share, int64_t begin, int64_t end, T* d_weight,
                                 T* d_embedding) {
-  for_vectors<T>(end - begin, [&](int64_t i, int64_t lanes) {
-    const int64_t c = begin + i;
-    const Vector<T> e = load_first(layer.embedding + c, lanes, T(0)), x = e * scales.scale;
-    const Vector<T> decay = decay_of<T>(x);
-    const Vector<T> slope = scales.compensated ? scales.max_scale * soft_mask_slope(decay_of<T>(e))
-                                               : scales.scale * soft_mask_slope(decay);
-    Vector<T> sums = {};
-    if (grad != nullptr) {
-      const Vector<T> m = soft_mask(x, decay);
-      if (layer.inner == 1) {
-        for (int64_t o = 0; o < layer.outer; ++o) {
-          grad_of_vector(layer, grad, o * layer.channels + c, lanes, m, d_weight, sums);
-        }
-      } else {
-        Vector<T> sum_of[kLanes<T>] = {};
-        for (int64_t o = 0; o < layer.outer; ++o) {
-          for (int64_t lane = 0; lane < lanes; ++lane) {
-            const Vector<T> of_channel = Vector<T>{} + m[lane];
-            const int64_t run = (o * layer.channels + c + lane) * layer.inner;
-            Vector<T> sum = sum_of[lane];
-            for_vectors<T>(layer.inner, [&](int64_t j, int64_t rest) {
-              grad_of_vector(layer, grad, run + j, rest, of_channel, d_weight, sum);
-            });
-            sum_of[lane] = sum;
-          }
-        }
-        for (int64_t lane = 0; lane < lanes; ++lane) sums[lane] = sum_lanes<T>(sum_of[lane]);
-      }
-    }
-    const LaneIndex<T> taken = reserved_lanes<T>(layer.reserved, c, lanes);
+  T slopes[kMaskPanel], sums[kMaskPanel] = {};
+  for_panels<T>(begin, end, [&](MaskPanel<T>& panel) {
+    const T* embedding = layer.embedding + panel.from;
+    for_vectors<T>(panel.count, [&](int64_t i, int64_t lanes) {
+      const Vector<T> e = load_first(embedding + i, lanes, T(0)), x = e * scales.scale;
+      const Vector<T> decay = exp_of_minus_size(x);
+      store_first(panel.masks + i, lanes, soft_mask(x, decay));
+      store_first(slopes + i, lanes,
+                  scales.compensated ? scales.max_scale * soft_mask_slope(exp_of_minus_size(e))
+                                     : scales.scale * soft_mask_slope(decay));
+    });
+    if (grad != nullptr) weight_gradients(layer, grad, panel, d_weight, sums);
     const Vector<T> shares = Vector<T>{} + share;
-    store_first(d_embedding + c, lanes, slope * (sums + (taken ? Vector<T>{} : shares)));
+    for_vectors<T>(panel.count, [&](int64_t i, int64_t lanes) {
+      const int64_t c = panel.from + i;
+      const LaneIndex<T> taken = reserved_lanes<T>(layer.reserved, c, lanes);
+      const Vector<T> sum = load_first(sums + i, lanes, T(0)) + (taken ? Vector<T>{} : shares);
+      store_first(d_embedding + c, lanes, load_first(slopes + i, lanes, T(0)) * sum);
+    });
   });
 }
 

@@ -25,9 +25,8 @@ __global__ void __launch_bounds__(kThreads)
     T& grad = table.of[at].grad[i];
     const T e = table.of[at].embedding[i], size = e < T(0) ? -e : e;
     const T x = scale * size, steep = x < clamp ? x : clamp;
-    const T half = exp(half_exponent<T>(steep, size));
-    grad = compensated<T>(grad, half, static_cast<T>(exp(-steep)), static_cast<T>(exp(-size)),
-                          factor, table.of[at].largest);
+    const T decay = exp(-(steep < size ? steep : size)), fall = exp(-half_gap<T>(steep, size));
+    grad = compensated<T>(grad, steep, size, decay, fall, factor, table.of[at].largest);
   });
 }
 

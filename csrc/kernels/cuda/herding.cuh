@@ -7,9 +7,9 @@
 
 namespace clfast::cuda {
 
-// Where the labels from `begin` on end to be equal.
-static __device__ int64_t end_of_class(const int64_t* __restrict__ sorted, int64_t begin,
-                                       int64_t samples) {
+// Where the labels from `begin` on end to be equal. Inlined, it would cost the kernel registers.
+static __device__ __attribute__((noinline)) int64_t end_of_class(const int64_t* __restrict__ sorted,
+                                                                 int64_t begin, int64_t samples) {
   int64_t inside = begin, outside = samples;
   while (outside - inside > 1) {
     const int64_t middle = inside + (outside - inside) / 2;

@@ -45,9 +45,8 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
   check_num_classes(op, num_classes);
   check_eps(op, eps, in.dtype);
   const std::optional<Tensor> chosen = check_select(op, select, num_classes, keys);
-  Tensor delta_weight =
-      torch::stable::new_empty(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
-  Tensor delta_bias = torch::stable::new_empty(in.keys, {in.batch, num_classes}, in.dtype);
+  Tensor delta_weight = new_tensor(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
+  Tensor delta_bias = new_tensor(in.keys, {in.batch, num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const Neighbourhood<T> n = in.view<T>(num_classes, eps);
@@ -74,9 +73,8 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
   check_eps(op, eps, in.dtype);
   const Optimizer rule = check_optimizer(op, optimizer);
   const int64_t num_classes = layer.num_classes;
-  Tensor delta_weight =
-      torch::stable::new_empty(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
-  Tensor delta_bias = torch::stable::new_empty(in.keys, {in.batch, num_classes}, in.dtype);
+  Tensor delta_weight = new_tensor(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
+  Tensor delta_bias = new_tensor(in.keys, {in.batch, num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const cpu::MbpaProblem<T> problem{
@@ -109,7 +107,7 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
   const HebbInputs hebb = check_hebb(op, in, queries, weight, bias, interpolation, eta, steps, lr,
                                      optimizer, eps, select, key_sq_norms, base_logits);
   const int64_t num_classes = hebb.layer.num_classes;
-  Tensor out = torch::stable::new_empty(in.keys, {in.batch, num_classes}, in.dtype);
+  Tensor out = new_tensor(in.keys, {in.batch, num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* bias_data = data_or_null<T>(hebb.layer.bias);
@@ -143,7 +141,7 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
 
 Tensor interpolation_weights(const Tensor& counts, double beta, ScalarType dtype) {
   const Tensor given = check_interpolation(counts, beta, dtype);
-  Tensor out = torch::stable::new_empty(given, {given.size(0)}, dtype);
+  Tensor out = new_tensor(given, {given.size(0)}, dtype);
   const int64_t* count = given.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < given.size(0); ++i) {
     CLFAST_CHECK(count[i] >= 0, "interpolation_weights: counts[", i, "] is ", count[i],
@@ -169,7 +167,7 @@ Tensor mixture_log_probs(const Tensor& logits, const Tensor& queries, const Tens
       check_neighbours(op, keys, labels, sq_distances, indices, std::nullopt);
   const MixtureInputs mix =
       check_mixture(op, in, logits, queries, theta, gamma, form, key_sq_norms);
-  Tensor out = torch::stable::new_empty(in.keys, {in.batch, mix.num_classes}, in.dtype);
+  Tensor out = new_tensor(in.keys, {in.batch, mix.num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const cpu::MixtureProblem<T> problem{in.view<T>(mix.num_classes, 1.0),

@@ -93,7 +93,7 @@ void raise_on_nan_sums(const char* op, const std::vector<double>& sums, const Ge
 Tensor gem_project(const Tensor& grad, const Tensor& memory_grads, double margin) {
   const char* op = "gem_project";
   const GemInputs in = check_gem(op, grad, memory_grads, margin);
-  Tensor out = torch::stable::new_empty(in.grad, {in.columns}, in.dtype);
+  Tensor out = new_tensor(in.grad, {in.columns}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const cpu::GemGradients<T> g{in.grad.const_data_ptr<T>(), in.memory_grads.const_data_ptr<T>(),
@@ -136,7 +136,7 @@ void raise_on_nan_penalty(const char* op, double sum, const PenaltyInputs& in) {
 
 // A term a part, whatever the threads.
 Tensor penalty(const char* op, const PenaltyInputs& in) {
-  Tensor out = torch::stable::new_empty(in.params[0], {}, in.dtype);
+  Tensor out = new_tensor(in.params[0], {}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const std::vector<Part> parts = parts_of(in.params);

@@ -20,7 +20,7 @@ Tensors distillation_loss(const Tensor& student, const Tensor& teacher, double t
   const char* op = "distillation_loss";
   const Distillation in =
       check_distillation(op, student, teacher, temperature, reduction, scale_t2);
-  Tensor gradient = torch::stable::new_empty(in.student, {in.rows, in.width}, in.dtype);
+  Tensor gradient = new_tensor(in.student, {in.rows, in.width}, in.dtype);
   Tensor loss;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -73,7 +73,7 @@ Tensors margin_ranking_loss(const Tensor& cosines, const Tensor& labels, const T
   }
   const double terms = static_cast<double>(old) * static_cast<double>(in.ranked);
   const double share = terms > 0 ? 1 / terms : 0;
-  Tensor gradient = torch::stable::new_empty(in.cosines, {in.rows, in.classes}, in.dtype);
+  Tensor gradient = new_tensor(in.cosines, {in.rows, in.classes}, in.dtype);
   Tensor loss;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -137,8 +137,8 @@ ThreeTensors cosine_logits_backward(const Tensor& grad, const Tensor& features,
   const CosineInputs in = check_cosine_logits("cosine_logits_backward", features, weight, scale);
   const CosineState state(scaled_features, unit_weight, inverse_lengths);
   const CosineSlopes slopes(as_compute(grad, in.dtype), state);
-  Tensor d_features = torch::stable::new_empty(in.features, {in.rows, in.dim});
-  Tensor d_weight = torch::stable::new_empty(in.weight, {in.classes, in.dim});
+  Tensor d_features = new_tensor(in.features, {in.rows, in.dim});
+  Tensor d_weight = new_tensor(in.weight, {in.classes, in.dim});
   Tensor d_scale;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -175,7 +175,7 @@ Tensor bias_correct(const Tensor& logits, const Tensor& new_classes, const Tenso
   const char* op = "bias_correct";
   const BiasCorrection in = check_bias_correct(op, logits, new_classes, scale);
   const Tensor added = check_scalar(op, "shift", shift, "logits", logits);
-  Tensor out = torch::stable::new_empty(in.logits, {in.rows, in.classes});
+  Tensor out = new_tensor(in.logits, {in.rows, in.classes});
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const T factor = *in.scale.const_data_ptr<T>(), offset = *added.const_data_ptr<T>();
@@ -201,7 +201,7 @@ ThreeTensors bias_correct_backward(const Tensor& grad, const Tensor& logits,
   const char* op = "bias_correct_backward";
   const BiasCorrection in = check_bias_correct(op, logits, new_classes, scale);
   const Tensor slopes = as_compute(grad, in.dtype);
-  Tensor d_logits = torch::stable::new_empty(in.logits, {in.rows, in.classes});
+  Tensor d_logits = new_tensor(in.logits, {in.rows, in.classes});
   Tensor d_scale, d_shift;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);

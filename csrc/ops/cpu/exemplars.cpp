@@ -59,7 +59,7 @@ class HerdingBuffers {
         members_(cpu::padded_members(most)),
         doubles_((dim + 1) * chunks_ + 2 * members_ + 2 * dim),
         rounded_(2 * cpu::column_pairs(dim)),
-        packed_(new uint32_t[members_ * cpu::column_pairs(dim)]) {}
+        packed_(new float[members_ * cpu::column_pairs(dim)]) {}
 
   cpu::HerdingScratch view() {
     double* sq_norms = doubles_.data();
@@ -72,7 +72,7 @@ class HerdingBuffers {
   int64_t dim_, chunks_, members_;
   std::vector<double> doubles_;
   std::vector<float> rounded_;
-  std::unique_ptr<uint32_t[]> packed_;  // uninitialised on purpose: the kernel writes every element
+  std::unique_ptr<float[]> packed_;  // uninitialised on purpose: the kernel writes every element
 };
 
 // Names a feature that cannot be scored.
@@ -93,8 +93,8 @@ template <class T>
 std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels, int64_t m) {
   const HerdingInputs in = check_herding(features, labels, m);
   const ClassRows rows = rows_of_classes(in.labels.const_data_ptr<int64_t>(), in.samples);
-  Tensor picks = torch::stable::new_empty(in.features, {in.samples}, ScalarType::Long);
-  Tensor sizes = torch::stable::new_empty(in.features, {in.samples}, ScalarType::Long);
+  Tensor picks = new_tensor(in.features, {in.samples}, ScalarType::Long);
+  Tensor sizes = new_tensor(in.features, {in.samples}, ScalarType::Long);
   int64_t* out = picks.mutable_data_ptr<int64_t>();
   std::fill_n(sizes.mutable_data_ptr<int64_t>(), in.samples, 0);
   int64_t largest = 0;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../check.h"
+#include "../tensor_lists.h"
 
 namespace clfast::ops {
 
@@ -36,6 +36,21 @@ void for_parts(const std::vector<Part>& parts, const Work& work) {
                               [&](int64_t begin, int64_t end) {
                                 for (int64_t i = begin; i < end; ++i) work(i, parts[i]);
                               });
+}
+
+// Tensors of the list are contiguous, of type T.
+template <class T>
+void check_no_nan(const char* op, const char* list, const std::vector<Tensor>& tensors) {
+  std::vector<const T*> data;
+  for (const Tensor& t : tensors) data.push_back(t.const_data_ptr<T>());
+  const std::vector<Part> parts = parts_of(tensors);
+  std::vector<uint8_t> found(parts.size());
+  for_parts(parts, [&](int64_t i, const Part& part) {
+    found[i] = holds_nan(data[part.tensor] + part.begin, part.end - part.begin);
+  });
+  for (size_t i = 0; i < parts.size(); ++i) {
+    CLFAST_CHECK(!found[i], op, ": ", Entry{list, parts[i].tensor}, " holds NaN");
+  }
 }
 
 }  // namespace clfast::ops

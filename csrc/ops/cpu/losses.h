@@ -27,7 +27,7 @@ inline double weighted_sum(const std::vector<T>& weights, const T* values) {
 
 template <class T>
 inline Tensor scalar(const Tensor& like, ScalarType dtype, double value) {
-  Tensor out = torch::stable::new_empty(like, {}, dtype);
+  Tensor out = new_tensor(like, {}, dtype);
   *out.mutable_data_ptr<T>() = static_cast<T>(value);
   return out;
 }

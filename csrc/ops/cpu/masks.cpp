@@ -68,7 +68,7 @@ void mask_layers_backward(const MaskLayers& in, const CheckedScales& scales,
 }
 
 Tensor scalar_like(const Tensor& t, double value, ScalarType dtype) {
-  Tensor out = torch::stable::new_empty(t, {}, dtype);
+  Tensor out = new_tensor(t, {}, dtype);
   dispatch_compute(dtype, [&](auto tag) {
     using T = decltype(tag);
     *out.mutable_data_ptr<T>() = static_cast<T>(value);
@@ -81,7 +81,7 @@ Tensor masked_weight(const Tensor& weight, const Tensor& embedding, double scale
   const char* op = "masked_weight";
   const MaskLayers in = check_masked_weight(op, weight, embedding);
   check_scales(op, scale, max_scale, in.dtype);
-  Tensor masked = torch::stable::new_empty(weight, weight.sizes(), in.dtype);
+  Tensor masked = new_tensor(weight, weight.sizes(), in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     mask_layers<T>(op, in, scale, {masked.mutable_data_ptr<T>()},
@@ -140,7 +140,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> masked_weights(std::vector<Tenso
   const MaskLayers in = check_masked_weights(op, weights, embeddings, reserved);
   check_scales(op, scale, max_scale, in.dtype);
   const std::vector<Tensor> masked = like(weights, in.dtype);
-  Tensor free = torch::stable::new_empty(weights[0], {}, ScalarType::Long);
+  Tensor free = new_tensor(weights[0], {}, ScalarType::Long);
   double value = 0;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -212,8 +212,8 @@ void compensate_embedding_gradients_(std::vector<Tensor> grads, std::vector<Tens
     std::vector<cpu::Compensation<T>> compensations;
     std::vector<T*> pointers;
     std::vector<const T*> from;
+    check_no_nan<T>(op, "embeddings", in.embeddings);
     for (size_t i = 0; i < grads.size(); ++i) {
-      CLFAST_CHECK(!holds_nan<T>(in.embeddings[i]), op, ": ", Entry{"embeddings", i}, " holds NaN");
       pointers.push_back(in.grads[i].mutable_data_ptr<T>());
       from.push_back(in.embeddings[i].const_data_ptr<T>());
       compensations.push_back({static_cast<T>(scale), static_cast<T>(in.factor),
@@ -231,19 +231,26 @@ void compensate_embedding_gradients_(std::vector<Tensor> grads, std::vector<Tens
 Tensor reserve_(std::vector<Tensor> reserved, std::vector<Tensor> embeddings, double scale) {
   const char* op = "reserve_";
   const ReserveInputs in = check_reserve(op, reserved, embeddings, scale);
-  Tensor counts = torch::stable::new_empty(embeddings[0], {static_cast<int64_t>(embeddings.size())},
-                                           ScalarType::Long);
+  Tensor counts =
+      new_tensor(embeddings[0], {static_cast<int64_t>(embeddings.size())}, ScalarType::Long);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
+    check_no_nan<T>(op, "embeddings", in.embeddings);
+    std::vector<uint8_t*> marks;
+    std::vector<const T*> from;
     for (size_t i = 0; i < embeddings.size(); ++i) {
-      CLFAST_CHECK(!holds_nan<T>(in.embeddings[i]), op, ": ", Entry{"embeddings", i}, " holds NaN");
+      marks.push_back(static_cast<uint8_t*>(in.reserved[i].data_ptr()));
+      from.push_back(in.embeddings[i].const_data_ptr<T>());
     }
-    for (size_t i = 0; i < embeddings.size(); ++i) {
-      const Tensor& mask = in.reserved[i];
-      counts.mutable_data_ptr<int64_t>()[i] = cpu::reserve(
-          static_cast<uint8_t*>(mask.data_ptr()), mask.scalar_type() == ScalarType::Byte,
-          in.embeddings[i].const_data_ptr<T>(), 0, in.embeddings[i].numel());
-    }
+    const std::vector<Part> parts = parts_of(in.embeddings);
+    std::vector<int64_t> fresh(parts.size());
+    for_parts(parts, [&](int64_t i, const Part& part) {
+      const bool packed = in.reserved[part.tensor].scalar_type() == ScalarType::Byte;
+      fresh[i] = cpu::reserve(marks[part.tensor], packed, from[part.tensor], part.begin, part.end);
+    });
+    int64_t* sums = counts.mutable_data_ptr<int64_t>();
+    std::fill_n(sums, embeddings.size(), 0);
+    for (size_t i = 0; i < parts.size(); ++i) sums[parts[i].tensor] += fresh[i];
   });
   write_back(reserved, in.reserved);
   return counts;
@@ -252,18 +259,22 @@ Tensor reserve_(std::vector<Tensor> reserved, std::vector<Tensor> embeddings, do
 Tensor pack_mask(const Tensor& mask) {
   check_bool("pack_mask", "mask", mask);
   const Tensor bytes = as_contiguous(mask);
-  const int64_t elements = mask.numel();
-  Tensor packed = torch::stable::new_empty(mask, {(elements + 7) / 8}, ScalarType::Byte);
-  cpu::pack_mask(marks_of(bytes).marks, 0, elements, packed.mutable_data_ptr<uint8_t>());
+  Tensor packed = new_tensor(mask, {(mask.numel() + 7) / 8}, ScalarType::Byte);
+  const uint8_t* from = marks_of(bytes).marks;
+  uint8_t* to = packed.mutable_data_ptr<uint8_t>();
+  for_parts(parts_of({mask}),
+            [&](int64_t, const Part& part) { cpu::pack_mask(from, part.begin, part.end, to); });
   return packed;
 }
 
 Tensor unpack_mask(const Tensor& packed, std::vector<int64_t> shape) {
-  const int64_t elements = check_packed("unpack_mask", packed, shape);
+  check_packed("unpack_mask", packed, shape);
   const Tensor bits = as_contiguous(packed);
-  Tensor mask = torch::stable::new_empty(packed, shape, ScalarType::Bool);
-  cpu::unpack_mask(bits.const_data_ptr<uint8_t>(), 0, elements,
-                   static_cast<uint8_t*>(mask.data_ptr()));
+  Tensor mask = new_tensor(packed, shape, ScalarType::Bool);
+  const uint8_t* from = bits.const_data_ptr<uint8_t>();
+  uint8_t* to = static_cast<uint8_t*>(mask.data_ptr());
+  for_parts(parts_of({mask}),
+            [&](int64_t, const Part& part) { cpu::unpack_mask(from, part.begin, part.end, to); });
   return mask;
 }
 

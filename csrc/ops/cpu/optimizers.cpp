@@ -31,7 +31,7 @@ void adam(const char*, const MaskedLists& in, const AdamOptions& options,
 
 // A term a part, whatever the threads.
 Tensor norm(const char*, const MaskedLists& in) {
-  Tensor out = torch::stable::new_empty(in.grads[0], {}, ScalarType::Double);
+  Tensor out = new_tensor(in.grads[0], {}, ScalarType::Double);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const std::vector<Part> parts = parts_of(in.grads);

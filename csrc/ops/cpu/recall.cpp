@@ -53,8 +53,8 @@ std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logi
   const RecallInputs in =
       check_recall(op, old_logits, new_logits, present_classes, w, divergence, multiplicity);
   const LogitPair& z = in.logits;
-  Tensor d_old = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
-  Tensor d_new = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor d_old = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor d_new = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
   Tensor loss;
   dispatch_compute(z.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -102,9 +102,9 @@ std::tuple<Tensor, Tensor, Tensor> divergence(const Tensor& p_logits, const Tens
   const char* op = "divergence";
   const LogitPair z = check_logits(op, "p_logits", p_logits, "q_logits", q_logits);
   const Divergence form = check_divergence(op, "kind", kind, false);
-  Tensor out = torch::stable::new_empty(z.first, {z.rows}, z.dtype);
-  Tensor d_p = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
-  Tensor d_q = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor out = new_tensor(z.first, {z.rows}, z.dtype);
+  Tensor d_p = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor d_q = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
   dispatch_compute(z.dtype, [&](auto tag) {
     using T = decltype(tag);
     const T *p = z.first.const_data_ptr<T>(), *q = z.second.const_data_ptr<T>();
@@ -125,7 +125,7 @@ std::tuple<Tensor, Tensor> soft_cross_entropy(const Tensor& logits, const Tensor
   const char* op = "soft_cross_entropy";
   const SoftTargets in = check_soft_targets(op, logits, target_logits, temperature, multiplicity);
   const LogitPair& z = in.logits;
-  Tensor gradient = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor gradient = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
   Tensor loss;
   dispatch_compute(z.dtype, [&](auto tag) {
     using T = decltype(tag);

@@ -27,8 +27,8 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
   const RoundedKeys rounded{static_cast<const BFloat16Pair*>(
                                 in.rounded_rows ? in.rounded_rows->const_data_ptr() : nullptr),
                             data_or_null<float>(in.rounded_offset)};
-  Tensor sq_distances = torch::stable::new_empty(in.queries, {in.batch, k}, in.dtype);
-  Tensor indices = torch::stable::new_empty(in.queries, {in.batch, k}, ScalarType::Long);
+  Tensor sq_distances = new_tensor(in.queries, {in.batch, k}, in.dtype);
+  Tensor indices = new_tensor(in.queries, {in.batch, k}, ScalarType::Long);
   if (in.batch == 0) return {sq_distances, indices};
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -77,7 +77,7 @@ Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_cla
   const ClassMeansInputs in = check_class_means(features, labels, num_classes);
   const Members members =
       sort_by_class(in.labels.const_data_ptr<int64_t>(), in.samples, num_classes);
-  Tensor means = torch::stable::new_empty(in.features, {num_classes, in.dim}, in.dtype);
+  Tensor means = new_tensor(in.features, {num_classes, in.dim}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const Rows rows{in.features.const_data_ptr(), kind_of(in.features)};
@@ -102,7 +102,7 @@ Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_cla
 Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::string metric) {
   const NearestMeanInputs in = check_nearest_class_mean(features, means, metric);
   const int64_t samples = in.features.size(0), dim = in.features.size(1);
-  Tensor labels = torch::stable::new_empty(in.features, {samples}, ScalarType::Long);
+  Tensor labels = new_tensor(in.features, {samples}, ScalarType::Long);
   if (samples == 0) return labels;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);

@@ -69,9 +69,8 @@ std::tuple<Tensor, Tensor> hebbian_update(const Tensor& keys, const Tensor& labe
   check_eps(op, eps, in.dtype);
   const std::optional<Tensor> chosen = check_select(op, select, num_classes, keys);
   const DeviceStream stream(in.keys);
-  Tensor delta_weight =
-      torch::stable::new_empty(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
-  Tensor delta_bias = torch::stable::new_empty(in.keys, {in.batch, num_classes}, in.dtype);
+  Tensor delta_weight = new_tensor(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
+  Tensor delta_bias = new_tensor(in.keys, {in.batch, num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const LookUp<T> look_up(in);
@@ -96,9 +95,8 @@ std::tuple<Tensor, Tensor> mbpa_update(const Tensor& weight, const std::optional
   const Optimizer rule = check_optimizer(op, optimizer);
   const DeviceStream stream(in.keys);
   const int64_t num_classes = layer.num_classes;
-  Tensor delta_weight =
-      torch::stable::new_empty(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
-  Tensor delta_bias = torch::stable::new_empty(in.keys, {in.batch, num_classes}, in.dtype);
+  Tensor delta_weight = new_tensor(in.keys, {in.batch, num_classes, in.dim}, in.dtype);
+  Tensor delta_bias = new_tensor(in.keys, {in.batch, num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const LookUp<T> look_up(in);
@@ -125,7 +123,7 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
   const HebbInputs hebb = check_hebb(op, in, queries, weight, bias, interpolation, eta, steps, lr,
                                      optimizer, eps, select, key_sq_norms, base_logits);
   const int64_t num_classes = hebb.layer.num_classes;
-  Tensor out = torch::stable::new_empty(in.keys, {in.batch, num_classes}, in.dtype);
+  Tensor out = new_tensor(in.keys, {in.batch, num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* bias_data = data_or_null<T>(hebb.layer.bias);
@@ -150,7 +148,7 @@ Tensor hebb_logits(const Tensor& queries, const Tensor& weight, const std::optio
 Tensor interpolation_weights(const Tensor& counts, double beta, ScalarType dtype) {
   const Tensor given = check_interpolation(counts, beta, dtype);
   const DeviceStream stream(given);
-  Tensor out = torch::stable::new_empty(given, {given.size(0)}, dtype);
+  Tensor out = new_tensor(given, {given.size(0)}, dtype);
   dispatch_compute(dtype, [&](auto tag) {
     using T = decltype(tag);
     check_launch("interpolation_weights",
@@ -170,7 +168,7 @@ Tensor mixture_log_probs(const Tensor& logits, const Tensor& queries, const Tens
   const MixtureInputs mix =
       check_mixture(op, in, logits, queries, theta, gamma, form, key_sq_norms);
   const DeviceStream stream(in.keys);
-  Tensor out = torch::stable::new_empty(in.keys, {in.batch, mix.num_classes}, in.dtype);
+  Tensor out = new_tensor(in.keys, {in.batch, mix.num_classes}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const LookUp<T> look_up(in);

@@ -30,7 +30,7 @@ Tensor gem_project(const Tensor& grad, const Tensor& memory_grads, double margin
   const char* op = "gem_project";
   const GemInputs in = check_gem(op, grad, memory_grads, margin);
   const DeviceStream stream(in.grad);
-  Tensor out = torch::stable::new_empty(in.grad, {in.columns}, in.dtype);
+  Tensor out = new_tensor(in.grad, {in.columns}, in.dtype);
   const int64_t t = in.tasks, parts = t > 0 ? cuda::parts_of_gem(t, in.columns) : 0;
   const Tensor doubles =
       scratch_like(in.grad, 1 + 2 * t + (parts + 1) * t * t + gem_scratch(t), ScalarType::Double);
@@ -53,7 +53,7 @@ Tensor gem_project(const Tensor& grad, const Tensor& memory_grads, double margin
 Tensor penalty(const char* op, const PenaltyInputs& in) {
   const DeviceStream stream(in.params[0]);
   const std::vector<int64_t> ends = ends_of(in.params);
-  Tensor out = torch::stable::new_empty(in.params[0], {}, in.dtype);
+  Tensor out = new_tensor(in.params[0], {}, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const std::vector<PenaltyTensor<T>> tensors = in.tensors<T>();

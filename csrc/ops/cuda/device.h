@@ -35,7 +35,7 @@ inline void check_launch(const char* op, cudaError_t status) {
 
 // Scratch memory from torch's allocator, which knows streams.
 inline Tensor scratch_like(const Tensor& tensor, int64_t elements, ScalarType dtype) {
-  return torch::stable::new_empty(tensor, {elements}, dtype);
+  return new_tensor(tensor, {elements}, dtype);
 }
 
 // How many of `wanted` queries go at a time when each needs `bytes` of scratch: about 256 MiB, and

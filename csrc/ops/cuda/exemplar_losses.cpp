@@ -19,8 +19,8 @@ Tensors distillation_loss(const Tensor& student, const Tensor& teacher, double t
   const Distillation in =
       check_distillation(op, student, teacher, temperature, reduction, scale_t2);
   const DeviceStream stream(in.student);
-  Tensor loss = torch::stable::new_empty(in.student, {}, in.dtype);
-  Tensor gradient = torch::stable::new_empty(in.student, {in.rows, in.width}, in.dtype);
+  Tensor loss = new_tensor(in.student, {}, in.dtype);
+  Tensor gradient = new_tensor(in.student, {in.rows, in.width}, in.dtype);
   const Tensor state = scratch_like(in.student, 2 * in.rows, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -40,8 +40,8 @@ Tensors margin_ranking_loss(const Tensor& cosines, const Tensor& labels, const T
   const char* op = "margin_ranking_loss";
   const MarginRanking in = check_margin_ranking(op, cosines, labels, new_classes, margin, k);
   const DeviceStream stream(in.cosines);
-  Tensor loss = torch::stable::new_empty(in.cosines, {}, in.dtype);
-  Tensor gradient = torch::stable::new_empty(in.cosines, {in.rows, in.classes}, in.dtype);
+  Tensor loss = new_tensor(in.cosines, {}, in.dtype);
+  Tensor gradient = new_tensor(in.cosines, {in.rows, in.classes}, in.dtype);
   const Tensor is_new = scratch_like(in.cosines, in.classes, ScalarType::Byte);
   const Tensor state = scratch_like(in.cosines, 2 * in.rows, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
@@ -88,9 +88,9 @@ ThreeTensors cosine_logits_backward(const Tensor& grad, const Tensor& features,
   const DeviceStream stream(in.features);
   const CosineState state(scaled_features, unit_weight, inverse_lengths);
   const CosineSlopes slopes(as_compute(grad, in.dtype), state);
-  Tensor d_features = torch::stable::new_empty(in.features, {in.rows, in.dim});
-  Tensor d_weight = torch::stable::new_empty(in.weight, {in.classes, in.dim});
-  Tensor d_scale = torch::stable::new_empty(in.features, {}, in.dtype);
+  Tensor d_features = new_tensor(in.features, {in.rows, in.dim});
+  Tensor d_weight = new_tensor(in.weight, {in.classes, in.dim});
+  Tensor d_scale = new_tensor(in.features, {}, in.dtype);
   const Tensor dots = scratch_like(in.features, in.rows + in.classes, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -125,7 +125,7 @@ Tensor bias_correct(const Tensor& logits, const Tensor& new_classes, const Tenso
   const BiasCorrection in = check_bias_correct(op, logits, new_classes, scale);
   const Tensor added = check_scalar(op, "shift", shift, "logits", logits);
   const DeviceStream stream(in.logits);
-  Tensor out = torch::stable::new_empty(in.logits, {in.rows, in.classes});
+  Tensor out = new_tensor(in.logits, {in.rows, in.classes});
   const Tensor is_new = scratch_like(in.logits, in.classes, ScalarType::Byte);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -142,9 +142,9 @@ ThreeTensors bias_correct_backward(const Tensor& grad, const Tensor& logits,
   const BiasCorrection in = check_bias_correct(op, logits, new_classes, scale);
   const Tensor slopes = as_compute(grad, in.dtype);
   const DeviceStream stream(in.logits);
-  Tensor d_logits = torch::stable::new_empty(in.logits, {in.rows, in.classes});
-  Tensor d_scale = torch::stable::new_empty(in.logits, {}, in.dtype);
-  Tensor d_shift = torch::stable::new_empty(in.logits, {}, in.dtype);
+  Tensor d_logits = new_tensor(in.logits, {in.rows, in.classes});
+  Tensor d_scale = new_tensor(in.logits, {}, in.dtype);
+  Tensor d_shift = new_tensor(in.logits, {}, in.dtype);
   const Tensor is_new = scratch_like(in.logits, in.classes, ScalarType::Byte);
   const Tensor sums = scratch_like(in.logits, 2 * in.rows, in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {

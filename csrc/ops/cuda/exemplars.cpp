@@ -26,8 +26,8 @@ std::tuple<Tensor, Tensor> herding(const Tensor& features, const Tensor& labels,
   const HerdingInputs in = check_herding(features, labels, m);
   const DeviceStream stream(in.features);
   const auto sorted = sort_labels(in.labels);
-  Tensor picks = torch::stable::new_empty(in.features, {in.samples}, ScalarType::Long);
-  Tensor sizes = torch::stable::new_empty(in.features, {in.samples}, ScalarType::Long);
+  Tensor picks = new_tensor(in.features, {in.samples}, ScalarType::Long);
+  Tensor sizes = new_tensor(in.features, {in.samples}, ScalarType::Long);
   const int64_t sums = 2 * in.dim * cuda::herding_blocks(in.samples, in.dim);
   const Tensor scratch = scratch_like(in.features, sums + 2 * in.samples, ScalarType::Double);
   double* means = scratch.mutable_data_ptr<double>();

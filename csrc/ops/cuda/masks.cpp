@@ -75,7 +75,7 @@ Tensor masked_weight(const Tensor& weight, const Tensor& embedding, double scale
   const MaskLayers in = check_masked_weight(op, weight, embedding);
   check_scales(op, scale, max_scale, in.dtype);
   const DeviceStream stream(weight);
-  Tensor masked = torch::stable::new_empty(weight, weight.sizes(), in.dtype);
+  Tensor masked = new_tensor(weight, weight.sizes(), in.dtype);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     mask_layers<T>(op, in, scale, {masked}, nullptr, nullptr, stream);
@@ -112,7 +112,7 @@ std::tuple<Tensor, std::vector<Tensor>> mask_sparsity(std::vector<Tensor> embedd
   const MaskLayers in = check_sparsity(op, embeddings, reserved);
   const CheckedScales scales = check_scales(op, scale, max_scale, in.dtype);
   const DeviceStream stream(embeddings[0]);
-  Tensor value = torch::stable::new_empty(embeddings[0], {}, in.dtype);
+  Tensor value = new_tensor(embeddings[0], {}, in.dtype);
   Tensor free = scratch_like(embeddings[0], 1, ScalarType::Long);
   std::vector<Tensor> gradients, none;
   dispatch_compute(in.dtype, [&](auto tag) {
@@ -136,8 +136,8 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> masked_weights(std::vector<Tenso
   check_scales(op, scale, max_scale, in.dtype);
   const DeviceStream stream(weights[0]);
   const std::vector<Tensor> masked = like(weights, in.dtype);
-  Tensor value = torch::stable::new_empty(weights[0], {}, in.dtype);
-  Tensor free = torch::stable::new_empty(weights[0], {}, ScalarType::Long);
+  Tensor value = new_tensor(weights[0], {}, in.dtype);
+  Tensor free = new_tensor(weights[0], {}, ScalarType::Long);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     mask_layers<T>(op, in, scale, masked, value.mutable_data_ptr<T>(),
@@ -212,8 +212,8 @@ Tensor reserve_(std::vector<Tensor> reserved, std::vector<Tensor> embeddings, do
   const char* op = "reserve_";
   const ReserveInputs in = check_reserve(op, reserved, embeddings, scale);
   const DeviceStream stream(embeddings[0]);
-  Tensor counts = torch::stable::new_empty(embeddings[0], {static_cast<int64_t>(embeddings.size())},
-                                           ScalarType::Long);
+  Tensor counts =
+      new_tensor(embeddings[0], {static_cast<int64_t>(embeddings.size())}, ScalarType::Long);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     for (size_t i = 0; i < embeddings.size(); ++i) {
@@ -233,7 +233,7 @@ Tensor pack_mask(const Tensor& mask) {
   check_bool("pack_mask", "mask", mask);
   const Tensor bytes = as_contiguous(mask);
   const DeviceStream stream(mask);
-  Tensor packed = torch::stable::new_empty(mask, {(mask.numel() + 7) / 8}, ScalarType::Byte);
+  Tensor packed = new_tensor(mask, {(mask.numel() + 7) / 8}, ScalarType::Byte);
   check_launch("pack_mask", cuda::pack_mask(marks_of(bytes).marks, mask.numel(),
                                             packed.mutable_data_ptr<uint8_t>(), stream));
   return packed;
@@ -243,7 +243,7 @@ Tensor unpack_mask(const Tensor& packed, std::vector<int64_t> shape) {
   const int64_t elements = check_packed("unpack_mask", packed, shape);
   const Tensor bits = as_contiguous(packed);
   const DeviceStream stream(packed);
-  Tensor mask = torch::stable::new_empty(packed, shape, ScalarType::Bool);
+  Tensor mask = new_tensor(packed, shape, ScalarType::Bool);
   check_launch("unpack_mask", cuda::unpack_mask(bits.const_data_ptr<uint8_t>(), elements,
                                                 static_cast<uint8_t*>(mask.data_ptr()), stream));
   return mask;

@@ -33,7 +33,7 @@ void adam(const char* op, const MaskedLists& in, const AdamOptions& options,
 Tensor norm(const char* op, const MaskedLists& in) {
   const DeviceStream stream(in.grads[0]);
   const std::vector<int64_t> ends = ends_of(in.grads);
-  Tensor out = torch::stable::new_empty(in.grads[0], {}, ScalarType::Double);
+  Tensor out = new_tensor(in.grads[0], {}, ScalarType::Double);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const std::vector<MaskedGrad<T>> tensors = grad_tensors<T>(in);

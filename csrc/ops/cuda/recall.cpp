@@ -21,9 +21,9 @@ std::tuple<Tensor, Tensor, Tensor> recall(const char* op, const Tensor& old_logi
       check_recall(op, old_logits, new_logits, present_classes, w, divergence, multiplicity);
   const LogitPair& z = in.logits;
   const DeviceStream stream(z.first);
-  Tensor loss = torch::stable::new_empty(z.first, {}, z.dtype);
-  Tensor d_old = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
-  Tensor d_new = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor loss = new_tensor(z.first, {}, z.dtype);
+  Tensor d_old = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor d_new = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
   const Tensor state = scratch_like(z.first, 6 * z.rows + 2 * z.classes, z.dtype);
   const Tensor counts = scratch_like(z.first, z.classes, ScalarType::Int);
   const Tensor sharpest = scratch_like(z.first, z.rows, ScalarType::Long);
@@ -52,9 +52,9 @@ std::tuple<Tensor, Tensor, Tensor> divergence(const Tensor& p_logits, const Tens
   const LogitPair z = check_logits(op, "p_logits", p_logits, "q_logits", q_logits);
   const Divergence form = check_divergence(op, "kind", kind, false);
   const DeviceStream stream(z.first);
-  Tensor values = torch::stable::new_empty(z.first, {z.rows}, z.dtype);
-  Tensor d_p = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
-  Tensor d_q = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor values = new_tensor(z.first, {z.rows}, z.dtype);
+  Tensor d_p = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor d_q = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
   dispatch_compute(z.dtype, [&](auto tag) {
     using T = decltype(tag);
     check_launch(
@@ -72,8 +72,8 @@ std::tuple<Tensor, Tensor> soft_cross_entropy(const Tensor& logits, const Tensor
   const SoftTargets in = check_soft_targets(op, logits, target_logits, temperature, multiplicity);
   const LogitPair& z = in.logits;
   const DeviceStream stream(z.first);
-  Tensor loss = torch::stable::new_empty(z.first, {}, z.dtype);
-  Tensor gradient = torch::stable::new_empty(z.first, {z.rows, z.classes}, z.dtype);
+  Tensor loss = new_tensor(z.first, {}, z.dtype);
+  Tensor gradient = new_tensor(z.first, {z.rows, z.classes}, z.dtype);
   const Tensor state = scratch_like(z.first, 2 * z.rows, z.dtype);
   dispatch_compute(z.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -107,7 +107,7 @@ struct PriorScratch {
 std::tuple<Tensor, Tensor> prior(const char* op, const ImageInputs& in, double tv_weight,
                                  double l2_weight, bool absolute, bool with_gradient) {
   const DeviceStream stream(in.images);
-  Tensor value = torch::stable::new_empty(in.images, {}, in.dtype);
+  Tensor value = new_tensor(in.images, {}, in.dtype);
   Tensor gradient = gradient_like(in, with_gradient);
   const PriorScratch scratch(in);
   dispatch_compute(in.dtype, [&](auto tag) {

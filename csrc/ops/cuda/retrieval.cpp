@@ -23,8 +23,8 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
   // Rounded keys are for processors that multiply bfloat16; this kernel reads the keys.
   const KnnInputs in = check_knn(queries, keys, k, key_sq_norms, rounded_rows, rounded_offset);
   const DeviceStream stream(in.queries);
-  Tensor sq_distances = torch::stable::new_empty(in.queries, {in.batch, k}, in.dtype);
-  Tensor indices = torch::stable::new_empty(in.queries, {in.batch, k}, ScalarType::Long);
+  Tensor sq_distances = new_tensor(in.queries, {in.batch, k}, in.dtype);
+  Tensor indices = new_tensor(in.queries, {in.batch, k}, ScalarType::Long);
   if (in.batch == 0) return {sq_distances, indices};
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -52,7 +52,7 @@ Tensor class_means(const Tensor& features, const Tensor& labels, int64_t num_cla
                    bool normalize) {
   const ClassMeansInputs in = check_class_means(features, labels, num_classes);
   const DeviceStream stream(in.features);
-  Tensor means = torch::stable::new_empty(in.features, {num_classes, in.dim}, in.dtype);
+  Tensor means = new_tensor(in.features, {num_classes, in.dim}, in.dtype);
   const Tensor scales = scratch_like(in.features, in.samples, ScalarType::Double);
   const Tensor sums = scratch_like(in.features, num_classes * in.dim, ScalarType::Double);
   dispatch_compute(in.dtype, [&](auto tag) {
@@ -73,7 +73,7 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
   const int64_t samples = in.features.size(0), dim = in.features.size(1);
   const int64_t classes = in.means.size(0);
   CLFAST_CHECK(classes > 0 || samples == 0, "nearest_class_mean: means must have a row");
-  Tensor labels = torch::stable::new_empty(in.features, {samples}, ScalarType::Long);
+  Tensor labels = new_tensor(in.features, {samples}, ScalarType::Long);
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const int64_t chunk = queries_at_a_time(samples, classes * static_cast<int64_t>(sizeof(T)));
