@@ -198,8 +198,8 @@ class Mnemonics(ExemplarSelection):
                 f"{where}: exemplars are {len(y)}, fewer than the {self.folds} folds; make "
                 "Mnemonics with fewer folds, or with folds=1 to leave old exemplars as they are"
             )
-        size = len(y) // self.folds  # of the smallest
-        self._check_batches(network, len(y) - size - 1, size, "folds", where)
+        smallest, largest = len(y) // self.folds, -(-len(y) // self.folds)
+        self._check_batches(network, len(y) - largest, smallest, "folds", where)
         folds = [rows.to(y.device) for rows in stratified(y.cpu(), self.folds, generator)]
         parts = [Exemplars(x[rows], y[rows]) for rows in folds]
         images, losses = self._train(network, parts, None, dtype, generator, where)
