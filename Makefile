@@ -15,10 +15,11 @@ FAMILY ?= retrieval,adaptation,recall,consolidation,masks,optimizers,exemplars
 OUT ?= gpu-check
 PROCESSES ?= 5
 
-.PHONY: help demo test check sanitize lint bench ops-bench other-bench gpu-check wheel clean
+.PHONY: help demo test test-slow check sanitize lint bench ops-bench other-bench gpu-check wheel clean
 help:
 	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
 	@echo "make test       build and run the tests"
+	@echo "make test-slow  those that take long"
 	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitized emulator"
 	@echo "make sanitize   all kernel tests under sanitizers: run it when a kernel changes"
 	@echo "make bench      all benchmarks: of ops (make ops-bench) and of what is made of them (make"
@@ -34,8 +35,11 @@ demo: $(VENV)/.built
 test: $(VENV)/.built
 	@# Threads that wait do not keep a core from another worker's.
 	# The emulator's turn is in `make check`, under sanitizers.
-	OMP_WAIT_POLICY=passive python -m pytest -q -m "not cuda" -n auto --benchmark-disable \
-	  --ignore-glob='tests/kernels/test_cuda_*'
+	OMP_WAIT_POLICY=passive python -m pytest -q -m "not cuda and not slow" -n auto \
+	  --benchmark-disable --ignore-glob='tests/kernels/test_cuda_*'
+
+test-slow: $(VENV)/.built
+	@OMP_WAIT_POLICY=passive python -m pytest -q -m "slow and not cuda" -n auto --benchmark-disable tests
 
 lint: $(VENV)/.built
 	@ruff check .

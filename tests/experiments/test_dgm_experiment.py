@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("kill_dgm_run.py")
 PLOTS = {"accuracy.png", "growth.png", "reuse.png", "sizes.png"}
 
 
-@pytest.mark.parametrize("variant", ["weight", "unit"])
+@pytest.mark.parametrize("variant", [pytest.param("weight", marks=pytest.mark.slow), "unit"])
 def test_a_run(variant: Any, tmp_path: Path) -> None:
     config = replace(CONFIG, tasks=None)
     if variant == "unit":
@@ -87,6 +87,7 @@ def test_validation_images_must_leave_some() -> None:
         dgm.prepared(replace(CONFIG, validation=12), TRAIN, TEST)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, SCRIPT, tmp_path],

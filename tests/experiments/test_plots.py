@@ -98,6 +98,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, call: Draw, message: str) -> N
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_pyplot_stays_out(tmp_path: Path) -> None:
     code = (
         "import sys; from clfast.experiments import plots\n"

@@ -281,6 +281,7 @@ for step in itertools.count(checkpoint.step + 1 if checkpoint else 0):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     last = -1

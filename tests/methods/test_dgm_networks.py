@@ -197,8 +197,15 @@ def test_an_iteration_is_the_plain_one(
     assert torch.equal(after["random"], random.get_state())
 
 
-@LASTS
-@BOTH
+@pytest.mark.parametrize(
+    ("method", "last"),
+    [
+        ("DGMw", "task"),
+        pytest.param("DGMw", "class", marks=pytest.mark.slow),
+        pytest.param("DGMa", "task", marks=pytest.mark.slow),
+        ("DGMa", "class"),
+    ],
+)
 def test_a_state_in_the_middle_of_a_task_goes_on_alike(method: str, last: Any) -> None:
     dgm = learner(method, last=last, batch=6)
     dgm.fit_task(task(0))
