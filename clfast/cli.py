@@ -211,7 +211,7 @@ def cifar(
 
 
 _SPLIT = ["HAT", "HAT, soft masks", "SGD"]
-_SEQUENTIAL = ["ARM", "ADI", "LwF", "SGD", "ER", "ER-MIR", "A-GEM", "GEM"]
+_SEQUENTIAL = ["ARM", "ADI", "LwF", "SGD", "ER", "ER-MIR", "A-GEM", "GEM", "iCaRL"]
 
 
 @main.group()
@@ -232,6 +232,7 @@ run.add_command(mnemonics)
 @THREADS
 @click.option("--method", "methods", multiple=True, type=click.Choice(_SEQUENTIAL))
 @click.option("--memory", type=click.IntRange(min=5), help="Images that ER, GEM and others store.")
+@click.option("--icarl-steps", type=click.IntRange(min=1), help="Of iCaRL on each batch.")
 @click.option("--batches", type=click.IntRange(min=1), help="Of each task at most.")
 @click.option("--images", type=click.IntRange(min=1), help="M, recalled in each step.")
 @click.option("--steps", type=click.IntRange(min=1), help="S, of gradient descent on them.")
@@ -253,6 +254,7 @@ def arm(
     threads: int,
     methods: tuple[str, ...],
     memory: int | None,
+    icarl_steps: int | None,
     batches: int | None,
     repeats: int | None,
     save_recall: bool,
@@ -277,12 +279,19 @@ def arm(
         recall=dataclasses.replace(config.recall, **given),
         methods=methods or config.methods,
         memory=memory or config.memory,
+        icarl_steps=icarl_steps or config.icarl_steps,
         batches=batches,
         repeats=repeats or config.repeats,
         seeds=seeds,
         threads=threads,
     )
-    asked = {**given, "memory": memory, "repeats": repeats, "save_recall": save_recall or None}
+    asked = {
+        **given,
+        "memory": memory,
+        "icarl_steps": icarl_steps,
+        "repeats": repeats,
+        "save_recall": save_recall or None,
+    }
     for option, users in experiment.USED_BY.items():
         if asked.get(option) is not None and not set(users) & set(config.methods):
             raise click.UsageError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from .._files import write_text
-from ..memory import ReplayBuffer
-from ..methods import ADI, AGEM, ARM, ER, ERMIR, GEM, Finetune, Learner, LwF
+from ..memory import ExemplarMemory, ReplayBuffer
+from ..methods import ADI, AGEM, ARM, ER, ERMIR, GEM, Finetune, ICaRL, Learner, LwF
 from ..methods.arm import ArmOptions
 from ..methods.image_recall import RecallOptions
 from ..methods.image_replay import ImageReplay
@@ -44,7 +45,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     **{each.name: _RECALLING for each in fields(RecallOptions)},
     "repeats": _RECALLING,
     "save_recall": _RECALLING,
-    "memory": ("ER", "ER-MIR", "A-GEM", "GEM"),
+    "memory": ("ER", "ER-MIR", "A-GEM", "GEM", "iCaRL"),
+    "icarl_steps": ("iCaRL",),
 }
 """Options that not all methods have, and those which have them."""
 
@@ -55,16 +57,21 @@ class SequentialTasks:
     command for CIFAR-10; see `MNIST`."""
 
     data: Literal["mnist", "cifar100"] = "cifar100"
-    methods: tuple[str, ...] = ("ARM", "ADI", "LwF", "SGD", "ER", "ER-MIR", "A-GEM", "GEM")
+    methods: tuple[str, ...] = (
+        *("ARM", "ADI", "LwF", "SGD", "ER", "ER-MIR", "A-GEM", "GEM", "iCaRL"),
+    )
     recall: ArmOptions = field(default_factory=ArmOptions)
     """ADI goes by what it shares with ARM."""
     adi_distill_weight: float = 1.0
     repeats: int = 1
     """Recall and replay so often a batch."""
     memory: int = 50
-    """Images that the methods with a buffer store; GEM stores a fifth of them of each task."""
+    """Images that the methods with a buffer store; GEM stores a fifth of them of each task, and
+    iCaRL as many of each class seen as fill it."""
     replay: int = 10
     """Of them rehearsed with a batch."""
+    icarl_steps: int = 5
+    """Of iCaRL on each batch."""
     samples: int = 500
     """Training images of each class."""
     batch: int = 10
@@ -137,6 +144,14 @@ def _buffer(kind: type[BufferRehearsal]) -> Make:
     return make
 
 
+def _icarl(n: nn.Module, o: torch.optim.Optimizer, c: SequentialTasks, g: torch.Generator) -> ICaRL:
+    features, head = n.get_submodule("features"), n.get_submodule("head")
+    exemplars, mirror = ExemplarMemory(total=c.memory), c.data == "cifar100"
+    return ICaRL(
+        *(features, head, o), exemplars=exemplars, replay=c.replay, mirror=mirror, generator=g
+    )
+
+
 METHODS: dict[str, Make] = {
     "ARM": _arm,
     "ADI": _adi,
@@ -146,19 +161,21 @@ METHODS: dict[str, Make] = {
     "ER-MIR": _buffer(ERMIR),
     "A-GEM": _buffer(AGEM),
     "GEM": lambda n, o, c, g: GEM(n, o, per_task=max(1, c.memory // TASKS)),
+    "iCaRL": _icarl,
 }
 
 
 def _network(config: SequentialTasks) -> nn.Module:
     if config.data == "cifar100":
         return resnet18(NUM_CLASSES, config.width)
-    return nn.Sequential(
+    features = nn.Sequential(
         nn.Linear(784, config.width),
         nn.ReLU(),
         nn.Linear(config.width, config.width),
         nn.ReLU(),
-        nn.Linear(config.width, NUM_CLASSES),
     )
+    head = nn.Linear(config.width, NUM_CLASSES)
+    return nn.Sequential(OrderedDict(features=features, head=head))
 
 
 def stream_of(config: SequentialTasks, train: Samples, test: Samples, seed: int) -> SplitStream:
@@ -224,13 +241,15 @@ def _one_run(
         taken = torch.arange(len(y)).split(config.batch)[: config.batches]
         begin = time.perf_counter()
         for rows in taken:
-            method.observe(x[rows], y[rows])
+            for _ in range(config.icarl_steps if name == "iCaRL" else 1):
+                method.observe(x[rows], y[rows])
         if task.index > 0:
             spent += time.perf_counter() - begin
             batches += len(taken)
             if picture is not None and isinstance(method, ImageReplay):
                 shown += _recalled(method, x[taken[-1]], y[taken[-1]])
-        method.on_task_end()
+        seen = torch.cat(taken)
+        method.on_task_end([(x[seen], y[seen])])
         for known in stream:
             matrix[task.index, known.index] = _accuracy(method, known.test.x, known.test.y)
     if shown and picture is not None:

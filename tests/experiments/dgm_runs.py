@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from killing import same
 from torch import Tensor
 
 from clfast.experiments import dgm, dgm_report
@@ -61,13 +62,3 @@ def ends_alike(path: Path, other: Path) -> bool:
         tasks = json.loads((folder / "growth.json").read_text())["tasks"]
         growth.append([{**record, "seconds": None} for record in tasks])
     return same(states[0], states[1]) and lines[0] == lines[1] and growth[0] == growth[1]
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)

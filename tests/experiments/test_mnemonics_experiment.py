@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from mnemonics_runs import CONFIG, TEST, TRAIN, draw_nothing
 from torch import Tensor
 
 from clfast.cli import main
@@ -19,36 +23,7 @@ from clfast.experiments.mnemonics_report import WatchedMnemonics, matrix_of
 from clfast.experiments.plots import point_map
 from clfast.methods import PhaseProgress
 
-
-def bars(each: int, seed: int) -> Samples:
-    """uint8 images of 12 x 12 of four classes: a bar at four heights."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(4).repeat(each)
-    x = torch.randint(90, (len(y), 1, 12, 12), generator=generator)
-    for image, label in zip(x, y.tolist(), strict=True):
-        image[0, 3 * label : 3 * label + 3] += 150
-    return x.byte(), y
-
-
-TRAIN, TEST = bars(10, 0), bars(4, 1)
-CONFIG = MnemonicsExperiment(
-    data="bars",
-    phases=2,
-    per_class=3,
-    network="convnet",
-    width=4,
-    epochs=2,
-    batch=8,
-    finetune_epochs=1,
-    shift=0,
-    flip=False,
-    threads=1,
-)
-
-
-def draw_nothing(*arguments: Any, **options: Any) -> list[Path]:
-    """In place of pictures, which take most of the time."""
-    return []
+SCRIPT = Path(__file__).with_name("kill_mnemonics_run.py")
 
 
 @pytest.fixture
@@ -154,6 +129,23 @@ def test_a_run_that_stops_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 assert stop == count
         assert lines(f"run{count}") == lines("whole")
     assert stops == 4
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    assert len(outcomes) == 7
+    for outcome in outcomes:
+        assert outcome["killed"], outcome
+        assert outcome["same"], outcome
 
 
 @pytest.mark.usefixtures("without_pictures")

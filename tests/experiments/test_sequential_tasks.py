@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from clfast.experiments.sequential_tasks import (
     CIFAR100,
@@ -15,12 +16,13 @@ from clfast.experiments.sequential_tasks import (
     MNIST,
     Samples,
     learner,
+    one_seed,
     run,
     stream_of,
     table,
 )
 from clfast.experiments.tables import MeanStd
-from clfast.methods import ARM
+from clfast.methods import ARM, ICaRL
 
 TINY = replace(
     MNIST, recall=replace(MNIST.recall, steps=2), samples=30, width=20, seeds=2, threads=1
@@ -94,6 +96,27 @@ def test_buffers_hold_what_the_configuration_says(images: tuple[Samples, Samples
     assert learner("ER-MIR", config, 0).memory.capacity == 20
     assert learner("ER", config, 0).replay == 3
     assert learner("GEM", config, 0).per_task == 4
+    icarl = learner("iCaRL", config, 0)
+    assert isinstance(icarl, ICaRL)
+    assert (icarl.exemplars.total, icarl.replay) == (20, 3)
+
+
+def test_icarl_takes_its_steps_on_each_batch_and_keeps_exemplars_of_all_tasks(
+    images: tuple[Samples, Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learners: list[ICaRL] = []
+    observed = ICaRL.observe
+
+    def observe(self: ICaRL, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        learners.append(self)
+        return observed(self, x, y)
+
+    monkeypatch.setattr(ICaRL, "observe", observe)
+    config = replace(TINY, methods=("iCaRL",), memory=20, icarl_steps=3, batches=2)
+    found = one_seed(config, *images, seed=0)["iCaRL"]
+    assert len(learners) == 5 * 2 * 3
+    assert learners[0].exemplars.y.bincount().tolist() == [2] * 10
+    assert found["matrix"][-1][0] > 0.5
 
 
 def test_options_reach_the_learner() -> None:
