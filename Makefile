@@ -36,7 +36,7 @@ test: $(VENV)/.built
 	@# Threads that wait do not keep a core from another worker's.
 	# The emulator's turn is in `make check`, under sanitizers.
 	OMP_WAIT_POLICY=passive python -m pytest -q -m "not cuda and not slow" -n auto \
-	  --benchmark-disable --ignore-glob='tests/kernels/test_cuda_*'
+	  --dist worksteal --benchmark-disable --ignore-glob='tests/kernels/test_cuda_*'
 
 test-slow: $(VENV)/.built
 	@OMP_WAIT_POLICY=passive python -m pytest -q -m "slow and not cuda" -n auto --benchmark-disable tests

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,12 +25,13 @@ ARCHITECTURES = ("80", "90")
 Usage = dict[str, int]
 
 
-def compile_one(source: Path, architecture: str, folder: Path) -> str:
+def compile_one(source: Path, architecture: str) -> str:
     """ptxas' report on the kernels of one file."""
     command = ["nvcc", "-std=c++17", "-O3", "-c", str(source)]
     command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]
-    command += ["-Xptxas", "-v", "--Werror", "all-warnings", "-o", str(folder / "kernel.o")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["-Xptxas", "-v", "--Werror", "all-warnings", "-o", f"{folder}/kernel.o"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         sys.exit(
             f"{source.relative_to(ROOT)} does not compile for sm_{architecture}:\n"
@@ -66,15 +68,17 @@ def parse_report(report: str) -> dict[str, Usage]:
 
 
 def measure() -> dict[str, dict[str, Usage]]:
+    sources = sorted((ROOT / "csrc" / "kernels" / "cuda").glob("*.cu"))
+    jobs = [(source, architecture) for source in sources for architecture in ARCHITECTURES]
     measured: dict[str, dict[str, Usage]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for source in sorted((ROOT / "csrc" / "kernels" / "cuda").glob("*.cu")):
-            for architecture in ARCHITECTURES:
-                usage = parse_report(compile_one(source, architecture, Path(folder)))
-                names = demangled(list(usage))
-                measured.setdefault(f"sm_{architecture}", {}).update(
-                    {names[mangled]: numbers for mangled, numbers in usage.items()}
-                )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = pool.map(lambda job: compile_one(*job), jobs)
+        for (_, architecture), report in zip(jobs, reports, strict=True):
+            usage = parse_report(report)
+            names = demangled(list(usage))
+            measured.setdefault(f"sm_{architecture}", {}).update(
+                {names[mangled]: numbers for mangled, numbers in usage.items()}
+            )
     return measured
 
 
