@@ -49,7 +49,8 @@ _RATE = click.FloatRange(min=0, min_open=True)
     type=click.Choice(_EXEMPLARS),
     help="May be given several times.  [default: all]",
 )
-@click.option("--phases", type=_COUNT, help="N, after the one with half of the classes.")
+@click.option("--phases", type=_COUNT, help="N, after the first.")
+@click.option("--first", type=_COUNT, help="Classes of the first phase.  [default: half]")
 @SEEDS
 @click.option("--classes", type=_COUNT, help="So many, drawn by the seed.  [default: all]")
 @click.option("--samples", type=_COUNT, help="Training images of each class at most.")
@@ -95,7 +96,7 @@ def mnemonics(
     out: Path,
     **options: Any,
 ) -> None:
-    """Half of the classes first, then N phases: learners with exemplars of several kinds.
+    """Half of the classes, or --first, then N phases: learners with exemplars of several kinds.
 
     Table 1 of the Mnemonics paper, and its ablation. Each learner, kind of exemplars and seed has
     a folder of its own in that of --out, with pictures of exemplars; a run that was cut short goes

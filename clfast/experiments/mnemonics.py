@@ -77,7 +77,9 @@ class MnemonicsExperiment:
     exemplars: str = "herding"
     """Of `EXEMPLARS`."""
     phases: int = 5
-    """N, after the one with half of the classes."""
+    """N, after the first."""
+    first: int | None = None
+    """Classes of the first phase; None: half of all."""
     classes: int | None = None
     """So many, drawn by the seed; None: all."""
     samples: int | None = None
@@ -208,6 +210,8 @@ def prepared(
     one_of(config.network, NETWORKS, "network", where)
     one_of(config.storage, ("uint8", "float32"), "storage", where)
     integer(config.phases, "phases", where, least=1)
+    if config.first is not None:
+        integer(config.first, "first", where, least=1)
     tasks = _tasks(config, train, test)
     classes = sum(len(task.classes) for task in tasks)
     return tasks, _learner(config, classes, train[0].shape[1])
@@ -232,7 +236,7 @@ def _tasks(config: MnemonicsExperiment, train: Samples, test: Samples) -> SplitS
         (train[0][rows], train[1][rows]),
         (test[0][kept], test[1][kept]),
         num_tasks=config.phases + 1,
-        first_task_classes=max(1, len(classes) // 2),
+        first_task_classes=config.first or max(1, len(classes) // 2),
         class_order=classes.tolist(),
         relabel=True,
     )

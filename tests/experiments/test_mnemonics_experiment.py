@@ -208,6 +208,8 @@ def test_classes_and_samples_are_drawn_by_the_seed() -> None:
                 place = found[-1][label]
                 assert int(image[0].float().mean(1).argmax()) // 3 == place
     assert len(set(found)) > 1
+    equal, _ = mnemonics.prepared(replace(config, first=2), TRAIN, TEST)
+    assert [task.classes for task in equal] == [(0, 1), (2,)]
     first, second = (mnemonics.prepared(config, TRAIN, TEST)[1] for _ in range(2))
     for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -237,6 +239,8 @@ def test_networks(network: str, learner: str, rng: torch.Generator) -> None:
         ({"phases": 0}, "phases must be at least 1"),
         ({"phases": 3}, "num_tasks=4 with first_task_classes=2 does not split 4 classes"),
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"first": 0}, "first must be at least 1"),
+        ({"first": 4}, "num_tasks=3 with first_task_classes=4 does not split 4 classes"),
     ],
 )
 def test_what_cannot_be(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
