@@ -17,6 +17,7 @@ _TRAINING = {
     "objective": "objective",
     "inner_steps": "steps",
     "inner_lr": "inner_lr",
+    "inner_batch": "inner_batch",
     "exemplar_epochs": "epochs",
     "exemplar_lr": "lr",
     "exemplar_halving": "halve_every",
@@ -71,6 +72,7 @@ _RATE = click.FloatRange(min=0, min_open=True)
 @click.option("--objective", type=click.Choice(["bop_full", "bop_fc", "proto"]))
 @click.option("--inner-steps", type=_COUNT, help="T, of the temporary network.")
 @click.option("--inner-lr", type=_RATE, help="alpha_2, of the temporary network.")
+@click.option("--inner-batch", type=_COUNT, help="Exemplars of such a step.  [default: all]")
 @click.option("--exemplar-epochs", type=_COUNT, help="In which exemplars are trained.")
 @click.option("--exemplar-lr", type=_RATE, help="beta, of steps on exemplars.")
 @click.option("--exemplar-halving", type=_COUNT, help="Epochs after which beta is halved.")
@@ -113,10 +115,11 @@ def mnemonics(
         raise click.UsageError("--per-class and --total: give one of them")
     given = {name: value for name, value in options.items() if value is not None}
     kinds = list(dict.fromkeys(exemplars or _EXEMPLARS))
+    asked = [f"--{name.replace('_', '-')}" for name in _TRAINING if name in given]
     training = {of: given.pop(name) for name, of in _TRAINING.items() if name in given}
-    if training and not any("mnemonics" in kind for kind in kinds):
+    if asked and not any("mnemonics" in kind for kind in kinds):
         raise click.UsageError(
-            f"{', '.join(training)}: these are options of mnemonics, which --exemplars leaves out"
+            f"{', '.join(asked)}: these are options of mnemonics, which --exemplars leaves out"
         )
     if per_class is not None or total is not None:
         given |= {"per_class": per_class or 0, "total": total}

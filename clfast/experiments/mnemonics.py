@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._arguments import integer, one_of
+from .._arguments import device, integer, one_of
 from ..memory import ExemplarMemory
 from ..methods import (
     LUCIR,
@@ -35,7 +35,7 @@ from ..streams import (
     load_cifar100,
     load_mnist,
 )
-from .mnemonics_report import WatchedMnemonics, exemplar_pictures, table
+from .mnemonics_report import WatchedMnemonics, exemplar_pictures, moved, table
 from .online_adaptation import threads
 from .progress import bar
 from .run_folder import RunFolder, data_digest
@@ -51,18 +51,19 @@ NETWORKS = ("resnet32", "resnet18", "convnet")
 
 @dataclass(frozen=True)
 class Training:
-    """How exemplars are trained, see `Mnemonics`; the defaults are the paper's."""
+    """How exemplars are trained, see `Mnemonics`; None: as that has it for the objective."""
 
     objective: str = "bop_full"
     steps: int = 50
     inner_lr: float = 0.01
-    epochs: int = 50
-    lr: float = 0.01
-    halve_every: int = 10
+    inner_batch: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    halve_every: int | None = None
     batch: int = 128
     batches: int | None = None
-    init: str = "random"
-    folds: int = 2
+    init: str | None = None
+    folds: int | None = None
     """Of old exemplars; those of "mnemonics-unadjusted" stay."""
 
 
@@ -146,10 +147,10 @@ def run(
     The folder `path` gets what `RunFolder` writes, with a line a phase in metrics.jsonl: "phase",
     "classes" seen, "accuracy" on test images of them, "by_phase", the accuracies on the classes of
     each phase, and "test_images", how many these are; "exemplars", how many there are, and their
-    "bytes"; "losses" of the last epoch, and "seconds" since the last start. After the first phase
-    and the last there are exemplars-phase-P.png, the exemplars of five classes, and
-    map-phase-P.png, where they are among the images of these; of trained ones begin-phase-0.png,
-    the images that they began as.
+    "bytes"; what `moved` says of those that were trained; "losses" of the last epoch, and "seconds"
+    since the last start. After the first phase and the last there are exemplars-phase-P.png, the
+    exemplars of five classes, and map-phase-P.png, where they are among the images of these; of
+    trained ones begin-phase-0.png, the images that they began as.
 
     A run that was cut short at any moment goes on from its last checkpoint, which is written after
     each phase and, between epochs, every so many minutes, and comes to the same end.
@@ -161,22 +162,23 @@ def run(
     """
     tasks, learner = prepared(config, train, test)
     folder = folder_of(path, config, train, test)
-    losses: dict[str, float] = {}
+    about: dict[str, Any] = {}  # of the last phase
     if (checkpoint := folder.load_checkpoint(config.device)) is not None:
         learner.load_state_dict(checkpoint.state["learner"])
-        losses = checkpoint.state["losses"]
+        about = checkpoint.state["about"]
     total, done = config.epochs * len(tasks), 0 if checkpoint is None else checkpoint.step
     pictures = []
     with threads(config.threads), bar(f"{config.title}, seed {config.seed}", total, done) as tick:
         if learner.phases:
-            pictures += _report(folder, learner, tasks, losses, 0.0)  # where a kill came before it
+            pictures += _report(folder, learner, tasks, about, 0.0)  # where a kill came before it
         while learner.phases < len(tasks):
             task, begin = tasks[learner.phases], time.monotonic()
             after_epoch = _saver(folder, learner, tick, minutes)
             losses = learner.fit_task([(task.train.x, task.train.y)], after_epoch=after_epoch)
-            state = {"learner": learner.state_dict(), "losses": losses}
+            about = {"losses": losses, **moved(learner)}
+            state = {"learner": learner.state_dict(), "about": about}
             folder.save_checkpoint(state, config.epochs * learner.phases)
-            pictures += _report(folder, learner, tasks, losses, time.monotonic() - begin)
+            pictures += _report(folder, learner, tasks, about, time.monotonic() - begin)
     return table(folder.metrics(), f"{config.title}, seed {config.seed}"), pictures
 
 
@@ -189,7 +191,7 @@ def _saver(
         nonlocal saved
         tick()
         if time.monotonic() - saved >= 60 * minutes:
-            state = {"learner": learner.state_dict(), "losses": {}}
+            state = {"learner": learner.state_dict(), "about": {}}
             folder.save_checkpoint(state, at.phase * at.epochs + at.epoch)
             saved = time.monotonic()
 
@@ -212,6 +214,7 @@ def prepared(
     integer(config.phases, "phases", where, least=1)
     if config.first is not None:
         integer(config.first, "first", where, least=1)
+    device(config.device, where)
     tasks = _tasks(config, train, test)
     classes = sum(len(task.classes) for task in tasks)
     return tasks, _learner(config, classes, train[0].shape[1])
@@ -232,11 +235,17 @@ def _tasks(config: MnemonicsExperiment, train: Samples, test: Samples) -> SplitS
     y = train[1][order]
     rows = torch.cat([order[y == label][: config.samples] for label in classes])
     kept = torch.isin(test[1], classes).nonzero()[:, 0]
+    first = config.first or max(1, len(classes) // 2)
+    if first >= len(classes) or (len(classes) - first) % config.phases:
+        raise ValueError(
+            f"MnemonicsExperiment: phases is {config.phases}, but {len(classes)} classes, {first} "
+            "of them first, leave no equal number for each; change phases, classes or first"
+        )
     return SplitStream(
         (train[0][rows], train[1][rows]),
         (test[0][kept], test[1][kept]),
         num_tasks=config.phases + 1,
-        first_task_classes=config.first or max(1, len(classes) // 2),
+        first_task_classes=first,
         class_order=classes.tolist(),
         relabel=True,
     )
@@ -326,7 +335,7 @@ def _report(
     folder: RunFolder,
     learner: PhaseLearner,
     tasks: TaskStream,
-    losses: dict[str, float],
+    about: dict[str, Any],
     seconds: float,
 ) -> list[Path]:
     """Of the phase that ended last, unless that was done."""
@@ -352,7 +361,7 @@ def _report(
         test_images=sizes,
         exemplars=sum(map(len, learner.memories)),
         bytes=sum(memory.nbytes for memory in learner.memories),
-        losses=losses,
+        **about,
         seconds=round(seconds, 1),
     )
     return pictures

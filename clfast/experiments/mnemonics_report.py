@@ -13,6 +13,7 @@ from ..methods.exemplar_selection import (
     Herding,
     Network,
     RandomSelection,
+    as_inputs,
     features_of,
 )
 from ..methods.mnemonics import Mnemonics
@@ -40,6 +41,21 @@ class WatchedMnemonics(Mnemonics):
         begin = Herding() if self.init == "herding" else RandomSelection()
         self.begun = begin.select(network, x, y, count, generator=same)
         return super()._select(network, x, y, count, generator)
+
+
+def moved(learner: PhaseLearner) -> dict[str, float]:
+    """Of the exemplars that the last phase trained, as they are stored: "moved", the share of
+    values, pixels of most images, that are not those they began as, and "moved_by", by how much, of
+    1, in the mean. Of uint8, which takes 1/255 at least, small steps leave nothing."""
+    begun: Exemplars | None = getattr(learner.selection, "begun", None)
+    if begun is None:
+        return {}
+    memory = learner.exemplars
+    stored = memory.x[torch.isin(memory.y, begun.y.to(memory.y.device))]
+    if len(stored) != len(begun):  # BiC keeps some of them apart
+        return {}
+    away = as_inputs(stored) - as_inputs(begun.x).to(stored.device)
+    return {"moved": float((away != 0).float().mean()), "moved_by": float(away.abs().mean())}
 
 
 def table(lines: list[Line], title: str) -> Table:

@@ -24,7 +24,8 @@ class ExemplarMemory:
         per_class: exemplars of each class, at least 0; or
         total: of all classes together: each has ceil(total / classes).
         dtype: of what is stored. None: that of the first exemplars; a floating-point dtype; or
-            ``torch.uint8``, 255 levels of images in [0, 1], rounded and clipped to them.
+            ``torch.uint8``, 255 levels of images in [0, 1], rounded and clipped to them; values
+            beyond [-1, 2] are no such images, and refused.
 
     Raises:
         TypeError, ValueError: an argument that cannot be; not exactly one of per_class and total.
@@ -178,4 +179,10 @@ def _stored(x: Tensor, dtype: torch.dtype, where: str) -> Tensor:
         return x.to(dtype)
     if not bool(x.isfinite().all()):
         raise ValueError(f"{where}: x holds NaN or Inf")
+    low, high = (float(bound) for bound in x.aminmax())
+    if low < -1 or high > 2:
+        raise ValueError(
+            f"{where}: x must be images in [0, 1] to be stored as uint8, got values from {low:g} "
+            f"to {high:g}; scale them, or store floating-point numbers"
+        )
     return (255 * x).round().clamp(0, 255).to(torch.uint8)

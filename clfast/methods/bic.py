@@ -46,7 +46,8 @@ class BiC(PhaseLearner):
         correction_epochs, correction_lr: steps on the whole set kept apart, of SGD with momentum
             0.9, whose rate falls to a tenth at 30, 60, 80 and 90 % of them.
         shift_weight: loss of shift_weight · gamma^2 / 2, as the authors' code has it.
-        options: see `PhaseLearner`.
+        options: see `PhaseLearner`. (Herding is of features of unit length by default; the paper
+            does not say.)
 
     Raises:
         TypeError, ValueError: as `PhaseLearner`; a budget of less than two exemplars a class.

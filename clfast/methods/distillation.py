@@ -64,6 +64,7 @@ class LwF(TaughtAfterwards, PhaseLearner):
             raise ValueError("LwF: replay must be 0: observe learns from the batch alone")
 
     def _learn(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        x = self._inputs(x)
         if not self.joint:
             return super()._learn(x, y, where)
         losses = self._train_on(x, y, self._teacher(), where)

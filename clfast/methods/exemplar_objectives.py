@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,24 +60,32 @@ class Objective(ABC):
         self.training = training
         self.generator = generator
 
+    sees_features: ClassVar[bool] = False
+    """Real images count by their features, which exemplars do not change."""
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What `__call__` takes of real images [B, ...]."""
+        return x
+
     @abstractmethod
     def __call__(
-        self, exemplars: Tensor, labels: Tensor, x: Tensor, y: Tensor
+        self, exemplars: Tensor, labels: Tensor, real: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The loss on x [B, ...], y [B], and its gradient in the exemplars [M, ...]."""
+        """The loss on real images, as `seen` [B, ...], with labels y [B], and its gradient in the
+        exemplars [M, ...]."""
 
 
 class ThroughNetwork(Objective):
     """The temporary network is the whole one: "bop_full"."""
 
     def __call__(
-        self, exemplars: Tensor, labels: Tensor, x: Tensor, y: Tensor
+        self, exemplars: Tensor, labels: Tensor, real: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         network = nn.Sequential(OrderedDict(features=self.features, head=self.head))
-        return self._unrolled(network, exemplars, labels, x, y)
+        return self._unrolled(network, exemplars, labels, real, y)
 
     def _unrolled(
-        self, network: nn.Module, exemplars: Tensor, labels: Tensor, x: Tensor, y: Tensor
+        self, network: nn.Module, exemplars: Tensor, labels: Tensor, real: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         def on(rows: Tensor | None) -> Callable[[Tensors, Tensor], Tensor]:
             def inner(params: Tensors, images: Tensor) -> Tensor:
@@ -88,7 +97,7 @@ class ThroughNetwork(Objective):
             return inner
 
         def outer(params: Tensors) -> Tensor:
-            return F.cross_entropy(functional_call(network, params, (x,)), y)
+            return F.cross_entropy(functional_call(network, params, (real,)), y)
 
         rows = self.training.rows(len(labels), self.generator)
         inner: Sequence[Callable[[Tensors, Tensor], Tensor]] = (
@@ -112,13 +121,18 @@ class ThroughNetwork(Objective):
 class ThroughHead(ThroughNetwork):
     """The temporary network is the head on features that stay: "bop_fc"."""
 
+    sees_features = True
+
+    @torch.no_grad()
+    def seen(self, x: Tensor) -> Tensor:
+        features: Tensor = self.features(x)
+        return features
+
     def __call__(
-        self, exemplars: Tensor, labels: Tensor, x: Tensor, y: Tensor
+        self, exemplars: Tensor, labels: Tensor, real: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         images = exemplars.detach().requires_grad_()
         inside = self.features(images)
-        with torch.no_grad():
-            real = self.features(x)
         if self._closed():
             assert isinstance(self.head, nn.Linear)
             bias = None if self.head.bias is None else self.head.bias.detach()
@@ -127,6 +141,7 @@ class ThroughHead(ThroughNetwork):
                 steps=self.training.steps,
                 lr=self.training.lr,
             )
+            real = real.to(layer[0].dtype)  # which is float32 where the network has 16 bits
             loss = F.cross_entropy(F.linear(real, *layer), y)
             return loss.detach(), torch.autograd.grad(loss, images)[0]
         loss, gradient = self._unrolled(self.head, inside.detach(), labels, real, y)
@@ -144,12 +159,16 @@ class Prototypes(Objective):
     """Real images are classified by cosines with the classes' mean features of exemplars, and no
     network is trained: "proto", what the authors' code does."""
 
+    sees_features = True
+
+    @torch.no_grad()
+    def seen(self, x: Tensor) -> Tensor:
+        return F.normalize(self.features(x).flatten(1))
+
     def __call__(
-        self, exemplars: Tensor, labels: Tensor, x: Tensor, y: Tensor
+        self, exemplars: Tensor, labels: Tensor, real: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         images = exemplars.detach().requires_grad_()
-        with torch.no_grad():
-            real = F.normalize(self.features(x).flatten(1))
         inside = self.features(images).flatten(1)
         classes, members = labels.unique(return_inverse=True)
         sums = inside.new_zeros(len(classes), inside.shape[1]).index_add(0, members, inside)

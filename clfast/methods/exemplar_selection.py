@@ -76,6 +76,7 @@ class ExemplarSelection(ABC):
             RuntimeError: NaN came up; network and generator are as before.
         """
         where = f"{type(self).__name__}.select"
+        check_network(network, where)
         _check_pair(x, y, where)
         count = integer(count, "count", where, least=1)
         classes, sizes = y.unique(return_counts=True)
@@ -88,6 +89,21 @@ class ExemplarSelection(ABC):
         with _undisturbed(x, cpu_generator(generator, where)):
             return self._select(network, x, y, count, generator)
 
+    def check(self, network: Network, x: Tensor, count: int, old: Tensor | None = None) -> None:
+        """Whether `select` and `adjust` will be able to do their work, as far as can be told before
+        a network is trained for hours; the default looks at nothing.
+
+        Args:
+            network: as it is before.
+            x: [N, ...], N at least 1, images of new classes.
+            count: exemplars that each class will have, at most.
+            old: [M] int64, the labels of the exemplars that will be adjusted.
+
+        Raises:
+            TypeError, ValueError: as those.
+        """
+        del network, x, count, old
+
     def adjust(
         self, network: Network, exemplars: Exemplars, *, generator: torch.Generator
     ) -> Exemplars:
@@ -97,6 +113,9 @@ class ExemplarSelection(ABC):
             TypeError, ValueError, RuntimeError: as for ``select``; the exemplars are as before too.
         """
         where = f"{type(self).__name__}.adjust"
+        if not isinstance(exemplars, Exemplars):
+            raise TypeError(f"{where}: exemplars must be Exemplars, got {type(exemplars).__name__}")
+        check_network(network, where)
         _check_pair(exemplars.x, exemplars.y, where)
         with _undisturbed(exemplars.x, cpu_generator(generator, where)):
             return self._adjust(network, exemplars, generator)
@@ -160,12 +179,33 @@ def as_inputs(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return x if dtype is None else x.to(dtype)
 
 
+def check_network(network: object, where: str) -> None:
+    """TypeError where features or head is no module."""
+    for name in ("features", "head"):
+        module = getattr(network, name, None)
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"{where}: network must have modules features and head, but its {name} is of "
+                f"{type(module).__name__}"
+            )
+
+
 @torch.no_grad()
 def features_of(network: Network, x: Tensor, where: str) -> Tensor:
-    """[N, d] of images [N, ...], in eval mode; ValueError where they are not finite."""
+    """[N, d] of images [N, ...], in eval mode; ValueError where they are not finite, or the network
+    cannot take them."""
     dtype = next((p.dtype for p in network.features.parameters()), None)
-    with evaluating(network.features):
-        parts = [network.features(as_inputs(part, dtype)).flatten(1) for part in x.split(_AT_ONCE)]
+    try:
+        with evaluating(network.features):
+            parts = [
+                network.features(as_inputs(part, dtype)).flatten(1) for part in x.split(_AT_ONCE)
+            ]
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # of the machine: memory that is out
+            raise
+        raise ValueError(
+            f"{where}: network cannot take x, images of {list(x.shape[1:])}: {error}"
+        ) from error
     features = torch.cat(parts)
     checks.check_finite(features, where)
     return features
@@ -179,6 +219,8 @@ def _check_pair(x: object, y: object, where: str) -> None:
         raise TypeError(f"{where}: x must be floating point or uint8, got {x.dtype}")
     if len(x) == 0:
         raise ValueError(f"{where}: x holds no images")
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        raise ValueError(f"{where}: x holds NaN or Inf")
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         got = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"{where}: y must be an int64 tensor, got {got}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -59,7 +58,8 @@ class ICaRL(PhaseLearner):
         self.weight = real(weight, "weight", "ICaRL", least=0)
         self.temperature = real(temperature, "temperature", "ICaRL", least=0, open_ends="(")
         self.mirror = boolean(mirror, "mirror", "ICaRL")
-        self._means: Tensor | None = None  # [C, d], while network and exemplars stay
+        self._means: Tensor | None = None  # [C, d]
+        self._means_of: list[tuple[Tensor, int]] = []  # of what they are: tensors and versions
 
     def predict(self, x: Tensor) -> Tensor:
         """The class with the nearest mean: [B, ...] -> [B] int64.
@@ -95,7 +95,11 @@ class ICaRL(PhaseLearner):
 
     @torch.no_grad()
     def _class_means(self, where: str) -> Tensor:
-        if self._means is None:
+        now = self._state_of_means()
+        same = len(now) == len(self._means_of) and all(
+            a is b and v == w for (a, v), (b, w) in zip(now, self._means_of, strict=True)
+        )
+        if self._means is None or not same:
             device = next(self.model.parameters()).device
             x, y = self.exemplars.x.to(device), self.exemplars.y.to(device)
             network = parts(self.model, where)
@@ -104,15 +108,19 @@ class ICaRL(PhaseLearner):
                 features = torch.cat([features, features_of(network, x.flip(-1), where)])
                 y = y.repeat(2)
             outputs = self._outputs(self._inputs(x[:1]), where)
-            self._means = class_means(features, y, outputs)
+            self._means, self._means_of = class_means(features, y, outputs), now
         return self._means
+
+    def _state_of_means(self) -> list[tuple[Tensor, int]]:
+        network = [*self.model.parameters(), *self.model.buffers()]
+        return [(t, t._version) for t in (*network, self.exemplars.x, self.exemplars.y)]
 
     @torch.no_grad()
     def _features(self, x: Tensor, where: str) -> Tensor:
         checks.check_samples(x, where)
         features = parts(self.model, where).features
         with evaluating(features):
-            found = self._logits(self._inputs(x), where, features)
+            found = self._logits(self._inputs(x), where, nn.Sequential(features, nn.Flatten()))
         checks.check_finite(found, where)
         return found
 
@@ -130,17 +138,3 @@ class ICaRL(PhaseLearner):
             targets[:, before] = self._said(old, x)[:, before].sigmoid()
         loss = F.binary_cross_entropy_with_logits(logits[:, seen], targets[:, seen])
         return loss, {"loss": loss.detach()}
-
-    def _train_on(
-        self, x: Tensor, y: Tensor, old: nn.Module | None, where: str
-    ) -> dict[str, Tensor]:
-        self._means = None
-        return super()._train_on(x, y, old, where)
-
-    def _end(self, x: Tensor, y: Tensor, where: str) -> None:
-        super()._end(x, y, where)
-        self._means = None
-
-    def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_own_state(state)
-        self._means = None

@@ -93,7 +93,8 @@ class Mnemonics(ExemplarSelection):
             "herding".
         values: (lowest, highest) of a pixel, to which exemplars are clipped after each step; None:
             any. Images in [0, 1] want (0, 1).
-        folds: of old exemplars; 1: these stay as they are. Default 2, "proto": 1.
+        folds: of old exemplars, at most as many as a class has; 1: these stay as they are. Default
+            2, "proto": 1.
         progress: show a bar.
 
     Attributes:
@@ -193,11 +194,7 @@ class Mnemonics(ExemplarSelection):
         where = "Mnemonics.adjust"
         x, y = exemplars.x, exemplars.y
         dtype = self._check(network, x, y, where)
-        if len(y) < self.folds:
-            raise ValueError(
-                f"{where}: exemplars are {len(y)}, fewer than the {self.folds} folds; make "
-                "Mnemonics with fewer folds, or with folds=1 to leave old exemplars as they are"
-            )
+        self._check_folds(y, where)
         smallest, largest = len(y) // self.folds, -(-len(y) // self.folds)
         self._check_batches(network, len(y) - largest, smallest, "folds", where)
         folds = [rows.to(y.device) for rows in stratified(y.cpu(), self.folds, generator)]
@@ -222,10 +219,19 @@ class Mnemonics(ExemplarSelection):
         """
         objective = _OBJECTIVES[self.objective](network, self.training, generator)
         losses: list[list[float]] = [[] for _ in parts]
+
+        def seen(x: Tensor) -> Tensor:
+            found = [objective.seen(as_inputs(part, dtype)) for part in x.split(self.batch)]
+            return torch.cat(found)
+
         with torch.enable_grad():
             images = [as_inputs(part.x, dtype).clone() for part in parts]
             optimizers = [self.optimizer([each], lr=self.lr) for each in images]
             with judging(network, on_batches=self.batch_norm == "batch"):
+                # Where images stay, and so do their features, these are the same in all epochs.
+                once = objective.sees_features and self.batch_norm == "running"
+                if once and real_images is not None:
+                    real_images = seen(real_images[0]), real_images[1]
                 for epoch in self._epochs(where):
                     for i, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
                         for group in optimizer.param_groups:
@@ -233,7 +239,8 @@ class Mnemonics(ExemplarSelection):
                         x, y = real_images or _others(images, parts, i)
                         found = [
                             self._step(
-                                *(objective, images[i], part.y, optimizer, x[rows], y[rows]),
+                                *(objective, images[i], part.y, optimizer),
+                                *(x[rows] if once and real_images else seen(x[rows]), y[rows]),
                                 f"{where}: exemplars hold NaN or Inf in epoch {epoch}",
                             )
                             for rows in self._batches(len(y), generator)
@@ -247,11 +254,11 @@ class Mnemonics(ExemplarSelection):
         images: Tensor,
         labels: Tensor,
         optimizer: torch.optim.Optimizer,
-        x: Tensor,
+        real: Tensor,
         y: Tensor,
         diverged: str,
     ) -> Tensor:
-        loss, images.grad = objective(images, labels, as_inputs(x, images.dtype), y)
+        loss, images.grad = objective(images, labels, real, y)
         optimizer.step()
         if self.values is not None:
             images.clamp_(*self.values)
@@ -274,15 +281,28 @@ class Mnemonics(ExemplarSelection):
         found = list(order.tensor_split(-(-count // self.batch)))
         return found[: self.batches]
 
+    def check(self, network: Network, x: Tensor, count: int, old: Tensor | None = None) -> None:
+        self._check(network, x[:1], torch.zeros(1, dtype=torch.int64), "Mnemonics.check")
+        if old is not None and self.folds > 1:
+            self._check_folds(old, "Mnemonics.check", most=count)
+
+    def _check_folds(self, y: Tensor, where: str, most: int | None = None) -> None:
+        """Each fold has exemplars of every class: they are judged by the others' images of it.
+
+        most: exemplars of a class that will be left.
+        """
+        classes, sizes = y.unique(return_counts=True)
+        sizes = sizes if most is None else sizes.clamp(max=most)
+        if int(sizes.min()) < self.folds:
+            least = int(sizes.argmin())
+            raise ValueError(
+                f"{where}: folds is {self.folds}, but class {int(classes[least])} has "
+                f"{int(sizes[least])} exemplars; make Mnemonics with at most so many folds, or "
+                "with folds=1 to leave old exemplars as they are"
+            )
+
     def _check(self, network: Network, x: Tensor, y: Tensor, where: str) -> torch.dtype:
         """Of the network's parameters; it takes x, and has outputs for y."""
-        for name in ("features", "head"):
-            module = getattr(network, name, None)
-            if not isinstance(module, nn.Module):
-                raise TypeError(
-                    f"{where}: network must have modules features and head, but its {name} is of "
-                    f"{type(module).__name__}"
-                )
         trained = [p for p in self._trained(network) if p.requires_grad]
         if not trained and self.objective != "proto":
             part = "its head" if self.objective == "bop_fc" else "it"

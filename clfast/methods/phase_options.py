@@ -17,8 +17,8 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of class-incremental learning; the defaults are those of Mnemonics on CIFAR-100
-    (section 5.1, which are LUCIR's), where learning rates begin at 0.1.
+    """A phase of class-incremental learning; the defaults are LUCIR's on CIFAR-100, which Mnemonics
+    takes over (section 5.1), where learning rates begin at 0.1. (Mnemonics fine-tunes besides.)
 
     Raises:
         TypeError, ValueError: a value that cannot be.
@@ -47,6 +47,10 @@ class Phase:
         integer(self.finetune_epochs, "finetune_epochs", "Phase", least=0)
         real(self.factor, "factor", "Phase", least=0, open_ends="(")
         real(self.finetune_lr, "finetune_lr", "Phase", least=0, open_ends="(")
+        milestones: object = self.milestones
+        if not isinstance(milestones, Sequence):
+            kind = type(milestones).__name__
+            raise TypeError(f"Phase: milestones must be a sequence of integers, got {kind}")
         for milestone in self.milestones:
             integer(milestone, "milestones", "Phase", least=0)
         if self.augment is not None and not callable(self.augment):

@@ -249,10 +249,16 @@ class PhaseLearner(SeenClassifier):
         check_sizes(y, self._share(y), where)
         if self.transfer is not None and self.phases and self._transferred is None:
             self._transferred = WeightTransfer(self.model, self.optimizer, self.transfer)
+        if self._transferred is not None:
+            self._transferred.take_options(self.optimizer)
         self._stepper().state.clear()
         lrs = [float(group["lr"]) for group in self._stepper().param_groups]
         self._welcome(x, y, classes)
-        return PhaseRun(classes, len(y), self._trained(x, y).cpu(), lrs)
+        rows = self._trained(x, y).cpu()
+        if count := self._share(y):  # hours later it would be late to learn of a mistake
+            old = self.exemplars.y if len(self.exemplars) else None
+            self.selection.check(self._judge(y.device)[1], x[:1], count, old)
+        return PhaseRun(classes, len(y), rows, lrs)
 
     def _welcome(self, x: Tensor, y: Tensor, classes: list[int]) -> None:
         """Prepare for new classes, before they are learnt."""
@@ -296,11 +302,30 @@ class PhaseLearner(SeenClassifier):
         for rows in batches:
             images = self._inputs(x[rows])
             if self.phase.augment is not None:
-                images = self.phase.augment(images, self.generator)
-            found.append(self._train_on(images, y[rows], old, where))
+                images = self._augmented(images, where)
+            try:
+                found.append(self._train_on(images, y[rows], old, where))
+            except ValueError as error:
+                if len(rows) > 1:
+                    raise
+                raise ValueError(
+                    f"{error} (a batch of one: phase.batch is {self.phase.batch}, of {len(y)} "
+                    "samples)"
+                ) from error
         return {
             name: float(torch.stack([each[name] for each in found]).mean()) for name in found[0]
         }
+
+    def _augmented(self, images: Tensor, where: str) -> Tensor:
+        assert self.phase.augment is not None
+        found: object = self.phase.augment(images, self.generator)
+        if not isinstance(found, Tensor) or len(found) != len(images):
+            came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"{where}: phase.augment must give as many images as it takes, {len(images)}, "
+                f"got {came}"
+            )
+        return found
 
     def _end(self, x: Tensor, y: Tensor, where: str) -> None:
         """Exemplars, fine-tuning, and the network now becomes the network before."""
@@ -360,6 +385,11 @@ class PhaseLearner(SeenClassifier):
         classes: list[int] = y.unique().tolist()
         if learnt := sorted({*classes} & {*self.old_classes}):
             raise ValueError(f"{where}: class {learnt[0]} was learnt in a phase before")
+        if foreign := sorted({*self.exemplars.classes} - self.seen):
+            raise ValueError(
+                f"{where}: exemplars holds class {foreign[0]}, which was never learnt here: a "
+                "memory is of one learner alone"
+            )
         return classes
 
     def _known(self, y: Tensor, logits: Tensor, where: str) -> None:
@@ -370,14 +400,21 @@ class PhaseLearner(SeenClassifier):
 
     @contextmanager
     def _whole(self, where: str) -> Iterator[None]:
-        """All or nothing: when the block raises, the learner is as before."""
+        """All or nothing: when the block raises, the learner is as before, and so are the global
+        random states, of which dropout draws."""
+        device = next(self.model.parameters()).device
+        on_cuda = device if device.type == "cuda" else None
         with torch.inference_mode(False):
-            before = self.state_dict()
+            before, drawn = self.state_dict(), torch.get_rng_state()
+            drawn_there = None if on_cuda is None else torch.cuda.get_rng_state(on_cuda)
             try:
                 with self._guarded(where):
                     yield
             except BaseException:
                 self._load(before)
+                torch.set_rng_state(drawn)
+                if on_cuda is not None and drawn_there is not None:
+                    torch.cuda.set_rng_state(drawn_there, on_cuda)
                 raise
 
     def _undo(self) -> Callable[[], None]:

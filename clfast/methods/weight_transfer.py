@@ -47,6 +47,7 @@ class WeightTransfer:
             learnt[id(weight)] = [self.scale[number]]
             if self._shifted:
                 learnt[id(weight)].append(self.shift[number])
+        self._options_of = optimizer
         # Of the same kind, with the same options a group, and no state.
         self.optimizer = copy.copy(optimizer)
         self.optimizer.state = defaultdict(dict)
@@ -54,6 +55,20 @@ class WeightTransfer:
             {**group, "params": [q for p in group["params"] for q in learnt.get(id(p), [p])]}
             for group in optimizer.param_groups
         ]
+
+    def take_options(self, optimizer: torch.optim.Optimizer) -> None:
+        """Learning rates and all other options of the groups as the model's optimizer has them now.
+
+        Raises:
+            ValueError: another optimizer than the one that this began with.
+        """
+        if optimizer is not self._options_of:
+            raise ValueError(
+                "optimizer is another one than when weights were first transferred, whose scales "
+                "go on with that; change its param_groups in place"
+            )
+        for own, group in zip(self.optimizer.param_groups, optimizer.param_groups, strict=True):
+            own.update({name: value for name, value in group.items() if name != "params"})
 
     @torch.no_grad()
     def step(self) -> None:

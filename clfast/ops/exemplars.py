@@ -130,7 +130,10 @@ def softmax_descent(
             op, fakes.softmax_descent, *arguments, steps, lr, differentiable=True
         )
         result = reference.exemplars.softmax_descent(*arguments, steps=steps, lr=lr)
-        _check.no_nan_result(op, "features holds", *(t for t in result if t is not None))
+        if any(_check.values_known(t) and bool(t.isnan().any()) for t in result if t is not None):
+            _check.no_nan(op, features=features, weight=weight, bias=bias)
+            problem = "the steps diverge: lr is too large for these features, or they hold Inf"
+            _check.require(False, f"{op}: {problem}")
         return result
     return _descent_derivative.softmax_descent(features, labels, weight, bias, steps, lr)
 

@@ -22,6 +22,7 @@ from clfast.experiments.mnemonics import MnemonicsExperiment, Samples, Training
 from clfast.experiments.mnemonics_report import WatchedMnemonics, matrix_of
 from clfast.experiments.plots import point_map
 from clfast.methods import PhaseProgress
+from clfast.methods.exemplar_selection import as_inputs
 
 SCRIPT = Path(__file__).with_name("kill_mnemonics_run.py")
 
@@ -65,11 +66,16 @@ def test_exemplars_that_are_trained(exemplars: str, tmp_path: Path) -> None:
             selection = learner.selection
             assert isinstance(selection, WatchedMnemonics)
             assert selection.begun is not None
+            begun = selection.begun
             assert torch.equal(selection.begun.y, learner.exemplars.y)
             for image in selection.begun.x:
                 assert bool((TRAIN[0] == image).flatten(1).all(1).any())
             moved = (255 * kept[0] - selection.begun.x).abs()
             assert 1 < float(moved.max()) <= 255
+    lines = mnemonics.folder_of(tmp_path / "run", config, TRAIN, TEST).metrics()
+    away = (kept[0] - as_inputs(begun.x)).abs()
+    assert lines[0]["moved"] == pytest.approx(float((away > 0).float().mean()))
+    assert lines[0]["moved_by"] == pytest.approx(float(away.mean()))
     assert bool((kept[0] == kept[1]).all()) == (exemplars == "mnemonics-unadjusted")
     assert float(kept[1].min()) >= 0
     assert float(kept[1].max()) <= 1
@@ -237,10 +243,11 @@ def test_networks(network: str, learner: str, rng: torch.Generator) -> None:
         ({"network": "vgg"}, "network must be one of resnet32, resnet18, convnet"),
         ({"storage": "int8"}, "storage must be one of uint8, float32"),
         ({"phases": 0}, "phases must be at least 1"),
-        ({"phases": 3}, "num_tasks=4 with first_task_classes=2 does not split 4 classes"),
+        ({"phases": 3}, "phases is 3, but 4 classes, 2 of them first, leave no equal number"),
+        ({"device": "warp"}, "MnemonicsExperiment: device warp cannot be used"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"first": 0}, "first must be at least 1"),
-        ({"first": 4}, "num_tasks=3 with first_task_classes=4 does not split 4 classes"),
+        ({"first": 4}, "4 classes, 4 of them first, leave no equal number"),
     ],
 )
 def test_what_cannot_be(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

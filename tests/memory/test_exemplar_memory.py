@@ -63,6 +63,11 @@ def test_uint8_rounds_and_clips() -> None:
     assert memory.nbytes == 6 + 6 * 8
     with pytest.raises(ValueError, match=r"ExemplarMemory\.put: x holds NaN or Inf"):
         memory.put(torch.tensor([[torch.nan]]), torch.tensor([1]))
+    for far in (-2.4, 255.0):
+        with pytest.raises(
+            ValueError, match=r"images in \[0, 1\] to be stored as uint8, got values"
+        ):
+            memory.put(torch.tensor([[0.5], [far]]), torch.tensor([1, 1]))
     assert len(memory) == 6
 
 

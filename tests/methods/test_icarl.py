@@ -18,9 +18,10 @@ from exemplar_learners import (
     optimizer_of,
     samples,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
-from clfast.methods import ICaRL
+from clfast.memory import ExemplarMemory
+from clfast.methods import ICaRL, Phase
 
 
 def _binary(logits: Tensor, said: Tensor, labels: list[int], old: list[int]) -> Tensor:
@@ -98,6 +99,35 @@ def test_means_follow_the_network() -> None:
     assert torch.equal(method.class_means(), means)
     method.on_task_end([samples([4])])
     assert method.class_means()[4].any()
+
+
+def test_means_follow_what_others_do_to_the_learner() -> None:
+    method = learnt("ICaRL")
+    assert isinstance(method, ICaRL)
+    means = method.class_means()
+    with torch.no_grad():
+        next(method.model.parameters()).mul_(-1)
+    assert not torch.equal(method.class_means(), means)
+    x, y = samples([4])
+    method.exemplars.put(x, y)
+    assert method.class_means()[4].any()
+    method.model = copy.deepcopy(method.model)
+    with torch.no_grad():
+        next(method.model.parameters()).mul_(-1)
+    torch.testing.assert_close(method.class_means()[:4], means[:4])
+
+
+def test_features_may_be_maps_that_the_head_flattens() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).double()
+        head = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).double()
+    optimizer = torch.optim.SGD([*features.parameters(), *head.parameters()], lr=0.1)
+    phase = Phase(epochs=1, batch=8)
+    method = ICaRL(features, head, optimizer, exemplars=ExemplarMemory(2), phase=phase)
+    x, y = samples([0, 1])
+    method.fit_task([(x, y)])
+    assert set(method.predict(x).tolist()) <= {0, 1}
 
 
 def test_the_head_predicts_before_there_are_exemplars() -> None:

@@ -3,6 +3,8 @@ of them with create_graph."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -103,6 +105,16 @@ def test_gradients_have_the_dtype_of_what_they_are_by(rng: torch.Generator) -> N
     assert shift is not None
     (trained.sum() + shift.sum()).backward()
     assert all(t.grad is not None and t.grad.dtype == t.dtype for t in (features, *layer))
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+def test_steps_that_diverge(backend: Any, rng: torch.Generator) -> None:
+    features, labels, layer = make(8, 5, 3, rng, bias=True)
+    with clfast.backend(backend):
+        with pytest.raises(RuntimeError, match=r"the steps diverge: lr is too large for these fea"):
+            softmax_descent(1e200 * features, labels, *layer, steps=4, lr=1e200)
+        with pytest.raises(RuntimeError, match=r"clfast::softmax_descent: features holds NaN"):
+            softmax_descent(torch.nan * features, labels, *layer, steps=2, lr=0.1)
 
 
 def test_second_derivatives_raise_by_name(rng: torch.Generator) -> None:

@@ -60,7 +60,8 @@ std::tuple<Tensor, Tensor, Tensor> softmax_descent(const Tensor& features, const
     const Tensor& shift = in.bias.has_value() ? *in.bias : in.weight;
     for (const Tensor& result : {weight_out, bias_out}) {
       raise_on_nan<T>(op, result,
-                      {{"features", &in.features}, {"weight", &in.weight}, {"bias", &shift}});
+                      {{"features", &in.features}, {"weight", &in.weight}, {"bias", &shift}},
+                      "the steps diverge: lr is too large for these features, or they hold Inf");
     }
   });
   return {weight_out, bias_out, predictions};
