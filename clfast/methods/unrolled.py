@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
@@ -46,7 +46,8 @@ def unrolled_sgd(
 
     A step that is run again draws the random numbers that it drew before (dropout), and afterwards
     torch's global random state is that after the forward sweep. Losses must not write to buffers:
-    run batch normalisation in eval mode, or within :func:`clfast.nn.statistics_kept`.
+    run batch normalisation in eval mode, or within :func:`clfast.nn.statistics_kept`. They may be
+    called more than once a step.
 
     Args:
         inner_loss: of (parameters, exemplars), a scalar; or a sequence of T of these, one a step,
@@ -130,6 +131,14 @@ class _Point(NamedTuple):
 
 
 @dataclass
+class _Manner:
+    """How losses are computed, see `QuickSecondDerivatives`."""
+
+    quick: bool = True  # until one turns out to have derivatives in it
+    channels_last: bool = True  # until one turns out to depend on the order of images in memory
+
+
+@dataclass
 class _Training:
     losses: Sequence[Callable[..., Tensor]]
     outer: Callable[[Tensors], Tensor]
@@ -140,7 +149,7 @@ class _Training:
     first_order: bool
     single: bool  # exemplars are one tensor, not a dict of them
     random: _RandomState
-    quick: bool = True  # until a loss turns out to have derivatives in it
+    manner: _Manner = field(default_factory=_Manner)  # of inner losses
 
     def __post_init__(self) -> None:
         self.names = [name for name, value in self.held.items() if _is_trained(value)]
@@ -166,8 +175,7 @@ class _Training:
             inner.append(loss)
         _check_finite(inner, "inner_loss", "look at lr, at exemplars and at params")
         weights = _leaves(point.weights)
-        with QuickSecondDerivatives():
-            value = _scalar(self.outer(self._named(weights)), "outer_loss")
+        value = _scalar(self._computed(_Manner(), self.outer, self._named(weights)), "outer_loss")
         _check_finite([value], "outer_loss", "look at lr and at the data that it is of")
         cotangents = list(torch.autograd.grad(value, weights, materialize_grads=True))
         after = random.get()
@@ -259,26 +267,47 @@ class _Training:
     def _gradients(
         self, t: int, weights: list[Tensor], exemplars: Tensors, *, create_graph: bool = False
     ) -> tuple[list[Tensor], Tensor]:
-        loss = self._inner_loss(t, weights, exemplars, linear_use=create_graph)
+        given = exemplars[_SINGLE] if self.single else exemplars
+        found = self._computed(
+            *(self.manner, self.losses[t], self._named(weights), given), linear_use=create_graph
+        )
+        loss = _scalar(found, "inner_loss")
         gradients = torch.autograd.grad(
             loss, weights, create_graph=create_graph, materialize_grads=True
         )
         return list(gradients), loss
 
-    def _inner_loss(
-        self, t: int, weights: list[Tensor], exemplars: Tensors, *, linear_use: bool
+    def _computed(
+        self,
+        manner: _Manner,
+        loss: Callable[..., Tensor],
+        *given: object,
+        linear_use: bool = False,
     ) -> Tensor:
-        given = exemplars[_SINGLE] if self.single else exemplars
-        if self.quick:
-            before = self.random.get()
-            with QuickSecondDerivatives(linear_use=linear_use) as quick:
-                loss = self.losses[t](self._named(weights), given)
-            if not quick.differentiated:
-                return _scalar(loss, "inner_loss")
+        """loss(*given); manner becomes what is right for it.
+
+        An inner step may be run again in another manner than it was run in: in channels-last order
+        it has drawn nothing that depends on the order.
+        """
+        before = self.random.get()
+        while manner.quick:
+            context = QuickSecondDerivatives(
+                linear_use=linear_use, channels_last=manner.channels_last
+            )
+            try:
+                with context:
+                    found = loss(*given)
+            except Exception:
+                if not (context.differentiated or context.rearranged):
+                    raise
+            else:
+                if not (context.differentiated or context.exposed):
+                    return found
             # A gradient penalty for one: its derivatives are to be differentiated twice more.
-            self.quick = False
+            manner.quick = not context.differentiated
+            manner.channels_last = False
             self.random.set(before)
-        return _scalar(self.losses[t](self._named(weights), given), "inner_loss")
+        return loss(*given)
 
     def _named(self, weights: list[Tensor]) -> Tensors:
         return {**self.held, **dict(zip(self.names, weights, strict=True))}
