@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._arguments import boolean, integer, real
 from ..nn.second_order import QuickSecondDerivatives
@@ -47,7 +48,8 @@ def unrolled_sgd(
     A step that is run again draws the random numbers that it drew before (dropout), and afterwards
     torch's global random state is that after the forward sweep. Losses must not write to buffers:
     run batch normalisation in eval mode, or within :func:`clfast.nn.statistics_kept`. They may be
-    called more than once a step.
+    called more than once a step. Attention is computed by plain products, which alone can be
+    differentiated twice.
 
     Args:
         inner_loss: of (parameters, exemplars), a scalar; or a sequence of T of these, one a step,
@@ -98,8 +100,8 @@ def unrolled_sgd(
     )
     before = random.get()
     try:
-        # Autograd may not keep inference tensors.
-        with torch.inference_mode(False), torch.enable_grad():
+        # Autograd may not keep inference tensors, and fused attention has no second derivative.
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss, gradient, after = training.run(leaves)
     except BaseException:
         random.set(before)

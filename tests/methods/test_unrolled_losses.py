@@ -234,6 +234,33 @@ def test_outer_losses_with_derivatives_in_them(
     assert not contexts[-1].differentiated
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_attention(every: int) -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(2, 8, 3)
+            self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.layer(self.body(x).flatten(2).mT)
+            q, k, v = tokens.chunk(3, 1)
+            logits: Tensor = self.head(F.scaled_dot_product_attention(q, k, v).mean(1))
+            return logits
+
+    problem = Problem(Attending)
+    before = torch.backends.cuda.flash_sdp_enabled()
+    torch.backends.cuda.enable_flash_sdp(False)  # the one graph cannot do with it
+    try:
+        problem.check(checkpoint_every=every)
+        torch.backends.cuda.enable_flash_sdp(True)
+        unrolled_sgd(problem.loss, problem.outer, problem.params, problem.x, steps=2, lr=LR)
+        assert torch.backends.cuda.flash_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_flash_sdp(before)
+
+
 def test_residual_networks_take_the_quick_way(contexts: list[QuickSecondDerivatives]) -> None:
     case = _bilevel_step.bilevel_step("small", width=4, exemplars=4, steps=STEPS, size=8)
     images = case.inputs(torch.Generator().manual_seed(0))
