@@ -21,6 +21,19 @@ Trained = TypeVar("Trained", Tensor, Tensors)
 InnerLoss: TypeAlias = "Callable[[Tensors, Trained], Tensor]"
 
 
+class NotFiniteError(RuntimeError):
+    """In `unrolled_sgd` a loss, or the gradient, is NaN or infinite.
+
+    Attributes:
+        what: "inner_loss", "outer_loss" or "gradient".
+        step: of the inner loss, the first at which it is; else None.
+    """
+
+    def __init__(self, what: str, message: str, step: int | None = None) -> None:
+        super().__init__(f"{_WHERE}: {message}")
+        self.what, self.step = what, step
+
+
 def unrolled_sgd(
     inner_loss: InnerLoss[Trained] | Sequence[InnerLoss[Trained]],
     outer_loss: Callable[[Tensors], Tensor],
@@ -76,8 +89,8 @@ def unrolled_sgd(
         TypeError, ValueError: an argument, or what a loss returns, is not as said; ``params`` has
             nothing to train; a loss depends on no parameter, or none of the inner losses on
             exemplars.
-        RuntimeError: a loss, or the gradient, is not finite. After an error the global random state
-            is as before.
+        NotFiniteError: a RuntimeError; a loss, or the gradient, is not finite. After an error the
+            global random state is as before.
     """
     count = integer(steps, "steps", _WHERE, least=1)
     losses = _inner_losses(inner_loss, count)
@@ -222,9 +235,10 @@ class _Training:
                 "not; compute it from the exemplars that it is called with"
             )
         if not all(bool(part.isfinite().all()) for part in found.values()):
-            raise RuntimeError(
-                f"{_WHERE}: the gradient in exemplars holds NaN or Inf, though the losses are "
-                "finite; look at second derivatives of inner_loss, and at lr"
+            raise NotFiniteError(
+                "gradient",
+                "the gradient in exemplars holds NaN or Inf, though the losses are finite; look at "
+                "second derivatives of inner_loss, and at lr",
             )
         zeros = {name: torch.zeros_like(e) for name, e in exemplars.items() if name not in found}
         return {name: {**found, **zeros}[name].contiguous() for name in exemplars}
@@ -387,5 +401,6 @@ def _scalar(loss: object, name: str) -> Tensor:
 def _check_finite(losses: list[Tensor], name: str, remedy: str) -> None:
     finite = torch.stack([loss.detach() for loss in losses]).isfinite()
     if not bool(finite.all()):
-        step = f" at step {int((~finite).nonzero()[0])}" if name == "inner_loss" else ""
-        raise RuntimeError(f"{_WHERE}: {name} is NaN or infinite{step}; {remedy}")
+        step = int((~finite).nonzero()[0]) if name == "inner_loss" else None
+        where = "" if step is None else f" at step {step}"
+        raise NotFiniteError(name, f"{name} is NaN or infinite{where}; {remedy}", step)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clfast.methods.mnemonics import unrolled_sgd
+from clfast.methods.unrolled import NotFiniteError
 from clfast.nn import statistics_kept
 
 Params = dict[str, Tensor]
@@ -344,7 +345,10 @@ def test_losses_that_cannot_be() -> None:
 
 def test_inner_training_that_diverges() -> None:
     problem = Problem()
-    refused(RuntimeError, "inner_loss is NaN or infinite at step 1", problem, lr=1e200)
+    with pytest.raises(NotFiniteError) as raised:
+        problem.run(lr=1e200)
+    assert (raised.value.what, raised.value.step) == ("inner_loss", 1)
+    refused(NotFiniteError, "inner_loss is NaN or infinite at step 1", problem, lr=1e200)
     problem.x[0, 0, 0, 0] = torch.nan
     refused(RuntimeError, "inner_loss is NaN or infinite at step 0", problem)
 
