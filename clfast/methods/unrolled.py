@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._arguments import boolean, integer, real
 from ..nn.second_order import QuickSecondDerivatives
@@ -18,6 +19,19 @@ _SINGLE = "exemplars"
 Tensors: TypeAlias = "dict[str, Tensor]"
 Trained = TypeVar("Trained", Tensor, Tensors)
 InnerLoss: TypeAlias = "Callable[[Tensors, Trained], Tensor]"
+
+
+class NotFiniteError(RuntimeError):
+    """In `unrolled_sgd` a loss, or the gradient, is NaN or infinite.
+
+    Attributes:
+        what: "inner_loss", "outer_loss" or "gradient".
+        step: of the inner loss, the first at which it is; else None.
+    """
+
+    def __init__(self, what: str, message: str, step: int | None = None) -> None:
+        super().__init__(f"{_WHERE}: {message}")
+        self.what, self.step = what, step
 
 
 def unrolled_sgd(
@@ -46,7 +60,9 @@ def unrolled_sgd(
 
     A step that is run again draws the random numbers that it drew before (dropout), and afterwards
     torch's global random state is that after the forward sweep. Losses must not write to buffers:
-    run batch normalisation in eval mode, or within :func:`clfast.nn.statistics_kept`.
+    run batch normalisation in eval mode, or within :func:`clfast.nn.statistics_kept`. They may be
+    called more than once a step. Attention is computed by plain products, which alone can be
+    differentiated twice.
 
     Args:
         inner_loss: of (parameters, exemplars), a scalar; or a sequence of T of these, one a step,
@@ -73,8 +89,8 @@ def unrolled_sgd(
         TypeError, ValueError: an argument, or what a loss returns, is not as said; ``params`` has
             nothing to train; a loss depends on no parameter, or none of the inner losses on
             exemplars.
-        RuntimeError: a loss, or the gradient, is not finite. After an error the global random state
-            is as before.
+        NotFiniteError: a RuntimeError; a loss, or the gradient, is not finite. After an error the
+            global random state is as before.
     """
     count = integer(steps, "steps", _WHERE, least=1)
     losses = _inner_losses(inner_loss, count)
@@ -97,8 +113,8 @@ def unrolled_sgd(
     )
     before = random.get()
     try:
-        # Autograd may not keep inference tensors.
-        with torch.inference_mode(False), torch.enable_grad():
+        # Autograd may not keep inference tensors, and fused attention has no second derivative.
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss, gradient, after = training.run(leaves)
     except BaseException:
         random.set(before)
@@ -130,6 +146,14 @@ class _Point(NamedTuple):
 
 
 @dataclass
+class _Manner:
+    """How losses are computed, see `QuickSecondDerivatives`."""
+
+    quick: bool = True  # until one turns out to have derivatives in it
+    channels_last: bool = True  # until one turns out to depend on the order of images in memory
+
+
+@dataclass
 class _Training:
     losses: Sequence[Callable[..., Tensor]]
     outer: Callable[[Tensors], Tensor]
@@ -140,7 +164,7 @@ class _Training:
     first_order: bool
     single: bool  # exemplars are one tensor, not a dict of them
     random: _RandomState
-    quick: bool = True  # until a loss turns out to have derivatives in it
+    manner: _Manner = field(default_factory=_Manner)  # of inner losses
 
     def __post_init__(self) -> None:
         self.names = [name for name, value in self.held.items() if _is_trained(value)]
@@ -166,8 +190,7 @@ class _Training:
             inner.append(loss)
         _check_finite(inner, "inner_loss", "look at lr, at exemplars and at params")
         weights = _leaves(point.weights)
-        with QuickSecondDerivatives():
-            value = _scalar(self.outer(self._named(weights)), "outer_loss")
+        value = _scalar(self._computed(_Manner(), self.outer, self._named(weights)), "outer_loss")
         _check_finite([value], "outer_loss", "look at lr and at the data that it is of")
         cotangents = list(torch.autograd.grad(value, weights, materialize_grads=True))
         after = random.get()
@@ -212,9 +235,10 @@ class _Training:
                 "not; compute it from the exemplars that it is called with"
             )
         if not all(bool(part.isfinite().all()) for part in found.values()):
-            raise RuntimeError(
-                f"{_WHERE}: the gradient in exemplars holds NaN or Inf, though the losses are "
-                "finite; look at second derivatives of inner_loss, and at lr"
+            raise NotFiniteError(
+                "gradient",
+                "the gradient in exemplars holds NaN or Inf, though the losses are finite; look at "
+                "second derivatives of inner_loss, and at lr",
             )
         zeros = {name: torch.zeros_like(e) for name, e in exemplars.items() if name not in found}
         return {name: {**found, **zeros}[name].contiguous() for name in exemplars}
@@ -259,26 +283,47 @@ class _Training:
     def _gradients(
         self, t: int, weights: list[Tensor], exemplars: Tensors, *, create_graph: bool = False
     ) -> tuple[list[Tensor], Tensor]:
-        loss = self._inner_loss(t, weights, exemplars, linear_use=create_graph)
+        given = exemplars[_SINGLE] if self.single else exemplars
+        found = self._computed(
+            *(self.manner, self.losses[t], self._named(weights), given), linear_use=create_graph
+        )
+        loss = _scalar(found, "inner_loss")
         gradients = torch.autograd.grad(
             loss, weights, create_graph=create_graph, materialize_grads=True
         )
         return list(gradients), loss
 
-    def _inner_loss(
-        self, t: int, weights: list[Tensor], exemplars: Tensors, *, linear_use: bool
+    def _computed(
+        self,
+        manner: _Manner,
+        loss: Callable[..., Tensor],
+        *given: object,
+        linear_use: bool = False,
     ) -> Tensor:
-        given = exemplars[_SINGLE] if self.single else exemplars
-        if self.quick:
-            before = self.random.get()
-            with QuickSecondDerivatives(linear_use=linear_use) as quick:
-                loss = self.losses[t](self._named(weights), given)
-            if not quick.differentiated:
-                return _scalar(loss, "inner_loss")
+        """loss(*given); manner becomes what is right for it.
+
+        An inner step may be run again in another manner than it was run in: in channels-last order
+        it has drawn nothing that depends on the order.
+        """
+        before = self.random.get()
+        while manner.quick:
+            context = QuickSecondDerivatives(
+                linear_use=linear_use, channels_last=manner.channels_last
+            )
+            try:
+                with context:
+                    found = loss(*given)
+            except Exception:
+                if not (context.differentiated or context.rearranged):
+                    raise
+            else:
+                if not (context.differentiated or context.exposed):
+                    return found
             # A gradient penalty for one: its derivatives are to be differentiated twice more.
-            self.quick = False
+            manner.quick = not context.differentiated
+            manner.channels_last = False
             self.random.set(before)
-        return _scalar(self.losses[t](self._named(weights), given), "inner_loss")
+        return loss(*given)
 
     def _named(self, weights: list[Tensor]) -> Tensors:
         return {**self.held, **dict(zip(self.names, weights, strict=True))}
@@ -356,5 +401,6 @@ def _scalar(loss: object, name: str) -> Tensor:
 def _check_finite(losses: list[Tensor], name: str, remedy: str) -> None:
     finite = torch.stack([loss.detach() for loss in losses]).isfinite()
     if not bool(finite.all()):
-        step = f" at step {int((~finite).nonzero()[0])}" if name == "inner_loss" else ""
-        raise RuntimeError(f"{_WHERE}: {name} is NaN or infinite{step}; {remedy}")
+        step = int((~finite).nonzero()[0]) if name == "inner_loss" else None
+        where = "" if step is None else f" at step {step}"
+        raise NotFiniteError(name, f"{name} is NaN or infinite{where}; {remedy}", step)

@@ -7,42 +7,84 @@ kernels as large as the images. Both have short closed forms.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 _aten = torch.ops.aten
 _DTYPES = (torch.float32, torch.float64)
 
+# Calls that give and write the same in whichever order the images that they get are in memory: what
+# networks do between their layers. Views are not among them, for one order has them and another has
+# not, nor are draws of random numbers, which go by the order.
+_ORDERLESS_NAMES = (
+    *("conv2d", "batch_norm", "group_norm", "pad", "cat", "detach", "__getitem__", "__setitem__"),
+    *("avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"),
+    *("relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus"),
+    *(
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "tanh_",
+        "abs",
+        "exp",
+        "log",
+        "sqrt",
+    ),
+    *("add", "add_", "sub", "sub_", "__rsub__", "mul", "mul_", "div", "div_", "__rdiv__", "neg"),
+    *("square", "pow", "__pow__", "clamp", "mean", "sum", "amax", "amin"),
+    *("size", "dim", "numel", "__len__"),
+)
+_ORDERLESS_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "requires_grad", "grad_fn", "is_cuda")
+_ORDERLESS = {
+    *(
+        getattr(home, n)
+        for home in (torch, Tensor, F)
+        for n in _ORDERLESS_NAMES
+        if hasattr(home, n)
+    ),
+    *(getattr(Tensor, name).__get__ for name in _ORDERLESS_ATTRIBUTES),
+}
+
 
 class QuickSecondDerivatives(TorchFunctionMode):
     """A context: inside, ``F.conv2d`` and ``F.batch_norm`` of this thread are those of this module.
 
-    Values, and derivatives up to the second, are the same but for rounding; there is no third.
-    Other calls, those with arguments that are not for images in float32 or float64, and those
-    within `torch.func` are left alone. Batch normalisation in train mode leaves running statistics
-    as they are.
+    Values, and derivatives up to the second, are the same but for rounding; a third raises
+    RuntimeError. Other calls, those with arguments that are not for images in float32 or float64,
+    and those within `torch.func` are left alone. Batch normalisation in train mode leaves running
+    statistics as they are.
 
     Args:
         linear_use: the caller uses gradients only in products with vectors that are differentiated,
             as in ``grad(grad(loss, w, create_graph=True), inputs, v)``, never their values. Then
             those of convolution weights that are leaves are not computed: they are zeros.
+        channels_last: on CPUs convolutions put images in that order in memory, and layers that
+            follow keep it: a fifth faster. Else all are in the order that PyTorch gives them.
 
     Attributes:
         differentiated: a convolution or batch normalisation was differentiated inside already. What
             comes of that has one derivative less, and for linear use no values.
+        rearranged: images were put in channels-last order. PyTorch may refuse views of these.
+        exposed: calls that may depend on the order were made on these. What comes of that need not
+            be what PyTorch gives: other units are dropped, and ``reshape`` may be a copy where it
+            is a view otherwise, so that what is written to it is lost.
     """
 
-    def __init__(self, *, linear_use: bool = False) -> None:
+    def __init__(self, *, linear_use: bool = False, channels_last: bool = False) -> None:
         super().__init__()
         self._linear_use = linear_use
+        self._channels_last = channels_last
         self._inside = False
-        self.differentiated = False
+        self.differentiated = self.rearranged = self.exposed = False
 
     def __enter__(self) -> QuickSecondDerivatives:
         self._inside = True
@@ -62,14 +104,20 @@ class QuickSecondDerivatives(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if torch._C._functorch.maybe_current_level() is not None:  # vmap knows only PyTorch's own
+            self.exposed |= self.rearranged
             return func(*args, **kwargs)
+        watched = self.rearranged and not self.exposed
+        watched = watched and any(map(_in_other_order, _tensors_in([args, *kwargs.values()])))
+        result: Any
         if func is F.conv2d:
-            return self._convolution(*args, **kwargs)
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
-        if func is Tensor.view and not any(isinstance(a, torch.dtype) for a in args):
-            func = Tensor.reshape  # what is a view of images in rows may be none in channels
-        return func(*args, **kwargs)
+            result = self._convolution(*args, **kwargs)
+        elif func is F.batch_norm:
+            result = self._batch_norm(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        if watched:
+            self.exposed = func not in _ORDERLESS or any(map(_hides_order, _tensors_in(result)))
+        return result
 
     def _convolution(
         self,
@@ -89,11 +137,13 @@ class QuickSecondDerivatives(TorchFunctionMode):
             # in the weights' gradient of such a convolution of few channels, channels last.
             height, width = _pair(padding)
             input = F.pad(input, (width, width, height, height))
-            input = input[:, :, :: strides[0], :: strides[1]]
+            # The result's, which strides of those pixels need not show.
+            order = suggest_memory_format(input)
+            input = input[:, :, :: strides[0], :: strides[1]].contiguous(memory_format=order)
             strides, padding = (1, 1), 0
-        if input.device.type == "cpu":
-            # A fifth faster there, and the layers that follow keep it.
-            input = input.contiguous(memory_format=torch.channels_last)
+        if self._channels_last and input.device.type == "cpu":
+            given, input = input, input.contiguous(memory_format=torch.channels_last)
+            self.rearranged |= input is not given
         valued = not (self._linear_use and weight.is_leaf)
         sizes = (strides, _pair(padding), _pair(dilation), False, (0, 0), groups)
         output: Tensor = _Convolution.apply(input, weight, bias, sizes, valued, self)
@@ -122,6 +172,23 @@ class QuickSecondDerivatives(TorchFunctionMode):
         return output
 
 
+def _tensors_in(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for each in values:
+            yield from _tensors_in(each)
+
+
+def _in_other_order(images: Tensor) -> bool:
+    return images.dim() == 4 and not images.is_contiguous()
+
+
+def _hides_order(result: Tensor) -> bool:
+    """Whether `result`, of images in another order, may be in another itself, and not be known."""
+    return result._is_view() if result.is_contiguous() else result.dim() != 4
+
+
 def _plain(input: Tensor, *others: Tensor | None) -> bool:
     """All are of one dtype that needs no conversion."""
     if torch.is_autocast_enabled(input.device.type) or input.dtype not in _DTYPES:
@@ -131,6 +198,25 @@ def _plain(input: Tensor, *others: Tensor | None) -> bool:
 
 def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
+
+
+class _Last(Function):
+    """``found(how, *tensors)``, and an error where that is to be differentiated.
+
+    `once_differentiable` has its error on no path to `tensors`, so that ``autograd.grad``, which
+    takes only paths to its inputs, passes it by.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, found: Callable[..., Any], how: Any, *tensors: Tensor | None) -> Any:
+        return found(how, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            "QuickSecondDerivatives: convolution and batch_norm inside have no third derivative; "
+            "call them outside"
+        )
 
 
 class _Convolution(Function):
@@ -188,30 +274,40 @@ class _ConvolutionBackward(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, along_x: Tensor | None, along_weight: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        # The gradients are bilinear: in (grad, weight) and in (grad, x).
-        grad, x, weight = ctx.saved_tensors
-        into_grad = None
-        if along_x is not None and along_weight is not None and ctx.sizes[-1] == 1:
-            images, kernels = torch.cat([along_x, x], 1), torch.cat([weight, along_weight], 1)
-            into_grad = _aten.convolution(images, kernels, None, *ctx.sizes)
-        else:
-            if along_x is not None:
-                into_grad = _aten.convolution(along_x, weight, None, *ctx.sizes)
-            if along_weight is not None:
-                part = _aten.convolution(x, along_weight, None, *ctx.sizes)
-                into_grad = part if into_grad is None else into_grad.add_(part)
-        mask = (along_weight is not None, along_x is not None, False)
-        into_x, into_weight, _ = _aten.convolution_backward(
-            grad,
-            x if along_x is None else along_x,
-            weight if along_weight is None else along_weight,
-            *(None, *ctx.sizes, mask),
-        )
-        return into_grad, into_x, into_weight, None, None
+        given = (*ctx.saved_tensors, along_x, along_weight)
+        return *_Last.apply(_convolution_back_twice, ctx.sizes, *given), None, None
+
+
+def _convolution_back_twice(
+    sizes: Any,
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    along_x: Tensor | None,
+    along_weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """In grad, x and weight. The gradients are bilinear: in (grad, weight) and in (grad, x)."""
+    into_grad = None
+    if along_x is not None and along_weight is not None and sizes[-1] == 1:
+        images, kernels = torch.cat([along_x, x], 1), torch.cat([weight, along_weight], 1)
+        into_grad = _aten.convolution(images, kernels, None, *sizes)
+    else:
+        if along_x is not None:
+            into_grad = _aten.convolution(along_x, weight, None, *sizes)
+        if along_weight is not None:
+            part = _aten.convolution(x, along_weight, None, *sizes)
+            into_grad = part if into_grad is None else into_grad.add_(part)
+    mask = (along_weight is not None, along_x is not None, False)
+    into_x, into_weight, _ = _aten.convolution_backward(
+        grad,
+        x if along_x is None else along_x,
+        weight if along_weight is None else along_weight,
+        *(None, *sizes, mask),
+    )
+    return into_grad, into_x, into_weight
 
 
 class _BatchNorm(Function):
@@ -273,44 +369,57 @@ class _BatchNormBackward(Function):
         ctx.save_for_backward(grad, x, weight, mean, scale, into_weight, into_bias)
 
     @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, along: Tensor, along_weight: Tensor, along_bias: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """Of s = Σ v c r h + a Σ g x̂ + b Σ g with v = `along`, and a and b of weight and bias.
+    def backward(ctx: Any, *along: Tensor) -> tuple[Tensor | None, ...]:
+        found = _Last.apply(_batch_norm_back_twice, ctx.how, *ctx.saved_tensors, *along)
+        return *found, None, None, None
 
-        In eval mode, in g: c r v + a x̂ + b; in c: r Σ v g; in x: a r g. Else:
-        In g: c r (v - v̄ - x̂ k) + a x̂ + b, with k = mean of v x̂.
-        In c: r Σ v h.
-        In x: that in x̂, u = -c r (m v + k g) + a g, and that in r, c Σ v h, passed back by
-        r (u - ū - x̂ mean of u x̂) and by dr/dx = -r² x̂ / n; n values are in a channel.
-        """
-        g, x, c, mean, r, into_weight, into_bias = ctx.saved_tensors
-        of_v = c * r
-        if not ctx.how[0]:
-            zero, one = torch.zeros_like(r), torch.ones_like(r)
-            _, vg_sum, _ = _passed_back(along, g, c, zero, one, ctx.how, _SUMS)
-            of_x = r * along_weight
-            rest = along_bias - of_x * mean
-            into_grad = torch.addcmul(_each(rest, x), _each(of_v, x), along)
-            into_grad.addcmul_(_each(of_x, x), x)
-            return into_grad, _each(of_x, x) * g, r * vg_sum, None, None, None
-        n = x.numel() // len(r)
-        _, vx_sum, v_sum = _passed_back(along, x, c, mean, r, ctx.how, _SUMS)
-        v_mean, k, g_mean, m = v_sum / n, vx_sum / n, into_bias / n, into_weight / n
-        _, vg_sum, _ = _passed_back(along, g, c, g_mean, torch.ones_like(r), ctx.how, _SUMS)
-        vh_sum = vg_sum - k * into_weight
-        # Per channel, factors of v, g and x.
-        of_x = r * (along_weight - of_v * k)
-        rest = along_bias - of_v * v_mean - of_x * mean
+
+def _batch_norm_back_twice(
+    how: tuple[bool, float],
+    g: Tensor,
+    x: Tensor,
+    c: Tensor,
+    mean: Tensor,
+    r: Tensor,
+    into_weight: Tensor,
+    into_bias: Tensor,
+    along: Tensor,
+    along_weight: Tensor,
+    along_bias: Tensor,
+) -> tuple[Tensor, ...]:
+    """Of s = Σ v c r h + a Σ g x̂ + b Σ g with v = `along`, and a and b of weight and bias.
+
+    In eval mode, in g: c r v + a x̂ + b; in c: r Σ v g; in x: a r g. Else:
+    In g: c r (v - v̄ - x̂ k) + a x̂ + b, with k = mean of v x̂.
+    In c: r Σ v h.
+    In x: that in x̂, u = -c r (m v + k g) + a g, and that in r, c Σ v h, passed back by
+    r (u - ū - x̂ mean of u x̂) and by dr/dx = -r² x̂ / n; n values are in a channel.
+    """
+    of_v = c * r
+    if not how[0]:
+        zero, one = torch.zeros_like(r), torch.ones_like(r)
+        _, vg_sum, _ = _passed_back(along, g, c, zero, one, how, _SUMS)
+        of_x = r * along_weight
+        rest = along_bias - of_x * mean
         into_grad = torch.addcmul(_each(rest, x), _each(of_v, x), along)
         into_grad.addcmul_(_each(of_x, x), x)
-        of_v, of_g = -c * r * r * m, of_x
-        of_x = -r * (of_v * k + of_g * m) - c * vh_sum * r**3 / n
-        rest = -of_v * v_mean - of_g * g_mean - of_x * mean
-        into_x = torch.addcmul(_each(rest, x), _each(of_v, x), along)
-        into_x.addcmul_(_each(of_g, x), g).addcmul_(_each(of_x, x), x)
-        return into_grad, into_x, r * vh_sum, None, None, None
+        return into_grad, _each(of_x, x) * g, r * vg_sum
+    n = x.numel() // len(r)
+    _, vx_sum, v_sum = _passed_back(along, x, c, mean, r, how, _SUMS)
+    v_mean, k, g_mean, m = v_sum / n, vx_sum / n, into_bias / n, into_weight / n
+    _, vg_sum, _ = _passed_back(along, g, c, g_mean, torch.ones_like(r), how, _SUMS)
+    vh_sum = vg_sum - k * into_weight
+    # Per channel, factors of v, g and x.
+    of_x = r * (along_weight - of_v * k)
+    rest = along_bias - of_v * v_mean - of_x * mean
+    into_grad = torch.addcmul(_each(rest, x), _each(of_v, x), along)
+    into_grad.addcmul_(_each(of_x, x), x)
+    of_v, of_g = -c * r * r * m, of_x
+    of_x = -r * (of_v * k + of_g * m) - c * vh_sum * r**3 / n
+    rest = -of_v * v_mean - of_g * g_mean - of_x * mean
+    into_x = torch.addcmul(_each(rest, x), _each(of_v, x), along)
+    into_x.addcmul_(_each(of_g, x), g).addcmul_(_each(of_x, x), x)
+    return into_grad, into_x, r * vh_sum
 
 
 _SUMS = (False, True, True)

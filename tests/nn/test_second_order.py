@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -163,12 +164,130 @@ def test_running_statistics_in_eval_mode() -> None:
     assert torch.allclose(found, norm(x))
 
 
-def test_views_of_what_a_convolution_gives() -> None:
-    x, weight = leaf(3, 2, 4, 4), leaf(5, 2, 3, 3)
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {},
+    {"stride": 2, "padding": 1},
+    {"groups": 2, "dilation": 2, "padding": (2, 3)},
+    {"side": 1, "stride": 2},
+    {"side": 1, "stride": (1, 2), "padding": 1},
+]
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS)
+@pytest.mark.parametrize("image_order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("weight_order", [torch.contiguous_format, torch.channels_last])
+def test_results_are_in_the_order_that_pytorch_gives_them(
+    options: dict[str, Any], image_order: torch.memory_format, weight_order: torch.memory_format
+) -> None:
+    options = dict(options)
+    side, groups = options.pop("side", 3), options.get("groups", 1)
+    x = leaf(2, 4, 6, 7).detach().contiguous(memory_format=image_order).requires_grad_()
+    weight = (
+        leaf(6, 4 // groups, side, side, seed=1).detach().contiguous(memory_format=weight_order)
+    )
+    norm = nn.BatchNorm2d(6).double()
+    strides = []
+    for context in (nullcontext(), QuickSecondDerivatives()):
+        with context:
+            images = F.conv2d(x, weight, **options)
+            strides.append([images.stride(), norm(images).stride(), (-images).stride()])
+    assert strides[0] == strides[1]
+
+
+ORDERLESS: dict[str, Callable[[Tensor], object]] = {
+    "properties": lambda h: (
+        h.shape,
+        h.size(1),
+        len(h),
+        h.dtype.itemsize,
+        h.dim(),
+        h.requires_grad,
+    ),
+    "activations": lambda h: [f(h) for f in (F.relu, torch.relu, F.gelu, torch.tanh, F.leaky_relu)],
+    "modules": lambda h: nn.Sequential(nn.ReLU(True), nn.SiLU(), nn.MaxPool2d(2), nn.Softplus())(h),
+    "arithmetic": lambda h: (1 - h / 2 + 2 * h - 1 / h) ** 2,
+    "in place": lambda h: h.mul_(2).add_(1).relu_(),
+    "normalised": lambda h: nn.Sequential(nn.BatchNorm2d(4), nn.GroupNorm(2, 4)).double()(h),
+    "another": lambda h: F.conv2d(h, leaf(3, 4, 1, 1)),
+    "slices": lambda h: torch.cat([h[:, :, ::2], F.pad(h[:, :2, 1::2], (0, 0, 0, 0, 1, 1))]),
+    "one pixel": lambda h: torch.flatten(F.adaptive_avg_pool2d(h, 1), 1).view(-1),
+    "means": lambda h: F.dropout(h.mean((2, 3)), 0.5),
+    "the sum over images": lambda h: h.sum(0).view(-1),
+}
+
+
+@pytest.mark.parametrize("name", ORDERLESS)
+def test_calls_that_do_not_depend_on_the_order_of_images(name: str) -> None:
+    found = []
+    for context in (quick := QuickSecondDerivatives(channels_last=True), nullcontext()):
+        torch.manual_seed(0)
+        with context:
+            found.append(ORDERLESS[name](F.conv2d(leaf(2, 2, 6, 6), leaf(4, 2, 3, 3))))
+    assert quick.rearranged
+    assert not quick.exposed
+    torch.testing.assert_close(*found)
+
+
+IN_ORDER: dict[str, Callable[[Tensor], object]] = {
+    "reshape": lambda h: h.reshape(2, -1),
+    "reshape, of torch": lambda h: torch.reshape(h, (2, -1)),
+    "flatten": nn.Flatten(),
+    "contiguous": lambda h: h.contiguous(),
+    "as_strided": lambda h: h.as_strided((2, 2), (1, 2)),
+    "stride": lambda h: h.stride(),
+    "data": lambda h: h.data,
+    "numpy": lambda h: h.detach().numpy(),
+    "dropout": F.dropout,
+    "random numbers": lambda h: torch.rand_like(h),
+    "another order of dimensions": lambda h: h.permute(0, 2, 3, 1),
+    "one image": lambda h: h[0],
+    "a view of one pixel": lambda h: h[:1, :, :1, :1],
+    "another dimension": lambda h: F.relu(h)[None],
+    "in a list": lambda h: torch.stack([h, h]),
+    "by name": lambda h: torch.ravel(input=h),
+    "what comes of it": lambda h: F.relu(h + 1).ravel(),
+    "vmap": lambda h: torch.func.vmap(lambda image: image.sum())(h),
+}
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_calls_that_may_depend_on_the_order_of_images(name: str) -> None:
+    for channels_last in (False, True):
+        with QuickSecondDerivatives(channels_last=channels_last) as quick:
+            IN_ORDER[name](F.conv2d(leaf(2, 2, 6, 6), leaf(4, 2, 3, 3)))
+        assert quick.exposed == quick.rearranged == channels_last
+
+
+def test_images_that_are_in_channels_last_order_already() -> None:
+    x = leaf(2, 2, 6, 6).detach().contiguous(memory_format=torch.channels_last)
+    with QuickSecondDerivatives(channels_last=True) as quick:
+        F.conv2d(x, leaf(4, 2, 3, 3)).permute(0, 2, 3, 1).view(-1)
+    assert not quick.rearranged
+
+
+LAYERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "convolution": lambda x, w, b: F.conv2d(x, w[:, :, None, None] * torch.ones(3, 3), b),
+    "grouped": lambda x, w, b: F.conv2d(x, w[:, :1, None, None] * torch.ones(2, 2), b, groups=3),
+    "batch": lambda x, w, b: F.batch_norm(x, None, None, w[0], b, True),
+    "running": lambda x, w, b: F.batch_norm(x, b.detach() * 0, b.detach() * 0 + 2, w[0], b),
+}
+
+
+@pytest.mark.parametrize("other_path", [False, True])
+@pytest.mark.parametrize("by", ["x", "weight"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_third_derivative_raises(name: str, by: str, other_path: bool) -> None:
+    x, weight, bias = leaf(4, 3, 5, 5), leaf(3, 3, seed=1), leaf(3, seed=2)
     with QuickSecondDerivatives():
-        rows = F.conv2d(x, weight).view(3, -1)
-        assert rows.view(torch.int64).dtype == torch.int64
-    assert torch.allclose(rows, F.conv2d(x, weight).view(3, -1), rtol=1e-12)
+        loss = LAYERS[name](x, weight.double(), bias).tanh().sum()
+    if other_path:
+        loss = loss + x.pow(5).sum() + weight.pow(5).sum()
+    inputs = {"x": x, "weight": weight}
+    for _ in range(2):
+        found = torch.autograd.grad(loss, list(inputs.values()), create_graph=True)
+        loss = sum((g.square().sum() for g in found), start=torch.zeros(()))
+    with pytest.raises(RuntimeError, match=r"QuickSecondDerivatives: .* no third derivative"):
+        torch.autograd.grad(loss, inputs[by])
 
 
 def test_other_calls_are_left_alone() -> None:
