@@ -21,7 +21,7 @@ from torch.func import functional_call
 from ..ops import softmax_descent
 from .exemplar_selection import Network
 from .modes import evaluating
-from .unrolled import Tensors, unrolled_sgd
+from .unrolled import NotFiniteError, Tensors, unrolled_sgd
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,24 @@ class ThroughNetwork(Objective):
             if rows is None
             else [on(each.to(labels.device)) for each in rows]
         )
-        return unrolled_sgd(
-            inner,
-            outer,
-            dict(network.named_parameters()),
-            exemplars,
-            steps=self.training.steps,
-            lr=self.training.lr,
-            momentum=self.training.momentum,
-            first_order=self.training.first_order,
-            checkpoint_every=self.training.checkpoint_every,
-        )
+        try:
+            return unrolled_sgd(
+                inner,
+                outer,
+                dict(network.named_parameters()),
+                exemplars,
+                steps=self.training.steps,
+                lr=self.training.lr,
+                momentum=self.training.momentum,
+                first_order=self.training.first_order,
+                checkpoint_every=self.training.checkpoint_every,
+            )
+        except NotFiniteError as error:
+            step = "" if error.step is None else f" in step {error.step}"
+            raise RuntimeError(
+                f"Mnemonics: {error.what} is NaN or infinite{step} of the training on exemplars; "
+                f"inner_lr is {self.training.lr:g}"
+            ) from error
 
 
 class ThroughHead(ThroughNetwork):
