@@ -70,9 +70,12 @@ from .adaptation import (  # noqa: E402
 from .consolidation import (  # noqa: E402
     add_penalty_gradients_,
     gem_project,
+    mas_importance,
     mir_scores,
+    per_sample_fisher,
     project_gradients_,
     quadratic_penalty,
+    rwalk_importance_,
 )
 from .exemplars import (  # noqa: E402
     bias_correct,
@@ -136,6 +139,7 @@ __all__ = [
     "interpolation_weights",
     "knn",
     "margin_ranking_loss",
+    "mas_importance",
     "mask_sparsity",
     "masked_adam_step_",
     "masked_grad_norm",
@@ -150,6 +154,7 @@ __all__ = [
     "nearest_class_mean",
     "optimizers",
     "pack_mask",
+    "per_sample_fisher",
     "project_gradients_",
     "quadratic_penalty",
     "recall",
@@ -158,6 +163,7 @@ __all__ = [
     "recall_step_",
     "reserve_",
     "retrieval",
+    "rwalk_importance_",
     "soft_cross_entropy",
     "softmax_descent",
     "total_variation",

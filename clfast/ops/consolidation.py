@@ -21,14 +21,18 @@ from .. import reference as in_torch
 from .._backend import uses_reference
 from . import _call, _check, _derivative
 from . import _consolidation_fakes as fakes
+from .importance import mas_importance, per_sample_fisher, rwalk_importance_
 from .interference import mir_scores
 
 __all__ = [
     "add_penalty_gradients_",
     "gem_project",
+    "mas_importance",
     "mir_scores",
+    "per_sample_fisher",
     "project_gradients_",
     "quadratic_penalty",
+    "rwalk_importance_",
 ]
 
 
