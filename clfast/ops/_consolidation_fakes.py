@@ -97,6 +97,13 @@ def add_penalty_gradients_(
     _check.finite(op, "strength", strength, strength >= 0, "finite and >= 0", dtype)
 
 
+@torch.library.register_fake("clfast::path_integral_")
+def path_integral_(omegas: list[Tensor], grads: list[Tensor], deltas: list[Tensor]) -> None:
+    op = "path_integral_"
+    _check_lists(op, omegas=omegas, grads=grads, deltas=deltas)
+    _check_not_expanded(op, "omegas", omegas)
+
+
 def rwalk_importance_(
     scores: list[Tensor],
     path_integrals: list[Tensor],

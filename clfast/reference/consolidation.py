@@ -86,6 +86,16 @@ def add_penalty_gradients_(
             g.copy_(_widened(g) + strength * slope)
 
 
+def path_integral_(
+    omegas: Sequence[Tensor], grads: Sequence[Tensor], deltas: Sequence[Tensor]
+) -> None:
+    """SI, Eq. 3: omega -= g delta, which is nothing where delta = 0."""
+    with torch.no_grad():
+        for omega, g, delta in zip(omegas, grads, deltas, strict=True):
+            brought = (_widened(g) * _widened(delta)).masked_fill(delta == 0, 0)
+            omega.copy_(_widened(omega) - brought)
+
+
 def _of_samples(
     model: nn.Module, inputs: Tensor, objective: Callable[[int, Tensor], list[Tensor]], power: int
 ) -> dict[str, Tensor]:
