@@ -21,7 +21,8 @@ _TIMED = (
 _TAKES = {
     SCALING: ("retrieval", "adaptation"),
     INDEX: ("retrieval",),
-    OBSERVE: ("_dgm_iteration",),
+    OBSERVE: ("_dgm_iteration", "_bilevel_step"),
+    "exemplars": ("_exemplar_losses", "_herding", "_softmax_descent"),
     "masks": ("_masked_networks", "_kept_masks"),
     "optimizers": ("_masked_networks",),
 }

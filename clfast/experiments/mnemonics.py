@@ -291,7 +291,7 @@ def _network(config: MnemonicsExperiment, classes: int, channels: int) -> nn.Seq
     """LUCIR's has features of either sign and a cosine head."""
     cosine = config.learner == "lucir"
     if config.network == "resnet18":
-        network = resnet18(classes, config.width, channels)
+        network = resnet18(classes, config.width, channels, last_relu=not cosine)
     elif config.network == "resnet32":
         network = resnet32(classes, config.width, channels, last_relu=not cosine)
     else:

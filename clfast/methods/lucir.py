@@ -30,8 +30,8 @@ class LUCIR(PhaseLearner):
     (`fit_task`), of the mean length of the old ones.
 
     Args:
-        features: from x [B, ...] to [B, d]; the paper's last block has no ReLU, see
-            ``clfast.nn.resnet32(last_relu=False)``.
+        features: from x [B, ...] to [B, d]; the paper's last block has no ReLU, see ``last_relu``
+            of ``clfast.nn.resnet32`` and ``resnet18``.
         head: from features to logits [B, C].
         optimizer: of the parameters of both.
         less_forget: lambda_base.

@@ -37,7 +37,9 @@ class BasicBlock(nn.Module):
         return F.relu(total) if self.last_relu else total
 
 
-def resnet18(classes: int, width: int = 64, channels: int = 3) -> nn.Sequential:
+def resnet18(
+    classes: int, width: int = 64, channels: int = 3, *, last_relu: bool = True
+) -> nn.Sequential:
     """The network of He et al. 2016 with a first convolution of 3x3 and no pooling after it, as
     images of 32x32 take it; in PyTorch's default initialisation.
 
@@ -48,16 +50,18 @@ def resnet18(classes: int, width: int = 64, channels: int = 3) -> nn.Sequential:
         classes: C, outputs.
         width: channels of the first stage.
         channels: of the images.
+        last_relu: whether the last block ends in a ReLU; without, features have either sign, as a
+            cosine head wants them (LUCIR).
 
     Returns:
         From images [B, channels, H, W] of any size to logits [B, C]: ``features``, whose outputs
         are [B, 8 width], and ``head``, an ``nn.Linear``.
 
     Raises:
-        TypeError, ValueError: an argument that is no integer, or below 1.
+        TypeError, ValueError: a size that is no integer, or below 1; a switch that is none.
     """
     stages = ((1, 1), (2, 2), (2, 4), (2, 8))
-    return _resnet(classes, width, channels, stages, 2, True, "clfast.nn.resnet18")
+    return _resnet(classes, width, channels, stages, 2, last_relu, "clfast.nn.resnet18")
 
 
 def resnet32(
@@ -74,8 +78,7 @@ def resnet32(
         classes: C, outputs.
         width: channels of the first stage.
         channels: of the images.
-        last_relu: whether the last block ends in a ReLU; without, features have either sign, as a
-            cosine head wants them (LUCIR).
+        last_relu: see `resnet18`.
 
     Returns:
         From images [B, channels, H, W] of any size to logits [B, C]: ``features``, whose outputs
@@ -84,9 +87,8 @@ def resnet32(
     Raises:
         TypeError, ValueError: a size that is no integer, or below 1; a switch that is none.
     """
-    where = "clfast.nn.resnet32"
-    last_relu = boolean(last_relu, "last_relu", where)
-    return _resnet(classes, width, channels, ((1, 1), (2, 2), (2, 4)), 5, last_relu, where)
+    stages = ((1, 1), (2, 2), (2, 4))
+    return _resnet(classes, width, channels, stages, 5, last_relu, "clfast.nn.resnet32")
 
 
 def _resnet(
@@ -114,6 +116,6 @@ def _resnet(
             inside = multiple * width
     last = layers[-1]
     assert isinstance(last, BasicBlock)
-    last.last_relu = last_relu
+    last.last_relu = boolean(last_relu, "last_relu", where)
     features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(OrderedDict(features=features, head=nn.Linear(inside, classes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
 def test_what_times_depend_on_is_there() -> None:
     parts = sources.timed([*families.names(), *families.OTHERS])
     assert [part for part in parts if not (sources.ROOT / part).exists()] == []
+
+
+@pytest.mark.parametrize("family", [*families.names(), *families.OTHERS])
+def test_cases_that_a_family_takes_from_other_files_are_known(family: str) -> None:
+    folder = sources.ROOT / "benchmarks" / "families"
+    known, found, todo = sources.timed([family]), set(), [family]
+    while todo:
+        tree = ast.parse((folder / f"{todo.pop()}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                names = [node.module] if node.module else [each.name for each in node.names]
+                todo += [name for name in names if name and name not in found]
+                found.update(names)
+    assert {f"benchmarks/families/{name}.py" for name in found} <= set(known)
 
 
 def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -72,17 +73,21 @@ def test_resnet32_has_three_stages_of_five_blocks(rng: torch.Generator) -> None:
     assert network.head(x).shape == (2, 7)
 
 
-def test_features_of_either_sign(rng: torch.Generator) -> None:
+@pytest.mark.parametrize("make", [resnet18, resnet32])
+def test_features_of_either_sign(make: Callable[..., nn.Module], rng: torch.Generator) -> None:
     x = torch.rand(4, 3, 8, 8, generator=rng)
     torch.manual_seed(0)
-    network = resnet32(2, width=4)
+    features = make(2, width=4).get_submodule("features")
     torch.manual_seed(0)
-    other = resnet32(2, width=4, last_relu=False)
-    assert bool((network.features(x) >= 0).all())
-    assert bool((other.features(x) < 0).any())
-    torch.testing.assert_close(F.relu(other.features[:-2](x)), network.features[:-2](x))
-    with pytest.raises(TypeError, match=r"clfast\.nn\.resnet32: last_relu must be True or False"):
-        resnet32(2, last_relu="no")  # type: ignore[arg-type]
+    others = make(2, width=4, last_relu=False).get_submodule("features")
+    assert bool((features(x) >= 0).all())
+    assert bool((others(x) < 0).any())
+    assert isinstance(features, nn.Sequential)
+    assert isinstance(others, nn.Sequential)
+    torch.testing.assert_close(F.relu(others[:-2](x)), features[:-2](x))
+    name = rf"clfast\.nn\.{make.__name__}"
+    with pytest.raises(TypeError, match=f"{name}: last_relu must be True or False"):
+        make(2, last_relu="no")
 
 
 @pytest.mark.parametrize("name", ["classes", "width", "channels"])
