@@ -26,7 +26,10 @@ _TAKES = {
     "masks": ("_masked_networks", "_kept_masks"),
     "optimizers": ("_masked_networks",),
 }
-_METHODS = ("clfast/memory", "clfast/methods", "clfast/nn", "clfast/experiments/naive.py")
+_METHODS = (
+    *("clfast/memory", "clfast/methods", "clfast/nn", "clfast/_modes.py"),
+    "clfast/experiments/naive.py",
+)
 _PARTS = {
     ONLINE: _METHODS,
     INDEX: _METHODS,

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from . import memory, methods, ops, optim, reference, streams
+from . import memory, methods, ops, optim, plugins, reference, streams
 from ._backend import backend
 from .methods import attach
 
@@ -16,6 +16,7 @@ __all__ = [
     "methods",
     "ops",
     "optim",
+    "plugins",
     "reference",
     "streams",
 ]

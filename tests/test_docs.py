@@ -29,6 +29,7 @@ def write_mnist(folder: Path) -> None:
         "docs/exemplars.md",
         "docs/hebb.md",
         "docs/masks.md",
+        "docs/plugins.md",
         "docs/recall.md",
         "docs/replay.md",
         "docs/retrieval.md",

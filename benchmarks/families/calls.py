@@ -188,6 +188,11 @@ def _add_penalty_gradients(given: Empty) -> Arguments:
     return Arguments(lists, {}, lists)
 
 
+def _path_integral(given: Empty) -> Arguments:
+    lists = ([given.images], [given.images], [given.images])
+    return Arguments(lists, {}, lists)
+
+
 def _layer(given: Empty) -> tuple[Tensor, Tensor]:
     """A weight, gradient or embedding, and its mask."""
     return given.images, given.images.bool()
@@ -311,6 +316,7 @@ CASES = [
     _case("gem_project", _gem_project),
     _case("quadratic_penalty", _quadratic_penalty),
     _case("add_penalty_gradients_", _add_penalty_gradients),
+    _case("path_integral_", _path_integral),
     _case("masked_weight", _masked_weight),
     _case("mask_sparsity", _mask_sparsity),
     _case("masked_weights", _masked_weights),

@@ -1,5 +1,5 @@
 """Cases of `clfast.ops.consolidation`: parameters and gradients of networks as lists of tensors,
-GEM's gradients as vectors. `mir_scores` has no kernel and no case."""
+GEM's gradients as vectors. What has no kernel (`mir_scores`, importances) has no case."""
 
 from __future__ import annotations
 
@@ -270,6 +270,52 @@ def add_penalty_gradients(network: str) -> Case:
     )
 
 
+class Walk(NamedTuple):
+    omegas: Tensors
+    grads: Tensors
+    deltas: Tensors
+
+
+def path_integral(network: str) -> Case:
+    """In place, and more is added with every call; a call works the same whatever is there."""
+    shapes = PENALISED[network]
+    elements = sum(prod(shape) for shape in shapes)
+
+    def make(generator: Generator) -> Walk:
+        return Walk(
+            *(tuple(torch.randn(shape, generator=generator) for shape in shapes) for _ in range(3))
+        )
+
+    def lists(x: Walk) -> tuple[Tensors, ...]:
+        return (tuple(w.clone() for w in x.omegas), *x[1:])
+
+    def ours(omegas: Grads, *others: Tensors) -> Grads:
+        ops.path_integral_(omegas, *others)
+        return omegas
+
+    def oracle(x: Walk) -> Grads:
+        omegas, *others = lists(in_float64(x))
+        reference.consolidation.path_integral_(omegas, *others)
+        return omegas
+
+    return Case(
+        op="path_integral_",
+        size={"network": network, "P": elements},
+        inputs=make,
+        oracle=oracle,
+        error=lambda output, expected, _: relative_error(output, expected),
+        tolerance=1e-5,
+        work=lambda _: Work(3 * FLOAT * elements, FLOAT * elements, 2 * elements),
+        variants=(
+            Variant("clfast", "clfast", ours, lists),
+            Variant("a product a tensor", "loop", opponents.walked_by_loop, lists),
+            *forms("addcmul, a tensor at a time", opponents.walked_in_place, lists),
+            Variant("foreach", "torch", opponents.walked_by_foreach, lists),
+        ),
+        small=elements < 1000,
+    )
+
+
 CASES = [
     *(project_gradients(network, opposed) for network in NETWORKS for opposed in (True, False)),
     gem_project(3, 100),
@@ -279,4 +325,5 @@ CASES = [
     gem_project(19, 1_109_240),
     *(quadratic_penalty(network) for network in PENALISED),
     *(add_penalty_gradients(network) for network in PENALISED),
+    *(path_integral(network) for network in PENALISED),
 ]

@@ -187,3 +187,24 @@ def added_by_foreach(
     distances = torch._foreach_sub(params, anchors)
     torch._foreach_addcmul_(grads, importances, distances, 2 * STRENGTH)
     return grads
+
+
+# --- path_integral_ -------------------------------------------------------------------------------
+
+
+def walked_by_loop(omegas: Grads, grads: Tensors, deltas: Tensors) -> Grads:
+    """As people write it, over the parameters by name."""
+    for omega, grad, delta in zip(omegas, grads, deltas, strict=True):
+        omega.sub_(grad * delta)
+    return omegas
+
+
+def walked_in_place(omegas: Grads, grads: Tensors, deltas: Tensors) -> Grads:
+    for omega, grad, delta in zip(omegas, grads, deltas, strict=True):
+        omega.addcmul_(grad, delta, value=-1)
+    return omegas
+
+
+def walked_by_foreach(omegas: Grads, grads: Tensors, deltas: Tensors) -> Grads:
+    torch._foreach_addcmul_(omegas, grads, deltas, -1)
+    return omegas

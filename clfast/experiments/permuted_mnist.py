@@ -25,8 +25,8 @@ from .._files import write_text
 from ..memory import KeyValueMemory
 from ..methods import Hebb, MbPA, Parametric
 from ..ops.adaptation import Optimizer
+from ..plugins import EWC
 from ..streams import PermutedStream
-from .ewc import PlainEWC
 from .images import NUM_CLASSES, Images
 from .online_adaptation import threads
 from .plots import learning_curves
@@ -97,7 +97,7 @@ class Trial:
                 nn.Linear(config.hidden, NUM_CLASSES),
             )
         self._consolidated = copy.deepcopy(self._plain)
-        self._ewc = PlainEWC(self._consolidated, config.ewc_strength)
+        self._ewc = EWC(self._consolidated, strength=config.ewc_strength)
         self._optimizers = [
             torch.optim.Adam(network.parameters(), lr=config.base_lr, fused=True)
             for network in (self._plain, self._consolidated)
@@ -125,7 +125,7 @@ class Trial:
                 self._step(x[batch], y[batch])
         order = torch.randperm(len(y), generator=self._generator)
         fisher = order[: config.fisher_samples]
-        self._ewc.end_task(x[fisher], y[fisher])
+        self._ewc.on_task_end([(x[fisher], y[fisher])])
         for n, memory in self._memories.items():
             memory.add(x[order[:n]], y[order[:n]])
 
@@ -136,7 +136,7 @@ class Trial:
             optimizer.zero_grad()
             F.cross_entropy(network(x), y).backward()
             if network is self._consolidated:
-                self._ewc.add_gradient()
+                self._ewc.after_backward()
             optimizer.step()
 
     def accuracies(self, tasks: int) -> list[dict[str, Any]]:

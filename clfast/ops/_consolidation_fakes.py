@@ -95,3 +95,30 @@ def add_penalty_gradients_(
     _check_not_expanded(op, "grads", grads)
     dtype = _check.compute_dtype(grads[0])
     _check.finite(op, "strength", strength, strength >= 0, "finite and >= 0", dtype)
+
+
+@torch.library.register_fake("clfast::path_integral_")
+def path_integral_(omegas: list[Tensor], grads: list[Tensor], deltas: list[Tensor]) -> None:
+    op = "path_integral_"
+    _check_lists(op, omegas=omegas, grads=grads, deltas=deltas)
+    _check_not_expanded(op, "omegas", omegas)
+
+
+def rwalk_importance_(
+    scores: list[Tensor],
+    path_integrals: list[Tensor],
+    fishers: list[Tensor],
+    deltas: list[Tensor],
+    damping: float,
+) -> None:
+    """The checks alone: there is no kernel."""
+    op = "rwalk_importance_"
+    lists = {"path_integrals": path_integrals, "fishers": fishers, "deltas": deltas}
+    _check_lists(op, scores=scores, **lists)
+    _check_not_expanded(op, "scores", scores)
+    dtype = _check.compute_dtype(scores[0])
+    held = _check.held(damping, dtype)
+    _check.finite(op, "damping", damping, held > 0, "finite and > 0", dtype)
+    _check_no_nan(op, scores=scores, **lists)
+    for i, fisher in enumerate(fishers):
+        _check.not_negative(op, f"fishers[{i}]", fisher, "negative somewhere")

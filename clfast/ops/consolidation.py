@@ -1,6 +1,7 @@
 """Consolidation: gradients that do not undo what earlier tasks taught.
 
 * EWC: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks" (PNAS 2017).
+* SI: Zenke et al., "Continual Learning Through Synaptic Intelligence" (ICML 2017).
 * GEM: Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning" (NeurIPS 2017).
 * A-GEM: Chaudhry et al., "Efficient Lifelong Learning with A-GEM" (ICLR 2019).
 
@@ -21,14 +22,19 @@ from .. import reference as in_torch
 from .._backend import uses_reference
 from . import _call, _check, _derivative
 from . import _consolidation_fakes as fakes
+from .importance import mas_importance, per_sample_fisher, rwalk_importance_
 from .interference import mir_scores
 
 __all__ = [
     "add_penalty_gradients_",
     "gem_project",
+    "mas_importance",
     "mir_scores",
+    "path_integral_",
+    "per_sample_fisher",
     "project_gradients_",
     "quadratic_penalty",
+    "rwalk_importance_",
 ]
 
 
@@ -121,6 +127,41 @@ def add_penalty_gradients_(
     _call.compiled(op, *arguments)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(grads)
+
+
+def path_integral_(
+    omegas: Sequence[Tensor], grads: Sequence[Tensor], deltas: Sequence[Tensor]
+) -> None:
+    """What a step of each parameter has brought the loss down by, added in place: SI, Eq. 3.
+
+    omega -= grad * delta, in one pass over all tensors: the sum over the steps of a task
+    approximates the path integral of the gradient. RWalk's scores begin with the same sum. The
+    tensors of ``omegas`` must not overlap each other or those of other lists.
+
+    An entry that has not moved adds nothing, whatever its gradient: a step that ``GradScaler`` has
+    skipped for infinities leaves every bit. Elsewhere NaN and infinities travel on where they
+    stand, as in :func:`add_penalty_gradients_`.
+
+    Args:
+        omegas: list of tensors, changed.
+        grads: list of tensors of the same shapes, the gradients at the beginning of the step.
+        deltas: list of tensors of the same shapes, the parameters after the step less before it.
+
+    Raises:
+        RuntimeError: wrong shape, dtype or device. A tensor that a transform of torch.func
+            differentiates.
+    """
+    op = "path_integral_"
+    _check.lists(op, omegas=omegas, grads=grads, deltas=deltas)
+    if not any((omegas, grads, deltas)):
+        return
+    if uses_reference():
+        _call.check_for_reference(op, fakes.path_integral_, omegas, grads, deltas)
+        in_torch.consolidation.path_integral_(omegas, grads, deltas)
+        return
+    _call.compiled(op, omegas, grads, deltas)
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(omegas)
 
 
 def project_gradients_(grads: Sequence[Tensor], reference: Sequence[Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,79 @@ def add_penalty_gradients_(
         for g, p, a, f in zip(grads, params, anchors, importances, strict=True):
             slope = 2 * _widened(f) * (_widened(p) - _widened(a))
             g.copy_(_widened(g) + strength * slope)
+
+
+def path_integral_(
+    omegas: Sequence[Tensor], grads: Sequence[Tensor], deltas: Sequence[Tensor]
+) -> None:
+    """SI, Eq. 3: omega -= g delta, which is nothing where delta = 0."""
+    with torch.no_grad():
+        for omega, g, delta in zip(omegas, grads, deltas, strict=True):
+            brought = (_widened(g) * _widened(delta)).masked_fill(delta == 0, 0)
+            omega.copy_(_widened(omega) - brought)
+
+
+def _of_samples(
+    model: nn.Module, inputs: Tensor, objective: Callable[[int, Tensor], list[Tensor]], power: int
+) -> dict[str, Tensor]:
+    """Mean over samples of |gradient|^power, summed over the objectives of a sample: batches of
+    one."""
+    copied = copy.deepcopy(model).eval()
+    own = {name: p for name, p in copied.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(_widened(p.detach())) for name, p in own.items()}
+    for n in range(len(inputs)):
+        with torch.enable_grad():
+            values = objective(n, _widened(copied(inputs[n : n + 1])))
+        for value in values:
+            gradients = torch.autograd.grad(
+                value, list(own.values()), retain_graph=True, materialize_grads=True
+            )
+            for name, gradient in zip(own, gradients, strict=True):
+                total[name] += _widened(gradient).abs() ** power / len(inputs)
+    return total
+
+
+def per_sample_fisher(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor | str,
+    *,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """E_x E_y (d log p(y | x) / d theta)^2, y as ``targets`` says."""
+    if targets == "sample":
+        with torch.no_grad():
+            p = copy.deepcopy(model).eval()(inputs).softmax(1)
+        targets = torch.multinomial(p, 1, generator=generator)[:, 0]
+
+    def log_likelihoods(n: int, logits: Tensor) -> list[Tensor]:
+        log_p = F.log_softmax(logits[0], 0)
+        if isinstance(targets, Tensor):
+            return [log_p[targets[n]]]
+        return [p.detach().exp().sqrt() * p for p in log_p]
+
+    return _of_samples(model, inputs, log_likelihoods, 2)
+
+
+def mas_importance(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """MAS, Eq. 3: mean over samples of |d ||f(x)||^2 / d theta|."""
+    return _of_samples(model, inputs, lambda _, output: [output.square().sum()], 1)
+
+
+def rwalk_importance_(
+    scores: Sequence[Tensor],
+    path_integrals: Sequence[Tensor],
+    fishers: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    *,
+    damping: float = 0.1,
+) -> None:
+    """RWalk, Eq. 6 and section 4.2: (scores + max(0, w / (F delta^2 + damping))) / 2."""
+    with torch.no_grad():
+        for score, w, f, delta in zip(scores, path_integrals, fishers, deltas, strict=True):
+            distance = _widened(f) * _widened(delta) ** 2
+            fresh = (_widened(w) / (distance + damping)).clamp(min=0)
+            score.copy_((_widened(score) + fresh) / 2)
 
 
 def mir_scores(

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../kernels/common/gradient_lists.h"
+#include "../kernels/common/path_integral.h"
 #include "../kernels/common/quadratic_penalty.h"
 #include "tensor_lists.h"
 
@@ -123,6 +124,38 @@ void add_penalty_gradients_(std::vector<Tensor> grads, std::vector<Tensor> param
   }
   add_penalty(op, in, strength);
   write_back(grads, in.grads);
+}
+
+// SI's path integral, in the dtype of the arithmetic; the tensors of an index lie alike.
+struct PathInputs {
+  ScalarType dtype;
+  std::vector<Tensor> omegas, grads, deltas;
+
+  template <class T>
+  std::vector<PathTensor<T>> tensors() const {
+    std::vector<PathTensor<T>> found;
+    for (size_t i = 0; i < omegas.size(); ++i) {
+      found.push_back({omegas[i].mutable_data_ptr<T>(), grads[i].const_data_ptr<T>(),
+                       deltas[i].const_data_ptr<T>()});
+    }
+    return found;
+  }
+};
+
+using PathIntegral = void(const char*, const PathInputs&);
+
+template <PathIntegral* path_integral>
+void path_integral_(std::vector<Tensor> omegas, std::vector<Tensor> grads,
+                    std::vector<Tensor> deltas) {
+  const char* op = "path_integral_";
+  check_lists(op, {"omegas", omegas}, {{"grads", grads}, {"deltas", deltas}});
+  check_not_expanded(op, {"omegas", omegas});
+  PathInputs in{compute_dtype(omegas[0]), omegas, grads, deltas};
+  for (size_t i = 0; i < omegas.size(); ++i) {
+    align(in.dtype, {&in.omegas[i], &in.grads[i], &in.deltas[i]});
+  }
+  path_integral(op, in);
+  write_back(omegas, in.omegas);
 }
 
 }  // namespace clfast::ops

@@ -1,4 +1,4 @@
-"""Permuted MNIST in small: the protocol, the run folder, EWC."""
+"""Permuted MNIST in small: the protocol, the run folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from clfast.experiments.ewc import PlainEWC
 from clfast.experiments.images import NUM_CLASSES, Images
 from clfast.experiments.permuted_mnist import PermutedMnist, Trial, run
 
@@ -89,38 +87,3 @@ def test_without_memories_the_networks_learn_the_same(images: Images, tmp_path: 
 def test_evaluations_beyond_the_tasks_are_refused(images: Images, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"evaluated must be numbers of tasks in \[1, 3\]"):
         run(replace(TINY, evaluated=(1, 4)), images, tmp_path)
-
-
-def test_ewc_against_the_sum_over_tasks() -> None:
-    generator = torch.Generator().manual_seed(0)
-    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
-    ewc = PlainEWC(network, 7.0)
-    terms = []
-    for _ in range(2):
-        x = torch.randn(60, 4, generator=generator, dtype=torch.float64)
-        y = torch.randint(3, (60,), generator=generator)
-        ewc.end_task(x, y)
-        fisher = [torch.zeros_like(p) for p in network.parameters()]
-        for sample, label in zip(x, y, strict=True):
-            loss = F.cross_entropy(network(sample[None]), label[None])
-            for total, g in zip(
-                fisher, torch.autograd.grad(loss, list(network.parameters())), strict=True
-            ):
-                total += g.square() / len(x)
-        terms.append((fisher, [p.detach().clone() for p in network.parameters()]))
-        with torch.no_grad():
-            for p in network.parameters():
-                p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
-    penalty = sum(
-        3.5 * (f * (p - optimum).square()).sum()
-        for fisher, optima in terms
-        for f, p, optimum in zip(fisher, network.parameters(), optima, strict=True)
-    )
-    assert isinstance(penalty, Tensor)
-    wanted = torch.autograd.grad(penalty, list(network.parameters()))
-    for p in network.parameters():
-        p.grad = torch.ones_like(p)
-    ewc.add_gradient()
-    for p, gradient in zip(network.parameters(), wanted, strict=True):
-        assert p.grad is not None
-        torch.testing.assert_close(p.grad, 1 + gradient)

@@ -4,6 +4,7 @@
 
 #include "bind_lists.h"
 #include "common/gradient_lists.h"
+#include "common/path_integral.h"
 #include "common/quadratic_penalty.h"
 
 namespace clfast::bind {
@@ -40,6 +41,21 @@ class PenaltyTensors : public TensorLists<T> {
   }
   std::vector<PenaltyTensor<T>> without() {
     return with(std::vector<T*>(this->tensors(), nullptr));
+  }
+};
+
+template <class T>
+class PathTensors : public TensorLists<T> {
+ public:
+  using TensorLists<T>::TensorLists;
+
+  std::vector<PathTensor<T>> of(const std::vector<T*>& omegas) {
+    const std::vector<T*> grads = this->list("grads"), deltas = this->list("deltas");
+    std::vector<PathTensor<T>> tensors;
+    for (int64_t i = 0; i < this->tensors(); ++i) {
+      tensors.push_back({omegas[i], grads[i], deltas[i]});
+    }
+    return tensors;
   }
 };
 

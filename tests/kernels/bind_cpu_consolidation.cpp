@@ -3,6 +3,7 @@
 #include "bind_cpu.h"
 #include "common/gem_program.h"
 #include "cpu/gem_project.h"
+#include "cpu/path_integral.h"
 #include "cpu/project_gradients.h"
 #include "cpu/quadratic_penalty.h"
 
@@ -102,6 +103,20 @@ void add_penalty_gradients(int level, const py::object& problem, int64_t part,
   });
 }
 
+void path_integral(int level, const py::object& problem, int64_t part, const py::object& omegas) {
+  use_level(level);
+  with_type_of(omegas, [&](auto tag) {
+    using T = decltype(tag);
+    PathTensors<T> lists(problem);
+    const auto changed = lists.list("omegas");
+    const auto tensors = lists.of(changed);
+    lists.for_parts(part, [&](int64_t i, int64_t begin, int64_t end) {
+      cpu::path_integral(tensors[i], begin, end);
+    });
+    lists.write(changed, omegas);
+  });
+}
+
 }  // namespace
 
 void bind_cpu_consolidation(py::module_& m) {
@@ -110,6 +125,7 @@ void bind_cpu_consolidation(py::module_& m) {
   m.def("gem_project", &gem_project);
   m.def("quadratic_penalty", &quadratic_penalty);
   m.def("add_penalty_gradients", &add_penalty_gradients);
+  m.def("path_integral", &path_integral);
 }
 
 }  // namespace clfast::bind

@@ -70,6 +70,18 @@ void add_penalty_gradients(const py::object& problem, const py::object& grads) {
   });
 }
 
+void path_integral(const py::object& problem, const py::object& omegas) {
+  with_type_of(omegas, [&](auto tag) {
+    using T = decltype(tag);
+    PathTensors<T> lists(problem);
+    const auto changed = lists.list("omegas");
+    const auto tensors = lists.of(changed);
+    check_launch(
+        cuda::path_integral<T>(tensors.data(), lists.ends().data(), lists.tensors(), nullptr));
+    lists.write(changed, omegas);
+  });
+}
+
 }  // namespace
 
 void bind_cuda_consolidation(py::module_& m) {
@@ -77,6 +89,7 @@ void bind_cuda_consolidation(py::module_& m) {
   m.def("gem_project", &gem_project);
   m.def("quadratic_penalty", &quadratic_penalty);
   m.def("add_penalty_gradients", &add_penalty_gradients);
+  m.def("path_integral", &path_integral);
 }
 
 }  // namespace clfast::bind

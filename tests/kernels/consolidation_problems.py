@@ -112,6 +112,34 @@ class AddedPenalty(Penalty):
         return [grad.numpy()]
 
 
+@dataclass(frozen=True)
+class PathIntegral:
+    kernel: ClassVar[str] = "path_integral"
+    scale: ClassVar[float] = 1.0
+    units: ClassVar[float] = 4
+
+    omegas: Array  # [P]
+    grads: Array  # [P]
+    deltas: Array  # [P]
+    ends: Array  # [tensors]
+
+    def outputs(self) -> Shapes:
+        return [(self.omegas.shape, self.omegas.dtype)]
+
+    def oracle(self) -> list[Array]:
+        omega = tensor(self.omegas).clone()
+        reference.consolidation.path_integral_([omega], [tensor(self.grads)], [tensor(self.deltas)])
+        return [omega.numpy()]
+
+
+def path_integral(sizes: Sequence[int], dtype: str, rng: np.random.Generator) -> PathIntegral:
+    """With gradients of inf and NaN, some of them where nothing moves."""
+    omegas, grads, deltas = rng.standard_normal((3, sum(sizes))).astype(dtype)
+    grads[::7], deltas[::7] = np.inf, 0
+    grads[3::11] = np.nan
+    return PathIntegral(omegas, grads, deltas, np.cumsum(sizes))
+
+
 def penalties(sizes: Sequence[int], dtype: str, rng: np.random.Generator) -> list[Penalty]:
     rows = rng.standard_normal((4, sum(sizes))).astype(dtype)
     lists = (rows[0], rows[1], rows[2] ** 2, np.cumsum(sizes))

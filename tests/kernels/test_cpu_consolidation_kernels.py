@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 from consolidation_problems import (
     Gem,
+    PathIntegral,
     Penalty,
     Projection,
     conflicting,
     opposed,
+    path_integral,
     penalties,
 )
 from cpu_cases import TAILS, every_dtype
 from guarded_arrays import Array, call_guarded
 from kernel_problems import assert_near
 
+Problem: TypeAlias = Projection | Gem | Penalty | PathIntegral
 
-def run(
-    cpu: ModuleType, level: int, problem: Projection | Gem | Penalty, pieces: int = 1
-) -> list[Array]:
+
+def run(cpu: ModuleType, level: int, problem: Problem, pieces: int = 1) -> list[Array]:
     kernel = getattr(cpu, problem.kernel)
     return call_guarded(problem.outputs(), lambda *out: kernel(level, problem, pieces, *out))
 
 
-def assert_right(cpu: ModuleType, problem: Projection | Gem | Penalty, pieces: int = 1) -> None:
+def assert_right(cpu: ModuleType, problem: Problem, pieces: int = 1) -> None:
     wanted = problem.oracle()
     for level in range(cpu.best_level + 1):
         assert_near(problem, run(cpu, level, problem, pieces), wanted, f"at level {level}")
@@ -109,3 +112,17 @@ def test_nan_of_a_penalty_stays_in_its_place(cpu: ModuleType, rng: np.random.Gen
         for level in range(cpu.best_level + 1):
             grads = run(cpu, level, problem, 8192)[-1]
             assert np.flatnonzero(np.isnan(grads)).tolist() == [5, 72]
+
+
+@every_dtype
+@pytest.mark.parametrize("size", [*TAILS, 1000])
+def test_path_integrals_of_any_size(
+    cpu: ModuleType, dtype: str, size: int, rng: np.random.Generator
+) -> None:
+    """With the same bits, wherever a tensor is cut."""
+    for sizes in ((size,), (1, size, 0, 3)):
+        problem = path_integral(sizes, dtype, rng)
+        assert_right(cpu, problem, pieces=8192)
+        for level in range(cpu.best_level + 1):
+            whole, cut = run(cpu, level, problem, 8192), run(cpu, level, problem, 48)
+            assert whole[0].tobytes() == cut[0].tobytes()

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 from consolidation_problems import (
     Gem,
+    PathIntegral,
     Penalty,
     Projection,
     conflicting,
     opposed,
+    path_integral,
     penalties,
 )
 from cuda_orders import in_every_order
 from guarded_arrays import Array
 from kernel_problems import assert_near
 
+Problem: TypeAlias = Projection | Gem | Penalty | PathIntegral
 
-def run(cuda: ModuleType, problem: Projection | Gem | Penalty) -> list[Array]:
+
+def run(cuda: ModuleType, problem: Problem) -> list[Array]:
     kernel = getattr(cuda, problem.kernel)
     return in_every_order(cuda, problem.outputs(), lambda *out: kernel(problem, *out))
 
 
-def assert_right(cuda: ModuleType, problem: Projection | Gem | Penalty) -> None:
+def assert_right(cuda: ModuleType, problem: Problem) -> None:
     assert_near(problem, run(cuda, problem), problem.oracle())
 
 
@@ -114,3 +119,22 @@ def test_nan_of_a_penalty_reaches_its_value(cuda: ModuleType, rng: np.random.Gen
         *values, grads = run(cuda, problem)
         assert np.flatnonzero(np.isnan(grads)).tolist() == [5]
         assert all(np.isnan(value).all() for value in values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 31, 255, 256, 257, 4095, 4097])
+def test_path_integrals_of_any_size(
+    cuda: ModuleType, dtype: str, size: int, rng: np.random.Generator
+) -> None:
+    for sizes in ((size,), (3, 0, size, 1)):
+        assert_right(cuda, path_integral(sizes, dtype, rng))
+
+
+@pytest.mark.parametrize("tensors", [119, 120, 121, 250])
+def test_path_integrals_of_several_launches(
+    cuda: ModuleType, tensors: int, rng: np.random.Generator
+) -> None:
+    sizes = rng.integers(0, 40, tensors).tolist()
+    assert_right(cuda, path_integral(sizes, "float32", rng))
+    sizes[:120] = [0] * len(sizes[:120])  # a launch with nothing to do is none
+    assert_right(cuda, path_integral(sizes, "float32", rng))

@@ -64,3 +64,7 @@ def quadratic_penalty(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any
 
 def add_penalty_gradients(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
     return (_gradients(s, dtype, rng), *_penalty(s, dtype, rng), 0.7), {}
+
+
+def path_integral(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    return tuple(_gradients(s, dtype, rng) for _ in range(3)), {}

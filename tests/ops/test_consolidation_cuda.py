@@ -69,6 +69,15 @@ def test_penalties_of_many_tensors(rng: torch.Generator) -> None:
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_path_integrals_of_many_tensors(rng: torch.Generator) -> None:
+    sizes = [*torch.randint(0, 3000, (500,), generator=rng).tolist(), 3_000_000]
+    lists = [[torch.randn(size, generator=rng).cuda() for size in sizes] for _ in range(3)]
+    wanted = [w.double() - g.double() * d.double() for w, g, d in zip(*lists, strict=True)]
+    ops.path_integral_(*lists)
+    for ours, theirs in zip(lists[0], wanted, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_what_a_check_would_synchronise_for_is_left() -> None:
     grads, memory = [torch.ones(3).cuda()], [torch.tensor([-1.0, float("nan"), -1.0]).cuda()]
     ops.project_gradients_(grads, memory)

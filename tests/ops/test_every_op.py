@@ -160,6 +160,8 @@ def test_empty_inputs_without_a_batch() -> None:
     assert ops.quadratic_penalty(*([torch.empty(0, 3)] for _ in range(3))) == 0
     ops.add_penalty_gradients_([], [], [], [], 1.0)
     ops.add_penalty_gradients_(*([torch.empty(0, 3)] for _ in range(4)), 1.0)
+    ops.path_integral_([], [], [])
+    ops.path_integral_(*([torch.empty(0, 3)] for _ in range(3)))
     ops.masked_sgd_step_([], [], [], [], lr=0.1)
     ops.masked_sgd_step_([torch.empty(0, 3)], [torch.empty(0, 3)], [], [None], lr=0.1)
     ops.masked_adam_step_([], [], [], [], [], [], steps=[], lr=0.1)

@@ -84,11 +84,12 @@ WRONG_KINDS += [
     ("gem_project", "margin", "a number", put("margin", torch.ones(2))),
 ]
 
-_PENALTIES = {
+_LISTS = {
     "quadratic_penalty": ["params", "anchors", "importances"],
     "add_penalty_gradients_": ["grads", "params", "anchors", "importances"],
+    "path_integral_": ["omegas", "grads", "deltas"],
 }
-for _op, (_first, *_others) in _PENALTIES.items():
+for _op, (_first, *_others) in _LISTS.items():
     WRONG += [
         (_op, f"{_first}[3] must be float16, bfloat16", entry(0, 3, Tensor.long)),
         (
@@ -125,6 +126,7 @@ for _op, (_first, *_others) in _PENALTIES.items():
 _op = "add_penalty_gradients_"
 WRONG += [
     (_op, "grads[0] must not be expanded", entry(0, 0, lambda t: t[:1].expand_as(t))),
+    ("path_integral_", "omegas[0] must not be expanded", entry(0, 0, lambda t: t[:1].expand_as(t))),
     *(
         (_op, "strength must be finite and >= 0, got", put(4, value))
         for value in (-0.5, math.nan, math.inf, 1e39)

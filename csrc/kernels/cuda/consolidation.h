@@ -6,6 +6,7 @@
 
 #include "../common/gem_program.h"
 #include "../common/gradient_lists.h"
+#include "../common/path_integral.h"
 #include "../common/quadratic_penalty.h"
 #include "list_launches.h"
 
@@ -58,5 +59,10 @@ cudaError_t quadratic_penalty(const PenaltyTensor<T>* tensors, const int64_t* en
 template <class T>
 cudaError_t add_penalty_gradients(const PenaltyTensor<T>* tensors, const int64_t* ends,
                                   int64_t count, T strength, cudaStream_t stream);
+
+// omega -= grad * delta where delta is not 0; ends as above.
+template <class T>
+cudaError_t path_integral(const PathTensor<T>* tensors, const int64_t* ends, int64_t count,
+                          cudaStream_t stream);
 
 }  // namespace clfast::cuda

@@ -4,6 +4,7 @@
 
 #include "../../kernels/common/gem_program.h"
 #include "../../kernels/cpu/gem_project.h"
+#include "../../kernels/cpu/path_integral.h"
 #include "../../kernels/cpu/project_gradients.h"
 #include "../../kernels/cpu/quadratic_penalty.h"
 #include "list_parts.h"
@@ -164,6 +165,16 @@ void add_penalty(const char*, const PenaltyInputs& in, double strength) {
   });
 }
 
+void path_integral(const char*, const PathInputs& in) {
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<PathTensor<T>> tensors = in.tensors<T>();
+    for_parts(parts_of(in.omegas), [&](int64_t, const Part& part) {
+      cpu::path_integral(tensors[part.tensor], part.begin, part.end);
+    });
+  });
+}
+
 }  // namespace
 }  // namespace clfast::ops
 
@@ -173,4 +184,5 @@ STABLE_TORCH_LIBRARY_IMPL(clfast, CPU, m) {
   m.impl("quadratic_penalty", TORCH_BOX(&clfast::ops::quadratic_penalty<clfast::ops::penalty>));
   m.impl("add_penalty_gradients_",
          TORCH_BOX(&clfast::ops::add_penalty_gradients_<clfast::ops::add_penalty>));
+  m.impl("path_integral_", TORCH_BOX(&clfast::ops::path_integral_<clfast::ops::path_integral>));
 }

@@ -77,6 +77,16 @@ void add_penalty(const char* op, const PenaltyInputs& in, double strength) {
   });
 }
 
+void path_integral(const char* op, const PathInputs& in) {
+  const DeviceStream stream(in.omegas[0]);
+  const std::vector<int64_t> ends = ends_of(in.omegas);
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const std::vector<PathTensor<T>> tensors = in.tensors<T>();
+    check_launch(op, cuda::path_integral<T>(tensors.data(), ends.data(), ends.size(), stream));
+  });
+}
+
 }  // namespace
 }  // namespace clfast::ops
 
@@ -86,4 +96,5 @@ STABLE_TORCH_LIBRARY_IMPL(clfast, CUDA, m) {
   m.impl("quadratic_penalty", TORCH_BOX(&clfast::ops::quadratic_penalty<clfast::ops::penalty>));
   m.impl("add_penalty_gradients_",
          TORCH_BOX(&clfast::ops::add_penalty_gradients_<clfast::ops::add_penalty>));
+  m.impl("path_integral_", TORCH_BOX(&clfast::ops::path_integral_<clfast::ops::path_integral>));
 }

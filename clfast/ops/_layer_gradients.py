@@ -1,0 +1,214 @@
+"""Layers whose gradients by single samples follow from what goes in and what comes back.
+
+With x_n what a layer is given for sample n and d_n the gradient of the sample's objective by what
+it gives, the gradient by the weight of a linear layer is d_n x_n^T, and a measure f, square or
+absolute value, of the products of two numbers is the product of their measures:
+sum_n f(d_n x_n^T) = f(d)^T f(x) is one product of matrices, and no gradient of one sample is ever
+formed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from . import _check
+
+Measure: TypeAlias = "Callable[[Tensor], Tensor]"
+"""torch.square or torch.abs: f(ab) = f(a) f(b)."""
+
+_ROOM = 2**23  # elements of what is formed for some samples at once
+
+
+def chunk_of(elements: int) -> int:
+    """How many samples are treated at once, each of which needs so many elements."""
+    return max(1, _ROOM // max(1, elements))
+
+
+def _summed(measure: Measure, left: Tensor, right: Tensor) -> Tensor:
+    """sum_n f(left_n right_n^T), of [N, G, O, L] and [N, G, K, L]: [G, O, K]."""
+    if left.shape[3] == 1:
+        return torch.einsum("ngo,ngk->gok", measure(left[..., 0]), measure(right[..., 0]))
+    total = left.new_zeros(left.shape[1], left.shape[2], right.shape[2])
+    size = chunk_of(total.numel())
+    for a, b in zip(left.split(size), right.split(size), strict=True):
+        total += measure(a @ b.mT).sum(0)
+    return total
+
+
+def _linear(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
+    places = math.prod(x.shape[1:-1])  # that share the layer
+    rows, slopes = (t.reshape(len(t), 1, places, t.shape[-1]).mT for t in (x, delta))
+    return {
+        "weight": _summed(measure, slopes, rows)[0],
+        "bias": measure(slopes.sum(3)).sum((0, 1)),
+    }
+
+
+def _conv2d(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
+    assert isinstance(layer, nn.Conv2d)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
+    slopes = delta.flatten(2)
+    groups, places = layer.groups, slopes.shape[2]
+    weight = torch.zeros_like(layer.weight, dtype=x.dtype)
+    size = chunk_of(layer.weight[0].numel() * groups * places)
+    for image, slope in zip(padded.split(size), slopes.split(size), strict=True):
+        patches = F.unfold(image, kernel, dilation, padding=0, stride=stride)
+        found = _summed(
+            measure,
+            slope.reshape(len(slope), groups, -1, places),
+            patches.reshape(len(slope), groups, -1, places),
+        )
+        weight += found.reshape(weight.shape)
+    return {"weight": weight, "bias": measure(slopes.sum(2)).sum(0)}
+
+
+def _batch_norm(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
+    """With running statistics, which are constants."""
+    assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    mean, variance = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert variance is not None
+    shape = (*x.shape[:2], -1)
+    unit = (x.reshape(shape) - mean[:, None].to(x)) * (variance[:, None].to(x) + layer.eps).rsqrt()
+    slopes = delta.reshape(shape)
+    return {
+        "weight": measure((slopes * unit).sum(2)).sum(0),
+        "bias": measure(slopes.sum(2)).sum(0),
+    }
+
+
+_RULES: dict[type, tuple[Callable[..., dict[str, Tensor]], tuple[int, ...]]] = {
+    nn.Linear: (_linear, (2, 3, 4, 5)),
+    nn.Conv2d: (_conv2d, (4,)),
+    nn.BatchNorm1d: (_batch_norm, (2, 3)),
+    nn.BatchNorm2d: (_batch_norm, (4,)),
+    nn.BatchNorm3d: (_batch_norm, (5,)),
+}  # with the numbers of dimensions that inputs may have
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A layer of a known kind, as it was called once on all samples."""
+
+    name: str
+    layer: nn.Module
+    x: Tensor
+    edge: GradientEdge  # of what the layer gave, whatever was done to it in place
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The names that its trainable parameters have in the network, by their own."""
+        dot = "." if self.name else ""
+        named = self.layer.named_parameters(recurse=False)
+        return {own: f"{self.name}{dot}{own}" for own, p in named if p.requires_grad}
+
+    def summed(self, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
+        """sum_n f(gradient of sample n), by the names that parameters have in the network."""
+        dtype = _check.compute_dtype(delta)
+        rule, _ = _RULES[type(self.layer)]
+        found = rule(self.layer, self.x.to(dtype), delta.to(dtype), measure)
+        return {name: found[own] for own, name in self.parameters.items()}
+
+
+def recorded(
+    network: nn.Module, buffers: Mapping[str, Tensor], x: Tensor
+) -> tuple[Any, dict[str, LayerCall]]:
+    """What the network gives for samples x [N, ...], and the calls of layers that follow a rule.
+
+    That is: of layers of a known kind, without a forward pass of their own, which were called once,
+    on one row a sample, and whose parameters nothing else has used.
+    """
+    known = {name: module for name, module in network.named_modules() if _follows(module)}
+    calls: dict[str, list[LayerCall | None]] = defaultdict(list)
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            fits = len(args) == 1 and not kwargs and _fit(layer, args[0], output, len(x))
+            calls[name].append(
+                LayerCall(name, layer, args[0].detach(), get_gradient_edge(output))
+                if fits
+                else None
+            )
+
+        return hook
+
+    uses = _Uses(network)
+    handles = [
+        # Before other hooks, which may replace what the layer gave.
+        module.register_forward_hook(record(name), prepend=True, with_kwargs=True)
+        for name, module in known.items()
+    ]
+    try:
+        with uses:
+            outputs = functional_call(network, dict(buffers), (x,))
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = {name for name, _ in network.named_parameters()}
+    found = {}
+    for name, (call, *more) in calls.items():
+        own = known[name].parameters(recurse=False)
+        if call is None or more or any(uses.of[id(p)] != 1 for p in own):
+            continue
+        if names.issuperset(call.parameters.values()):  # else it shares them, under other names
+            found[name] = call
+    return outputs, found
+
+
+def _follows(module: nn.Module) -> bool:
+    if type(module) not in _RULES or "forward" in vars(module):
+        return False
+    if set(module._parameters) != {"weight", "bias"}:  # of weight_norm, say
+        return False
+    if not any(p.requires_grad for p in module.parameters(recurse=False)):
+        return False
+    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return not norm or (module.running_mean is not None and module.weight is not None)
+
+
+def _fit(layer: nn.Module, x: Any, output: Any, count: int) -> bool:
+    _, dims = _RULES[type(layer)]
+    return (
+        isinstance(x, Tensor)
+        and isinstance(output, Tensor)
+        and output.requires_grad
+        and x.dim() in dims
+        and len(x) == len(output) == count
+    )
+
+
+class _Uses(TorchFunctionMode):
+    """Counts the functions of torch that are given a parameter."""
+
+    _LOOKS = frozenset(
+        getattr(Tensor, name).__get__
+        for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad")
+    ) | {Tensor.size, Tensor.dim, Tensor.numel}
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.of: Counter[int] = Counter()
+        self._parameters = {id(p) for p in network.parameters()}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func not in self._LOOKS:
+            for leaf in tree_leaves((args, kwargs)):
+                if id(leaf) in self._parameters:
+                    self.of[id(leaf)] += 1
+        return func(*args, **(kwargs or {}))

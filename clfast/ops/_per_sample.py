@@ -1,0 +1,167 @@
+"""Gradients of single samples, measured and averaged, from one run of a network on all of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from .._modes import evaluating
+from .._wrapped import unwrapped
+from . import _call, _check
+from ._layer_gradients import LayerCall, Measure, chunk_of, recorded
+
+Objective: TypeAlias = "Callable[..., Tensor]"
+"""(what the network gives [B, ...], constants [B, ...] ...) -> [B], of each sample alone."""
+
+
+@contextmanager
+def per_sample(op: str, model: nn.Module, inputs: Tensor) -> Iterator[PerSample]:
+    """A run of ``model`` in eval mode, in whatever gradient mode the caller is."""
+    if torch.compiler.is_compiling() or _call.in_transform():
+        raise RuntimeError(
+            f"clfast::{op}: it follows the calls of layers by hooks, which torch.compile and "
+            "transforms of torch.func do not see; call it outside of them"
+        )
+    network = unwrapped(model)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(inputs.device.type, enabled=False))
+        stack.enter_context(evaluating(network))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        x = inputs.clone() if inputs.is_inference() else inputs.detach()
+        yield PerSample(op, network, x)
+
+
+class PerSample:
+    """A network that has run on samples x [N, ...], N > 0, and can be differentiated for each.
+
+    Layers of known kinds are followed through one run on all samples (:mod:`._layer_gradients`),
+    where a run on the first sample alone shows that rows of the batch are samples and do not
+    influence each other. The other parameters are those of ``torch.func.vmap``.
+    """
+
+    def __init__(self, op: str, network: nn.Module, x: Tensor) -> None:
+        self._op, self._network, self._x = op, network, x
+        self._parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        self._layers: list[LayerCall] = []
+        outputs, layers = recorded(network, self._buffers(), x)
+        _check.tensors(op, **{"what the model returns": outputs})
+        _check.require(
+            outputs.shape[:1] == x.shape[:1],
+            f"{op}: the model must return {len(x)} rows, one a sample, got {list(outputs.shape)}",
+        )
+        _check.floating(op, "what the model returns", outputs)
+        alone, layers_alone = recorded(network, self._buffers(), x[:1])
+        if _near(alone, outputs[:1]):
+            self._outputs = outputs
+            self._layers = [layers[name] for name in layers if name in layers_alone]
+        else:
+            with torch.no_grad():
+                self._outputs = vmap(self._of_one, in_dims=(None, 0), randomness="different")(
+                    self._constants(), x
+                )
+        self.outputs: Tensor = self._outputs.detach()
+
+    def mean(
+        self, objective: Objective, terms: Sequence[tuple[Tensor, ...]], measure: Measure
+    ) -> dict[str, Tensor]:
+        """The mean over samples of sum_t f(gradient of the objective with constants t).
+
+        It can be called once, since what the run has kept is freed.
+
+        Returns:
+            By the name of each parameter that requires grad, of its shape; float32 of 16 bits.
+        """
+        layers = self._layers
+        totals: dict[str, Tensor] = {}
+        for call in layers:
+            for name in call.parameters.values():
+                totals[name] = self._zeros(name)
+        rest = [name for name in self._parameters if name not in totals]
+        for i, constants in enumerate(terms if layers else ()):
+            value = objective(self._outputs, *constants).sum()
+            deltas: Sequence[Tensor | None] = torch.autograd.grad(
+                value,
+                [call.edge for call in layers],
+                retain_graph=i + 1 < len(terms),
+                allow_unused=True,
+            )
+            with torch.no_grad():
+                for call, delta in zip(layers, deltas, strict=True):
+                    if delta is None:  # nothing of it reaches the objective
+                        continue
+                    for name, found in call.summed(delta, measure).items():
+                        totals[name] += found
+        if rest:
+            totals.update(self._by_vmap(rest, objective, terms, measure))
+        return {name: totals[name] / len(self._x) for name in self._parameters}
+
+    @torch.no_grad()
+    def _by_vmap(
+        self,
+        names: list[str],
+        objective: Objective,
+        terms: Sequence[tuple[Tensor, ...]],
+        measure: Measure,
+    ) -> dict[str, Tensor]:
+        own = {name: self._parameters[name].detach() for name in names}
+        totals = {name: self._zeros(name) for name in names}
+        size = chunk_of(sum(p.numel() for p in own.values()))
+        kept = self._constants()
+
+        def value(own: dict[str, Tensor], x: Tensor, *constants: Tensor) -> Tensor:
+            outputs = self._of_one({**kept, **own}, x)
+            return objective(outputs[None], *(c[None] for c in constants))[0]
+
+        for constants in terms:
+            in_dims = (None, 0, *(0 for _ in constants))
+            each = vmap(grad(value), in_dims=in_dims, randomness="different")
+            for chunk in zip(*(t.split(size) for t in (self._x, *constants)), strict=True):
+                try:
+                    gradients = each(own, *chunk)
+                except RuntimeError as error:
+                    raise RuntimeError(
+                        f"clfast::{self._op}: gradients of single samples by "
+                        f"{', '.join(names)} need torch.func.vmap, under which the model fails: "
+                        f"{error}"
+                    ) from error
+                for name, gradient in gradients.items():
+                    wide = gradient.to(_check.compute_dtype(gradient))
+                    totals[name] += measure(wide).sum(0)
+        return totals
+
+    def _of_one(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(self._network, {**tensors, **self._buffers()}, (x[None],))
+        return outputs[0]
+
+    def _constants(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self._network.named_parameters()}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Copies: what a layer writes is dropped."""
+        return {name: buffer.clone() for name, buffer in self._network.named_buffers()}
+
+    def _zeros(self, name: str) -> Tensor:
+        parameter = self._parameters[name].detach()
+        return torch.zeros_like(parameter, dtype=_check.compute_dtype(parameter))
+
+
+def _near(alone: Any, together: Tensor) -> bool:
+    """Whether a sample alone gives what it gives in a batch, up to what precisions of products
+    differ by."""
+    if not isinstance(alone, Tensor) or alone.shape != together.shape:
+        return False
+    with torch.no_grad():
+        tolerance = max(1e-2, torch.finfo(together.dtype).eps ** 0.5)
+        difference, scale = (alone - together).abs(), together.abs()
+        if not difference.numel():
+            return True
+        return bool(difference.max() <= tolerance * scale.max())

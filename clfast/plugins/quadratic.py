@@ -1,0 +1,231 @@
+"""`QuadraticPlugin`: what EWC, SI, MAS and RWalk share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import _arguments
+from .._wrapped import unwrapped
+from ..ops import add_penalty_gradients_, quadratic_penalty
+from .base import Batches, Plugin, batches, check_mapping
+from .tables import ParameterTables, Table
+
+
+class QuadraticPlugin(Plugin):
+    """A pull of every parameter to where it mattered: strength sum F (theta - theta*)^2.
+
+    Two tensors a parameter hold it, however many tasks there were. It enters a step in one of two
+    ways: ``loss = plugin.before_backward(loss)`` makes it a part of the loss, in the graph;
+    ``plugin.after_backward()`` adds its gradient in closed form to the gradients that are there,
+    which costs one pass over them. A loop that makes both calls is pulled once. Until the first
+    task has ended there is no pull.
+
+    * Several ``backward()`` before a step (accumulation): one call of ``after_backward`` after the
+      last, or ``before_backward`` of one of the losses.
+    * ``GradScaler``: ``scaler.scale(plugin.before_backward(loss))``; or ``scaler.unscale_(opt)``,
+      then ``after_backward()``; or ``after_backward(scale=scaler.get_scale())`` on scaled
+      gradients. Then ``scaler.step(opt)``.
+    * ``torch.compile``: pass the compiled model or the one inside. DistributedDataParallel: pass
+      the wrapper; each process gives ``on_task_end`` its share of the samples, and importances are
+      those of all.
+    * Frozen parameters are not pulled. A parameter that requires grad is, also in a step in which
+      it took no part.
+    * Heads may grow in dimension 0, and parameters of new names appear: new entries have no
+      importance until the next task has ended.
+
+    Args:
+        model: whose parameters are pulled, as it is before its first task.
+        strength: finite and >= 0.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind or out of range.
+    """
+
+    _TABLES: ClassVar[tuple[str, ...]] = ()  # beside anchors and importances
+    _FACTOR: ClassVar[float] = 1.0  # of strength
+    _SIGNED: ClassVar[bool] = False  # whether importances may be negative
+
+    @torch.inference_mode(False)
+    def __init__(self, model: nn.Module, strength: float) -> None:
+        where = type(self).__name__
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{where}: model must be an nn.Module, got {type(model).__name__}")
+        self.strength = _arguments.real(strength, "strength", where, least=0)
+        self._model, self._network = model, unwrapped(model)
+        self._tables = ParameterTables(self._network, ("importances", *self._TABLES), where)
+        if not self._tables["anchors"]:
+            raise ValueError(f"{where}: model must have a parameter that requires grad")
+        self.tasks = 0
+        """How many have ended."""
+        self._in_loss = False
+
+    def penalty(self) -> Tensor:
+        """The scalar that the loss has beside the task's own, up to a constant where several tasks
+        are held in one; differentiable in the parameters."""
+        parameters = self._tables.fit(f"{type(self).__name__}.penalty")
+        value = next(self._network.parameters()).new_zeros((), requires_grad=False)
+        if self.tasks:
+            for names in grouped(parameters):
+                lists = self._lists(parameters, names)
+                found = quadratic_penalty(*lists).to(value.device)
+                value = value + self._FACTOR * self.strength * found
+        return value
+
+    def before_backward(self, loss: Tensor) -> Tensor:
+        """The loss with the penalty."""
+        _check_loss(loss, f"{type(self).__name__}.before_backward")
+        if not self.tasks:
+            return loss
+        penalised = loss + self.penalty()
+        self._in_loss = True
+        return penalised
+
+    @torch.no_grad()
+    def after_backward(self, *, scale: float = 1.0) -> None:
+        """Adds the penalty's gradient to ``p.grad``, unless ``before_backward`` was called.
+
+        Raises:
+            RuntimeError: no parameter has a gradient, or the parameters are not those of before.
+        """
+        where = f"{type(self).__name__}.after_backward"
+        scale = _arguments.real(scale, "scale", where, least=0, open_ends="(")
+        parameters = self._tables.fit(where)
+        if all(p.grad is None for p in parameters.values()):
+            raise RuntimeError(
+                f"{where}: no parameter of model has a gradient; call it after loss.backward(), "
+                f"for the model that this {type(self).__name__} was made for"
+            )
+        self._with_gradients(parameters, scale)
+        if self.tasks and not self._in_loss:
+            factor = scale * self._FACTOR * self.strength
+            for names in grouped(parameters):
+                grads = [_grad(parameters[name]) for name in names]
+                add_penalty_gradients_(grads, *self._lists(parameters, names), factor)
+        self._after_pull(parameters, scale)
+        self._in_loss = False
+
+    def _with_gradients(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
+        """Told of the gradients of the loss that ``backward`` was called of."""
+
+    def _after_pull(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
+        """Told of the gradients that the optimiser will see."""
+
+    def _lists(
+        self, parameters: Mapping[str, Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """What an op takes of the penalty."""
+        anchors, importances = self._tables["anchors"], self._tables["importances"]
+        return (
+            [parameters[name] for name in names],
+            [anchors[name] for name in names],
+            [importances[name] for name in names],
+        )
+
+    def mean_over(
+        self,
+        loader: Batches | None,
+        found: Callable[[nn.Module, Tensor, Tensor | None], Table],
+        *,
+        labels: bool = True,
+    ) -> Table:
+        """What ``found`` says of the network and batches (x, y): their mean by size, over all
+        processes."""
+        where = f"{type(self).__name__}.on_task_end"
+        self._tables.fit(where)
+        device = next(self._network.parameters()).device
+        totals = {n: torch.zeros_like(t) for n, t in self._tables["anchors"].items()}
+        count = 0
+        for x, y in batches(loader, device, where, labels=labels):
+            for name, mean in found(self._network, x, y).items():
+                totals[name].add_(mean, alpha=len(x))
+            count += len(x)
+        if isinstance(self._model, DistributedDataParallel):
+            counted = torch.tensor(float(count), device=device, dtype=torch.float64)
+            for tensor in (counted, *totals.values()):
+                dist.all_reduce(tensor, group=self._model.process_group)
+            count = int(counted)
+        if not count:
+            raise ValueError(
+                f"{where}: loader gave no samples; pass the samples of the task that ended"
+            )
+        return {name: total / count for name, total in totals.items()}
+
+    def _end_task(self, **tables: Table) -> None:
+        """Takes over what a task has ended with, if it is finite."""
+        where = f"{type(self).__name__}.on_task_end"
+        for name, importance in tables["importances"].items():
+            if not bool(importance.isfinite().all()):
+                raise RuntimeError(
+                    f"{where}: the importance of {name} holds NaN or infinities, and nothing was "
+                    "taken over; the task's training, or the model on these samples, has diverged"
+                )
+        self._tables.replace(**tables)
+        self.tasks += 1
+
+    def _values(self) -> Table:
+        """Copies of the parameters as they are."""
+        parameters = dict(self._network.named_parameters())
+        return {
+            name: parameters[name].detach().to(held.dtype, copy=True)
+            for name, held in self._tables["anchors"].items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        self._tables.fit(f"{type(self).__name__}.state_dict")
+        return {"tasks": self.tasks, **self._tables.state()}
+
+    @torch.inference_mode(False)
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        where = f"{type(self).__name__}.load_state_dict"
+        check_mapping(state_dict, where)
+        parts = ["tasks", *self._tables.names]
+        if state_dict.keys() != set(parts):
+            raise ValueError(
+                f"{where}: state_dict must have the parts {', '.join(parts)}, got "
+                f"{', '.join(map(str, state_dict))}; nothing was loaded"
+            )
+        tasks = _arguments.integer(state_dict["tasks"], "state_dict['tasks']", where, least=0)
+        try:
+            if not self._SIGNED:
+                _check_not_negative(state_dict["importances"])
+            self._tables.load(state_dict)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; nothing was loaded") from error
+        self.tasks, self._in_loss = tasks, False
+
+
+def grouped(parameters: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """Names of those that an op takes at once: on one device, and in float64 or in none."""
+    groups: dict[tuple[torch.device, bool], list[str]] = {}
+    for name, p in parameters.items():
+        groups.setdefault((p.device, p.dtype == torch.float64), []).append(name)
+    yield from groups.values()
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    """Where the parameter took no part, as autograd would have made it for the penalty."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _check_loss(loss: object, where: str) -> None:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"{where}: loss must be a tensor, got {type(loss).__name__}")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"{where}: loss must be one number, got shape {list(loss.shape)}; take its mean first"
+        )
+
+
+def _check_not_negative(importances: object) -> None:
+    tensors = importances.items() if isinstance(importances, Mapping) else ()
+    for name, tensor in tensors:
+        if isinstance(tensor, Tensor) and bool((tensor < 0).any()):
+            raise ValueError(f"importances of {name} are negative somewhere")

@@ -1,0 +1,139 @@
+"""`ParameterTables`: numbers that are kept of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ..ops import _check
+
+Table: TypeAlias = "dict[str, Tensor]"
+
+
+class ParameterTables:
+    """Tables of tensors like the trainable parameters of a network, by their names, float32 of
+    parameters in 16 bits; of a parameter that was frozen when it was first seen there are none.
+
+    They follow the network. A parameter may be another object of its name, and may have grown in
+    dimension 0, as heads do: new entries are 0 in every table but "anchors", where they have their
+    present value. So do parameters of new names. What else has changed is refused.
+    """
+
+    def __init__(self, network: nn.Module, zeros: Sequence[str], where: str) -> None:
+        self._network = network
+        self._tables: dict[str, Table] = {name: {} for name in ("anchors", *zeros)}
+        for name, parameter in network.named_parameters():
+            if is_lazy(parameter):
+                raise TypeError(
+                    f"{where}: parameter {name} of model has no size yet; pass a batch through "
+                    "the model first"
+                )
+        self.fit(where)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._tables)
+
+    def __getitem__(self, table: str) -> Table:
+        return self._tables[table]
+
+    def replace(self, **tables: Table) -> None:
+        self._tables.update(tables)
+
+    def fit(self, where: str) -> dict[str, nn.Parameter]:
+        """Makes the tables fit the network as it is, and returns its trainable parameters.
+
+        Raises:
+            RuntimeError: a parameter is gone, or has another shape; nothing has changed.
+        """
+        now, anchors = dict(self._network.named_parameters()), self._tables["anchors"]
+        for name in anchors:
+            if name not in now:
+                raise RuntimeError(
+                    f"{where}: model has no parameter {name} any more, which this plugin was "
+                    "anchored to; make a new plugin for another model"
+                )
+        for name, held in anchors.items():
+            _check_grown(held.shape, now[name], name, where)
+        for name, parameter in now.items():
+            if name in anchors or parameter.requires_grad:
+                self._follow(name, parameter.detach())
+        return {name: p for name, p in now.items() if p.requires_grad}
+
+    def _follow(self, name: str, value: Tensor) -> None:
+        dtype, held = _check.compute_dtype(value), self._tables["anchors"].get(name)
+        like = (value.shape, value.device, dtype)
+        if held is not None and (held.shape, held.device, held.dtype) == like:
+            return
+        for key, table in self._tables.items():
+            table[name] = _extended(table.get(name), value, key)
+
+    def state(self) -> dict[str, Table]:
+        return {
+            key: {name: tensor.clone() for name, tensor in table.items()}
+            for key, table in self._tables.items()
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Tables as of :meth:`state`, perhaps of a network before it has grown.
+
+        Raises:
+            ValueError: a table does not fit; nothing has changed.
+        """
+        now = dict(self._network.named_parameters())
+        made: dict[str, Table] = {key: {} for key in self._tables}
+        for key in self._tables:
+            for name, tensor in _tensors(state[key], key):
+                if name not in now:
+                    raise ValueError(f"{key} has {name}, which is no parameter of model")
+                if name not in state["anchors"]:
+                    raise ValueError(f"{key} has {name}, which anchors has not")
+                try:
+                    _check_grown(tensor.shape, now[name], name, key)
+                except RuntimeError as error:
+                    raise ValueError(str(error)) from None
+                if not bool(tensor.isfinite().all()):
+                    raise ValueError(f"{key} of {name} holds NaN or infinities")
+                made[key][name] = _extended(tensor, now[name].detach(), key)
+            if missing := state["anchors"].keys() - made[key].keys():
+                raise ValueError(f"{key} has no {min(missing)}, which anchors has")
+        for name, parameter in now.items():
+            if parameter.requires_grad and name not in made["anchors"]:
+                for key, table in made.items():
+                    table[name] = _extended(None, parameter.detach(), key)
+        self._tables = made
+
+
+def _tensors(table: object, key: str) -> Iterator[tuple[str, Tensor]]:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{key} must be a mapping, got {type(table).__name__}")
+    for name, tensor in table.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"{key} of {name} must be a floating-point tensor")
+        yield name, tensor
+
+
+def _extended(held: Tensor | None, value: Tensor, table: str) -> Tensor:
+    """What is held of a parameter, with what its new entries have."""
+    dtype = _check.compute_dtype(value)
+    fresh = torch.zeros_like(value, dtype=dtype)
+    if table == "anchors":
+        fresh.copy_(value)
+    if held is not None:
+        (fresh[: len(held)] if held.dim() else fresh).copy_(held)
+    return fresh
+
+
+def _check_grown(held: torch.Size, parameter: Tensor, name: str, where: str) -> None:
+    shape = parameter.shape
+    if shape == held:
+        return
+    if not (len(shape) == len(held) > 0 and shape[1:] == held[1:] and shape[0] > held[0]):
+        raise RuntimeError(
+            f"{where}: {name} has shape {list(held)}, but the parameter of model has "
+            f"{list(shape)}; only dimension 0 may grow. Make a new plugin for another model"
+        )

@@ -1,0 +1,550 @@
+"""Importances by single samples against loops over batches of one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import clfast
+from clfast import ops, reference
+
+float64 = torch.float64
+Found = dict[str, Tensor]
+
+
+def _loop(
+    model: nn.Module, x: Tensor, objective: Callable[[Tensor, int], Tensor], power: int
+) -> Found:
+    """By hand: a backward pass for each sample."""
+    model = copy.deepcopy(model).eval()
+    total: Found = {}
+    for n in range(len(x)):
+        model.zero_grad(set_to_none=True)
+        objective(model(x[n : n + 1]), n).backward()
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                grad = torch.zeros_like(p) if p.grad is None else p.grad
+                total[name] = total.get(name, 0) + grad.abs() ** power / len(x)
+    return total
+
+
+def _fisher(model: nn.Module, x: Tensor, y: Tensor) -> Found:
+    return _loop(model, x, lambda out, n: F.cross_entropy(out, y[n : n + 1]), 2)
+
+
+def _mas(model: nn.Module, x: Tensor) -> Found:
+    return _loop(model, x, lambda out, _: (out**2).sum(), 1)
+
+
+def _assert_near(found: Found, wanted: Found, tolerance: float) -> None:
+    """Of the largest entry of a tensor."""
+    assert list(found) == list(wanted)
+    for name, w in wanted.items():
+        assert found[name].shape == w.shape, name
+        error = (found[name].double() - w.double()).abs().max()
+        assert error <= tolerance * w.abs().max(), (name, float(error / w.abs().max()))
+        assert not found[name].requires_grad
+
+
+class _Shared(nn.Module):
+    """A layer that runs twice, and a weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+        self.twice = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).tanh()).tanh()
+        out: Tensor = self.head(self.twice(self.twice(x).tanh()))
+        return out
+
+
+class _UsedElsewhere(nn.Module):
+    """A weight that its layer uses, and a function beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.layer.weight.dtype == x.dtype  # a look is no use
+        out: Tensor = self.head(self.layer(x).tanh() @ self.layer.weight)
+        return out
+
+
+class _SequenceFirst(nn.Module):
+    """Rows of what its layer is given are places, as many as there are samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x.view(len(x), 6, 2).transpose(0, 1)).tanh().sum(0))
+        return out
+
+
+class _Folded(nn.Module):
+    """Places of all samples in one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x.view(-1, 3)).tanh().view(len(x), -1, 4).sum(1))
+        return out
+
+
+class _Residual(nn.Module):
+    """What layers give is changed in place; a layer takes no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.idle = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        h.add_(x).relu_()
+        h = h + self.b(h)
+        out: Tensor = self.head(h)
+        return out
+
+
+class _Scaled(nn.Module):
+    """A parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(6) + 0.5)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.scale * x.sin())
+        return out
+
+
+class _Replaced(nn.Module):
+    """A hook of somebody else changes what a layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.layer.register_forward_hook(_doubled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x).tanh())
+        return out
+
+
+def _doubled(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def _norms() -> nn.Module:
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(inplace=True), nn.Linear(5, 3))
+    torch.manual_seed(1)
+    net(torch.randn(50, 6) * 2 + 1)  # running statistics
+    return net
+
+
+VECTORS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(6, 3),
+    "no bias": lambda: nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 3)),
+    "batch norm": _norms,
+    "layer norm": lambda: nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)),
+    "dropout": lambda: nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.Linear(6, 3)),
+    "no running statistics": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.BatchNorm1d(2, track_running_stats=False), nn.Flatten(),
+        nn.Linear(6, 3),
+    ),
+    "shared": _Shared,
+    "used elsewhere": _UsedElsewhere,
+    "folded": _Folded,
+    "residual": _Residual,
+    "scaled": _Scaled,
+    "replaced": _Replaced,
+    "weight norm": lambda: nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, 3)
+    ),
+    "places": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)
+    ),
+    "one place": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 6)), nn.Linear(6, 4), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3)
+    ),
+}  # fmt: skip
+
+
+def _made(make: Callable[[], nn.Module], dtype: torch.dtype = float64) -> nn.Module:
+    torch.manual_seed(0)
+    return make().to(dtype)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_networks_on_vectors(name: str, rng: torch.Generator) -> None:
+    x, y = torch.randn(7, 6, generator=rng).double(), torch.arange(7) % 3
+    model = _made(VECTORS[name])
+    found = ops.per_sample_fisher(model, x, y)
+    _assert_near(found, _fisher(model, x, y), 1e-12)
+    _assert_near(ops.mas_importance(model, x), _mas(model, x), 1e-12)
+    assert any(bool(f.any()) for f in found.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_rows_that_are_no_samples(count: int, rng: torch.Generator) -> None:
+    """Six places before one, two and six samples."""
+    x, y = torch.randn(count, 12, generator=rng).double(), torch.arange(count) % 3
+    model = _made(_SequenceFirst)
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no bias": {"bias": False},
+    "stride": {"stride": (2, 3), "padding": (1, 0)},
+    "dilation": {"dilation": (2, 1), "padding": 2},
+    "groups": {"groups": 2, "padding": 1},
+    "depthwise": {"groups": 4, "padding": 1},
+    "same": {"padding": "same", "kernel_size": (2, 3)},
+    "valid": {"padding": "valid"},
+    "one place": {"kernel_size": (7, 8)},
+    "pointwise": {"kernel_size": 1},
+    **{
+        mode: {"padding_mode": mode, "padding": (2, 1), "stride": 2}
+        for mode in ("reflect", "replicate", "circular")
+    },
+    "circular, same": {"padding_mode": "circular", "padding": "same", "dilation": 2},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name: str, rng: torch.Generator) -> None:
+    x, y = torch.randn(5, 4, 7, 8, generator=rng).double(), torch.arange(5) % 3
+
+    def make() -> nn.Module:
+        conv = nn.Conv2d(4, 8, **{"kernel_size": 3, **CONVOLUTIONS[name]})
+        return nn.Sequential(
+            conv, nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+            nn.Linear(32, 3),
+        )  # fmt: skip
+
+    model = _made(make)
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+    _assert_near(ops.mas_importance(model, x), _mas(model, x), 1e-12)
+
+
+def test_a_residual_network_in_float32(
+    monkeypatch: pytest.MonkeyPatch, rng: torch.Generator
+) -> None:
+    """All of its layers are followed: nothing is left to vmap."""
+    monkeypatch.setattr("clfast.ops._per_sample.vmap", None)
+    torch.manual_seed(0)
+    model = clfast.nn.resnet18(4, width=4)
+    x, y = torch.randn(6, 3, 16, 16, generator=rng), torch.arange(6) % 4
+    wanted = _fisher(model.double(), x.double(), y)
+    found = ops.per_sample_fisher(model.float(), x, y)
+    assert all(f.dtype == torch.float32 for f in found.values())
+    _assert_near(found, wanted, 2e-6)
+
+
+def test_a_perceptron_in_float32(rng: torch.Generator) -> None:
+    model = _made(lambda: nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 5)))
+    x, y = torch.randn(50, 30, generator=rng), torch.arange(50) % 5
+    wanted = _fisher(model, x.double(), y)
+    _assert_near(ops.per_sample_fisher(model.float(), x, y), wanted, 1e-6)
+
+
+def test_more_samples_than_are_treated_at_once(
+    monkeypatch: pytest.MonkeyPatch, rng: torch.Generator
+) -> None:
+    monkeypatch.setattr("clfast.ops._layer_gradients._ROOM", 100)
+    x, y = torch.randn(7, 2, 6, 6, generator=rng).double(), torch.arange(7) % 3
+    model = _made(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(2), nn.Linear(16, 5), nn.Flatten(),
+            nn.Linear(20, 3),
+        )
+    )  # fmt: skip
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+
+
+def test_frozen_parameters_have_no_entry(rng: torch.Generator) -> None:
+    model = _made(VECTORS["batch norm"])
+    x, y = torch.randn(7, 6, generator=rng).double(), torch.arange(7) % 3
+    assert isinstance(model, nn.Sequential)
+    model[0].requires_grad_(False)
+    model[1].bias.requires_grad_(False)
+    found = ops.per_sample_fisher(model, x, y)
+    assert list(found) == ["1.weight", "3.weight", "3.bias"]
+    _assert_near(found, _fisher(model, x, y), 1e-12)
+    assert ops.per_sample_fisher(model.requires_grad_(False), x, y) == {}
+
+
+@pytest.mark.parametrize("name", ["batch norm", "layer norm", "no running statistics"])
+def test_exact_is_the_mean_over_all_classes(name: str, rng: torch.Generator) -> None:
+    model = _made(VECTORS[name])
+    x = torch.randn(7, 6, generator=rng).double()
+    found = ops.per_sample_fisher(model, x, "exact")
+    weighted: Found = {}
+    for n in range(7):
+        p = model.eval()(x[n : n + 1]).softmax(1)[0].tolist()
+        for c in range(3):
+            for key, of_one in _fisher(model, x[n : n + 1], torch.tensor([c])).items():
+                weighted[key] = weighted.get(key, 0) + p[c] * of_one / 7
+    _assert_near(found, weighted, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["batch norm", "no running statistics"])
+def test_labels_are_drawn_from_the_model(name: str, rng: torch.Generator) -> None:
+    model = _made(VECTORS[name])
+    x = torch.randn(1, 6, generator=rng).double().repeat(400, 1)
+    p = model.eval()(x[:1]).softmax(1)
+    drawn = torch.multinomial(p.repeat(400, 1), 1, generator=torch.Generator().manual_seed(3))[:, 0]
+    generator = torch.Generator().manual_seed(3)
+    found = ops.per_sample_fisher(model, x, "sample", generator=generator)
+    shares = [float((drawn == c).double().mean()) for c in range(3)]
+    of_classes = [_fisher(model, x[:1], torch.tensor([c])) for c in range(3)]
+    assert all(share > 0.02 for share in shares)
+    wanted = {
+        key: sum(s * f[key] for s, f in zip(shares, of_classes, strict=True)) for key in found
+    }
+    _assert_near(found, wanted, 1e-10)
+    torch.manual_seed(5)
+    first = ops.per_sample_fisher(model, x, "sample")
+    torch.manual_seed(5)
+    _assert_near(ops.per_sample_fisher(model, x, "sample"), first, 0)
+
+
+@pytest.mark.parametrize("targets", ["labels", "exact"])
+@pytest.mark.parametrize("name", ["batch norm", "shared", "places"])
+def test_equals_the_reference(name: str, targets: str, rng: torch.Generator) -> None:
+    model = _made(VECTORS[name])
+    x = torch.randn(5, 6, generator=rng).double()
+    given: Any = torch.arange(5) % 3 if targets == "labels" else targets
+    wanted = reference.consolidation.per_sample_fisher(model, x, given)
+    for backend in ("compiled", "reference"):
+        with clfast.backend(backend):
+            _assert_near(ops.per_sample_fisher(model, x, given), wanted, 1e-12)
+    _assert_near(
+        ops.mas_importance(model, x), reference.consolidation.mas_importance(model, x), 1e-12
+    )
+
+
+def test_samples_of_the_reference(rng: torch.Generator) -> None:
+    model = _made(VECTORS["linear"])
+    x = torch.randn(50, 6, generator=rng).double()
+    seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
+    wanted = reference.consolidation.per_sample_fisher(model, x, "sample", generator=seeds[0])
+    _assert_near(ops.per_sample_fisher(model, x, "sample", generator=seeds[1]), wanted, 1e-12)
+
+
+class _Counting(nn.Module):
+    """Writes a buffer at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(()))
+        self.layer, self.norm = nn.Linear(6, 3), nn.LayerNorm(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.norm(self.layer(x))
+        return out
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make", [_norms, _Counting])
+def test_nothing_of_the_model_changes(
+    make: Callable[[], nn.Module], training: bool, rng: torch.Generator
+) -> None:
+    model = _made(make).train(training)
+    next(model.modules()).training = not training  # modes are those of modules
+    x, y = torch.randn(7, 6, generator=rng).double(), torch.arange(7) % 3
+    grads = [torch.rand_like(p) for p in model.parameters()]
+    for p, grad in zip(model.parameters(), grads, strict=True):
+        p.grad = grad.clone()
+    kept = copy.deepcopy(model)
+    modes = [m.training for m in model.modules()]
+    hooks = [len(m._forward_hooks) for m in model.modules()]
+    state = torch.get_rng_state()
+    ops.per_sample_fisher(model, x, y)
+    ops.per_sample_fisher(model, x, "exact")
+    ops.mas_importance(model, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in model.modules()] == modes
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    for now, then, grad in zip(model.parameters(), kept.parameters(), grads, strict=True):
+        assert torch.equal(now, then)
+        assert now.grad is not None
+        assert torch.equal(now.grad, grad)
+        assert now.requires_grad
+    for now, then in zip(model.buffers(), kept.buffers(), strict=True):
+        assert torch.equal(now, then)
+
+
+def test_in_any_gradient_mode(rng: torch.Generator) -> None:
+    model = _made(VECTORS["layer norm"])
+    x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
+    wanted = _fisher(model, x, y)
+    with torch.no_grad():
+        _assert_near(ops.per_sample_fisher(model, x.requires_grad_(), y), wanted, 1e-12)
+    x = x.detach()
+    with torch.inference_mode():
+        _assert_near(ops.per_sample_fisher(model, x + 0, y + 0), wanted, 1e-12)
+    with torch.autocast("cpu"):
+        _assert_near(ops.per_sample_fisher(model, x, y), wanted, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["batch norm", "layer norm"])
+def test_sixteen_bits_give_float32(name: str, dtype: torch.dtype, rng: torch.Generator) -> None:
+    model = _made(VECTORS[name], dtype)
+    x, y = torch.randn(5, 6, generator=rng).to(dtype), torch.arange(5) % 3
+    found = ops.per_sample_fisher(model, x, y)
+    assert all(f.dtype == torch.float32 for f in found.values())
+    _assert_near(found, _fisher(model.double(), x.double(), y), 20 * torch.finfo(dtype).eps)
+
+
+# Dynamo's own, of torch 2.13.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_networks_run_as_they_are_written(rng: torch.Generator) -> None:
+    model = _made(VECTORS["layer norm"])
+    x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
+    wanted = _fisher(model, x, y)
+    compiled = torch.compile(model, backend="aot_eager")
+    compiled(x)
+    _assert_near(ops.per_sample_fisher(compiled, x, y), wanted, 1e-12)
+    model.compile(backend="aot_eager")
+    _assert_near(ops.per_sample_fisher(model, x, y), wanted, 1e-12)
+    torch.compiler.reset()
+
+
+def test_no_samples_have_no_importance() -> None:
+    model = nn.Linear(6, 3).half()
+    for found in (
+        ops.per_sample_fisher(model, torch.empty(0, 6).half(), torch.empty(0).long()),
+        ops.mas_importance(model, torch.empty(0, 6).half()),
+    ):
+        assert {k: (f.shape, f.dtype, bool(f.any())) for k, f in found.items()} == {
+            "weight": ((3, 6), torch.float32, False),
+            "bias": ((3,), torch.float32, False),
+        }
+
+
+def test_token_embeddings(rng: torch.Generator) -> None:
+    model = _made(lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3)))
+    x, y = torch.randint(9, (5, 3), generator=rng), torch.arange(5) % 3
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+
+
+# --- wrong use ------------------------------------------------------------------------------------
+
+
+def _nan_model() -> nn.Module:
+    model = nn.Linear(6, 3)
+    nn.init.constant_(model.bias, float("nan"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": len}, TypeError, "model must be a nn.Module, got builtin_function_or_method"),
+        ({"inputs": [1.0]}, TypeError, "inputs must be a tensor, got list"),
+        ({"inputs": torch.ones(())}, RuntimeError, r"inputs must have shape \[N, ...\]"),
+        ({"inputs": torch.ones(2, 6, requires_grad=True)}, RuntimeError, "inputs requires grad"),
+        ({"targets": None}, TypeError, "targets must be a tensor, got NoneType"),
+        ({"targets": "true"}, ValueError, "targets must be one of sample, exact, got 'true'"),
+        ({"targets": torch.ones(2)}, RuntimeError, "targets must be of dtype torch.int64"),
+        ({"targets": torch.ones(3).long()}, RuntimeError, r"targets must have shape \[2\]"),
+        ({"targets": torch.tensor([0, 3])}, RuntimeError, r"targets holds \[3\], outside \[0, 3\)"),
+        ({"model": nn.Flatten(0)}, RuntimeError, "the model must return 2 rows"),
+        ({"model": nn.LSTM(6, 3)}, TypeError, "what the model returns must be a tensor, got tuple"),
+        ({"model": nn.Unflatten(1, (2, 3))}, RuntimeError, "logits of the model must be 2-D"),
+        ({"model": _nan_model()}, RuntimeError, "what the model returns holds NaN"),
+        ({"generator": 3}, TypeError, "generator must be a torch.Generator"),
+    ],
+)
+def test_wrong_use_of_the_fisher_information(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given = {"model": nn.Linear(6, 3), "inputs": torch.ones(2, 6), "targets": torch.tensor([0, 2])}
+    with pytest.raises(error, match=f"clfast::per_sample_fisher: {message}"):
+        ops.per_sample_fisher(**{**given, **changes})
+
+
+def test_models_that_vmap_cannot_run_are_told_of() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * x if float(x.sum()) > 0 else x
+
+    with pytest.raises(RuntimeError, match=r"per_sample_fisher: .* by scale need torch.func.vmap"):
+        ops.per_sample_fisher(Branching(), torch.ones(2, 3), torch.tensor([0, 2]))
+
+
+def test_transforms_are_refused() -> None:
+    model = nn.Linear(6, 3)
+
+    def value(x: Tensor) -> Tensor:
+        return ops.mas_importance(model, x)["weight"].sum()
+
+    with pytest.raises(RuntimeError, match=r"mas_importance: .* transforms of torch.func"):
+        torch.vmap(value)(torch.ones(3, 2, 6))
+
+
+# --- RWalk ----------------------------------------------------------------------------------------
+
+
+def test_scores_of_rwalk(rng: torch.Generator) -> None:
+    shapes = [(3, 4), (), (5,)]
+    scores, paths, roots, deltas = (
+        [torch.randn(shape, generator=rng, dtype=float64) for shape in shapes] for _ in range(4)
+    )
+    fishers = [r**2 for r in roots]
+    wanted = []
+    for s, w, f, d in zip(scores, paths, fishers, deltas, strict=True):
+        numbers = zip(*(t.flatten().tolist() for t in (s, w, f, d)), strict=True)
+        found = [(s + max(0.0, w / (f * d * d + 0.2))) / 2 for s, w, f, d in numbers]
+        wanted.append(torch.tensor(found, dtype=float64).view(s.shape))
+    ops.rwalk_importance_(scores, paths, fishers, deltas, damping=0.2)
+    torch.testing.assert_close(scores, wanted)
+    ops.rwalk_importance_([], [], [], [])
+
+
+@pytest.mark.parametrize(
+    ("at", "bad", "message"),
+    [
+        (0, torch.ones(2), r"path_integrals\[0\] must have shape \[2\], as scores\[0\] has"),
+        (0, torch.ones(1).expand(3), r"scores\[0\] must not be expanded"),
+        (1, torch.ones(3).double(), r"path_integrals\[0\] is torch.float64"),
+        (2, torch.tensor([1.0, -1.0, 0.0]), r"fishers\[0\] is negative somewhere"),
+        (3, torch.tensor([1.0, float("nan"), 0.0]), r"deltas\[0\] holds NaN"),
+    ],
+)
+def test_wrong_use_of_rwalk(at: int, bad: Tensor, message: str) -> None:
+    lists = [[torch.ones(3)] for _ in range(4)]
+    lists[at] = [bad]
+    with pytest.raises(RuntimeError, match=f"clfast::rwalk_importance_: {message}"):
+        ops.rwalk_importance_(*lists)
+    for damping in (0.0, -1.0, float("nan")):
+        with pytest.raises(RuntimeError, match="damping must be finite and > 0, got"):
+            ops.rwalk_importance_(*([torch.ones(3)] for _ in range(4)), damping=damping)
+    with pytest.raises(TypeError, match="scores must be a list of tensors, got Tensor"):
+        ops.rwalk_importance_(torch.ones(3), *lists[1:])  # type: ignore[arg-type]
