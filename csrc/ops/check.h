@@ -210,10 +210,10 @@ inline bool holds_nan(const Tensor& t) {
 // Results are much smaller than inputs, and a NaN among the first comes from the second: so results
 // are looked through, and inputs only to name the culprit; `otherwise` it is something else.
 template <class T>
-inline void raise_on_nan(const char* op, const Tensor& result,
-                         std::initializer_list<std::pair<const char*, const Tensor*>> inputs,
-                         const char* otherwise =
-                             "keys or another input hold NaN, or infinities that cancel") {
+inline void raise_on_nan(
+    const char* op, const Tensor& result,
+    std::initializer_list<std::pair<const char*, const Tensor*>> inputs,
+    const char* otherwise = "keys or another input hold NaN, or infinities that cancel") {
   if (!holds_nan<T>(result)) return;
   for (const auto& [name, tensor] : inputs) {
     CLFAST_CHECK(!holds_nan<T>(*tensor), op, ": ", name, " holds NaN");
