@@ -20,6 +20,7 @@ _TRAINING = {
     "inner_batch": "inner_batch",
     "exemplar_epochs": "epochs",
     "exemplar_lr": "lr",
+    "adjust_lr": "adjust_lr",
     "exemplar_halving": "halve_every",
     "exemplar_batch": "batch",
     "exemplar_batches": "batches",
@@ -74,7 +75,8 @@ _RATE = click.FloatRange(min=0, min_open=True)
 @click.option("--inner-lr", type=_RATE, help="alpha_2, of the temporary network.")
 @click.option("--inner-batch", type=_COUNT, help="Exemplars of such a step.  [default: all]")
 @click.option("--exemplar-epochs", type=_COUNT, help="In which exemplars are trained.")
-@click.option("--exemplar-lr", type=_RATE, help="beta, of steps on exemplars.")
+@click.option("--exemplar-lr", type=_RATE, help="beta_1, of steps on exemplars.")
+@click.option("--adjust-lr", type=_RATE, help="beta_2, on old ones.  [default: the same]")
 @click.option("--exemplar-halving", type=_COUNT, help="Epochs after which beta is halved.")
 @click.option("--exemplar-batch", type=_COUNT, help="Real images of a step on exemplars.")
 @click.option("--exemplar-batches", type=_COUNT, help="Steps on exemplars of an epoch at most.")

@@ -59,6 +59,7 @@ class Training:
     inner_batch: int | None = None
     epochs: int | None = None
     lr: float | None = None
+    adjust_lr: float | None = None
     halve_every: int | None = None
     batch: int = 128
     batches: int | None = None

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .._files import write_text
+from .._modes import evaluating
 from ..methods import HAT, Finetune
-from ..methods.modes import evaluating
 from ..nn import TaskHeads, at_task, hat_layers, hat_mlp, masks_at
 from ..nn.masked import Keep
 from ..streams import AccuracyMatrix, SplitStream, Task

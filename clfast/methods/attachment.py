@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .. import _arguments
+from .._modes import evaluating
 from ..memory import KeyValueMemory
 from . import checks
 from .hebb import Hebb, MbPA, Mixture
-from .modes import evaluating
 from .neighbours import NeighbourLearner
 from .protocol import Batches, pairs
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._modes import evaluating
 from ..nn.buffers import saved_buffers
 from . import checks
-from .modes import evaluating
 from .protocol import Learner
 from .restorable import Restorable
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._arguments import integer, real
+from .._modes import evaluating
 from .adi import PastClassImages, statistics_distances
 from .image_recall import Drawn, RecallOptions
 from .image_replay import ImageReplay
-from .modes import evaluating
 
 _BETAS = (0.5, 0.9)  # of Adam
 _COMPETITION = 3.0  # temperature of the divergence between the networks

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from .._arguments import integer, real
+from .._modes import evaluating
 from ..ops.consolidation import quadratic_penalty
 from .conditional_gan import ConditionalGan, GanOptions, Past
 from .images import Samples
-from .modes import evaluating
 from .task_run import Run
 
 _CHUNK = 25  # images whose gradients are formed at once

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .._modes import evaluating
 from ..ops import softmax_descent
 from .exemplar_selection import Network
-from .modes import evaluating
 from .unrolled import NotFiniteError, Tensors, unrolled_sgd
 
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._arguments import boolean, cpu_generator, integer
+from .._modes import evaluating
 from ..ops import herding
 from . import checks
-from .modes import evaluating
 
 _AT_ONCE = 256  # images that go through a network together where no gradient is wanted
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _arguments
+from .._modes import evaluating
 from ..nn.critic import Critic, dcgan_critic
 from . import checks
 from .generative_options import ClassifierOptions, checked
 from .images import Generated, Shape, as_images
-from .modes import evaluating
 from .protocol import TaskLearner
 from .restorable import Restorable
 from .task_run import Run

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _arguments
+from .._modes import evaluating
 from ..memory import KeyValueMemory
 from ..ops import Neighbors, hebb_logits, interpolation_weights, mixture_log_probs
 from ..ops.adaptation import Optimizer
 from . import checks
-from .modes import evaluating
 from .neighbours import NeighbourLearner
 from .output_network import Update, adapted_logits, finite_bias
 from .protocol import Batches

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._arguments import boolean, one_of, real
+from .._modes import evaluating
 from ..ops import class_means, nearest_class_mean
 from . import checks
 from .exemplar_selection import features_of
-from .modes import evaluating
 from .network_parts import joined, parts
 from .phases import PhaseLearner
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._arguments import integer, real
+from .._modes import evaluating
 from ..nn import CosineLinear
 from ..ops import class_means, margin_ranking_loss
 from ..optim import protect
 from .exemplar_selection import features_of
-from .modes import evaluating
 from .network_parts import joined, parts
 from .phases import PhaseLearner
 

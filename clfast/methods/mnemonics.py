@@ -80,7 +80,8 @@ class Mnemonics(ExemplarSelection):
         inner_batch: exemplars of an inner step, drawn; None: all.
         first_order, checkpoint_every: see `unrolled_sgd`.
         epochs: over the real images; default 50, "proto": 1.
-        lr: beta_1 and beta_2, of steps on exemplars; default 0.01, "proto": 1e-5.
+        lr: beta_1, of steps on exemplars; default 0.01, "proto": 1e-5.
+        adjust_lr: beta_2, of steps on old exemplars, which no image judges; default: lr.
         halve_every: epochs after which lr is halved, each time; default 10, "proto": 1.
         optimizer: makes the optimizer, called with ([exemplars], lr=lr); default
             ``torch.optim.SGD``, "proto": with momentum 0.9 and weight decay 5e-4.
@@ -120,6 +121,7 @@ class Mnemonics(ExemplarSelection):
         checkpoint_every: int = 1,
         epochs: int | None = None,
         lr: float | None = None,
+        adjust_lr: float | None = None,
         halve_every: int | None = None,
         optimizer: _Stepper | None = None,
         batch: int = 128,
@@ -153,6 +155,7 @@ class Mnemonics(ExemplarSelection):
         )
         self.epochs = integer(chosen("epochs", epochs), "epochs", where, least=1)
         self.lr = positive("lr", chosen("lr", lr))
+        self.adjust_lr = self.lr if adjust_lr is None else positive("adjust_lr", adjust_lr)
         self.halve_every = integer(
             chosen("halve_every", halve_every), "halve_every", where, least=1
         )
@@ -219,6 +222,7 @@ class Mnemonics(ExemplarSelection):
         """
         objective = _OBJECTIVES[self.objective](network, self.training, generator)
         losses: list[list[float]] = [[] for _ in parts]
+        lr = self.adjust_lr if real_images is None else self.lr
 
         def seen(x: Tensor) -> Tensor:
             found = [objective.seen(as_inputs(part, dtype)) for part in x.split(self.batch)]
@@ -226,7 +230,7 @@ class Mnemonics(ExemplarSelection):
 
         with torch.enable_grad():
             images = [as_inputs(part.x, dtype).clone() for part in parts]
-            optimizers = [self.optimizer([each], lr=self.lr) for each in images]
+            optimizers = [self.optimizer([each], lr=lr) for each in images]
             with judging(network, on_batches=self.batch_norm == "batch"):
                 # Where images stay, and so do their features, these are the same in all epochs.
                 once = objective.sees_features and self.batch_norm == "running"
@@ -235,7 +239,7 @@ class Mnemonics(ExemplarSelection):
                 for epoch in self._epochs(where):
                     for i, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
                         for group in optimizer.param_groups:
-                            group["lr"] = self.lr * 0.5 ** (epoch // self.halve_every)
+                            group["lr"] = lr * 0.5 ** (epoch // self.halve_every)
                         x, y = real_images or _others(images, parts, i)
                         found = [
                             self._step(
@@ -263,9 +267,8 @@ class Mnemonics(ExemplarSelection):
         if self.values is not None:
             images.clamp_(*self.values)
         if not bool(images.isfinite().all()):
-            raise RuntimeError(
-                f"{diverged}; look at lr ({self.lr:g}) and inner_lr ({self.training.lr:g})"
-            )
+            lrs = f"lr ({self.lr:g}), adjust_lr ({self.adjust_lr:g})"
+            raise RuntimeError(f"{diverged}; look at {lrs} and inner_lr ({self.training.lr:g})")
         return loss
 
     def _epochs(self, where: str) -> Iterable[int]:

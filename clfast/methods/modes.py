@@ -1,4 +1,4 @@
-"""Modules in eval mode for a while, and modules as they were when something fails."""
+"""Modules as they were when something fails."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .._modes import evaluating
 from ..nn.buffers import saved_buffers
-
-__all__ = ["as_before_if_it_fails", "evaluating"]
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._modes import evaluating
 from ..memory import KeyValueMemory
 from . import checks
-from .modes import as_before_if_it_fails, evaluating
+from .modes import as_before_if_it_fails
 from .output_network import last_layer
 from .protocol import Batches, Learner, pairs
 

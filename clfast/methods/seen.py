@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._modes import evaluating
 from ..ops import distillation_loss
 from . import checks
 from .exemplar_selection import as_inputs
-from .modes import evaluating
 from .snapshot import SnapshotClassifier
 
 

@@ -156,12 +156,12 @@ def test_batch_statistics_are_those_of_exemplars_and_of_real_images() -> None:
     torch.testing.assert_close(found.x, wanted, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("folds", [2, 3])
-def test_each_fold_of_old_exemplars_is_judged_by_the_others(folds: int) -> None:
+@pytest.mark.parametrize(("folds", "lr"), [(2, None), (3, None), (2, 0.25)])
+def test_each_fold_of_old_exemplars_is_judged_by_the_others(folds: int, lr: Any) -> None:
     net, (x, y) = network(), images(12)
     y, order = y.sort(stable=True)
     old = Exemplars(x[order], y)
-    selection = mnemonics(folds=folds, batch=100)
+    selection = mnemonics(folds=folds, adjust_lr=lr, batch=100)
     with unchanged(net):
         found = selection.adjust(net, old, generator=seeded())
     generator = seeded()
@@ -175,7 +175,7 @@ def test_each_fold_of_old_exemplars_is_judged_by_the_others(folds: int) -> None:
             labels = torch.cat([old.y[rows[j]] for j in others])
             torch.randperm(len(real), generator=generator)
             loss, gradient = gradient_of("bop_full", net, parts[i], old.y[each], real, labels)
-            parts[i] = parts[i] - gradient
+            parts[i] = parts[i] - (lr or 1.0) * gradient
             losses[i].append(float(loss))
     wanted = torch.empty_like(old.x)
     for each, part in zip(rows, parts, strict=True):

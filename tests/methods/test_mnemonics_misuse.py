@@ -126,6 +126,7 @@ def test_training_that_diverges() -> None:
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"inner_lr": 0}, ValueError, r"inner_lr must be finite and in \(0"),
         ({"lr": -1}, ValueError, r"lr must be finite and in \(0"),
+        ({"adjust_lr": 0}, ValueError, r"adjust_lr must be finite and in \(0"),
         ({"inner_momentum": 1}, ValueError, r"inner_momentum must be finite and in \[0, 1\)"),
         ({"inner_batch": 0}, ValueError, "inner_batch must be at least 1"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1"),
