@@ -6,19 +6,15 @@ Usage: kill_dgm_run.py FOLDER; prints one JSON list with an entry for each kill.
 
 from __future__ import annotations
 
-import json
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
 from dgm_runs import CONFIG, PLOTS, TEST, TRAIN, draw_nothing, ends_alike
-from killing import Kill, killed
+from killing import Kill, survive
 
 from clfast.experiments import dgm, dgm_report
 from clfast.experiments.run_folder import RunFolder
-
-torch.set_num_threads(1)  # a forked process cannot use the threads of its parent
 
 
 def main(folder: Path) -> None:
@@ -34,16 +30,7 @@ def main(folder: Path) -> None:
         Kill(dgm, "image_grid", 2, True),
         Kill(dgm_report, "write_text", 1, False),
     ]
-    whole = folder / "whole"
-    dgm.run(CONFIG, TRAIN, TEST, whole, minutes=0)
-    outcomes = []
-    for number, kill in enumerate(kills):
-        run = partial(dgm.run, CONFIG, TRAIN, TEST, folder / str(number), minutes=0)
-        was_killed = killed(run, kill)
-        run()
-        alike = ends_alike(folder / str(number), whole)
-        outcomes.append({"kill": kill[1:], "killed": was_killed, "same": alike})
-    print(json.dumps(outcomes))
+    survive(kills, lambda path: dgm.run(CONFIG, TRAIN, TEST, path, minutes=0), ends_alike, folder)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ Usage: kill_mnemonics_run.py FOLDER; prints one JSON list with an entry for each
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
-from killing import Kill, killed
+from killing import Kill, survive
 from mnemonics_runs import CONFIG, TEST, TRAIN, draw_nothing, ends_alike
 
 from clfast.experiments import mnemonics
@@ -21,7 +19,6 @@ from clfast.experiments.mnemonics import Training
 from clfast.experiments.mnemonics_report import WatchedMnemonics
 from clfast.experiments.run_folder import RunFolder
 
-torch.set_num_threads(1)  # a forked process cannot use the threads of its parent
 TRAINED = replace(
     CONFIG,
     exemplars="mnemonics",
@@ -40,16 +37,12 @@ def main(folder: Path) -> None:
         Kill(RunFolder, "log", 1, False),
         Kill(RunFolder, "log", 2, True),
     ]
-    whole = folder / "whole"
-    mnemonics.run(TRAINED, TRAIN, TEST, whole, minutes=0)
-    outcomes = []
-    for number, kill in enumerate(kills):
-        run = partial(mnemonics.run, TRAINED, TRAIN, TEST, folder / str(number), minutes=0)
-        was_killed = killed(run, kill)
-        run()
-        alike = ends_alike(folder / str(number), whole, TRAINED)
-        outcomes.append({"kill": kill[1:], "killed": was_killed, "same": alike})
-    print(json.dumps(outcomes))
+    survive(
+        kills,
+        lambda path: mnemonics.run(TRAINED, TRAIN, TEST, path, minutes=0),
+        lambda path, other: ends_alike(path, other, TRAINED),
+        folder,
+    )
 
 
 if __name__ == "__main__":

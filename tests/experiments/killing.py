@@ -1,10 +1,14 @@
-"""Forks that run until they are killed, and whether two of them ended alike."""
+"""Runs that are killed and go on, each in a process of its own, and whether they end alike."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +22,40 @@ class Kill(NamedTuple):
     name: str
     call: int
     after: bool
+
+
+def outcomes_of(script: Path, folder: Path) -> list[dict[str, Any]]:
+    """What a script with `survive` prints, in a process that may fork."""
+    done = subprocess.run(
+        [sys.executable, script, folder],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes: list[dict[str, Any]] = json.loads(done.stdout)
+    return outcomes
+
+
+def survive(
+    kills: Sequence[Kill],
+    run: Callable[[Path], Any],
+    ends_alike: Callable[[Path, Path], bool],
+    folder: Path,
+) -> None:
+    """Goes on with a run after each kill; prints a JSON list of whether it was killed, and ended as
+    one that was not."""
+    torch.set_num_threads(1)  # a forked process cannot use the threads of its parent
+    whole = folder / "whole"
+    run(whole)
+    outcomes = []
+    for number, kill in enumerate(kills):
+        path = folder / str(number)
+        was_killed = killed(lambda path=path: run(path), kill)
+        run(path)
+        outcomes.append({"kill": kill[1:], "killed": was_killed, "same": ends_alike(path, whole)})
+    print(json.dumps(outcomes))
 
 
 def killed(run: Callable[[], Any], kill: Kill) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dgm_runs import CONFIG, OPTIONS, TEST, TRAIN, arrays
+from killing import outcomes_of
 
 from clfast.experiments import dgm
 from clfast.experiments.plots import mask_trajectories
@@ -89,15 +87,7 @@ def test_validation_images_must_leave_some() -> None:
 
 @pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    outcomes = json.loads(done.stdout)
+    outcomes = outcomes_of(SCRIPT, tmp_path)
     assert len(outcomes) == 8
     for outcome in outcomes:
         assert outcome["killed"], outcome
