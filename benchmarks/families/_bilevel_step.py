@@ -96,7 +96,11 @@ def step_by_step(problem: Problem, steps: int) -> Tensor:
     return total
 
 
-def bilevel_step(name: str, width: int, exemplars: int, steps: int, size: int = 32) -> Case:
+def bilevel_step(
+    name: str, width: int, exemplars: int, steps: int, tolerance: float, size: int = 32
+) -> Case:
+    """Through many steps float32 loses digits in any order: the tolerance is the opponents', too."""
+
     @lru_cache
     def network() -> nn.Module:
         """The same in every process and for all who compete."""
@@ -139,7 +143,7 @@ def bilevel_step(name: str, width: int, exemplars: int, steps: int, size: int = 
         inputs=inputs,
         oracle=oracle,
         error=lambda output, expected, _: relative_error(output, expected),
-        tolerance=1e-3,
+        tolerance=tolerance,
         # What a network needs is torch's affair.
         work=lambda _: Work(0, 0),
         memory=True,

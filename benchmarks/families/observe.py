@@ -162,6 +162,6 @@ CASES = [
     # What PyTorch is faster with on a CPU, too.
     _resnet(torch.channels_last),
     *(dgm_iteration(small) for small in (True, False)),
-    bilevel_step("narrow", width=2, exemplars=5, steps=3, size=8),
-    bilevel_step("ResNet-8", width=16, exemplars=20, steps=50),
+    bilevel_step("narrow", width=2, exemplars=5, steps=3, tolerance=1e-3, size=8),
+    bilevel_step("ResNet-8", width=16, exemplars=20, steps=50, tolerance=0.05),
 ]
