@@ -99,7 +99,7 @@ def step_by_step(problem: Problem, steps: int) -> Tensor:
 def bilevel_step(
     name: str, width: int, exemplars: int, steps: int, tolerance: float, size: int = 32
 ) -> Case:
-    """Through many steps float32 loses digits in any order: the tolerance is the opponents', too."""
+    """Through many steps float32 loses digits in any order: opponents have this tolerance, too."""
 
     @lru_cache
     def network() -> nn.Module:
