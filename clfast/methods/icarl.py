@@ -22,7 +22,9 @@ class ICaRL(PhaseLearner):
     nearest, and learns with what the network before says of old classes in place of their labels.
 
     Means are of features of unit length, of exemplars and of their mirror images, and of unit
-    length again. Before there are exemplars the head predicts.
+    length again. They are kept while parameters, buffers and exemplars stay; changes through
+    ``.data``, which autograd does not see either, go unnoticed. Before there are exemplars the head
+    predicts.
 
     Args:
         features: from x [B, ...] to [B, d].

@@ -314,6 +314,7 @@ class _Training:
                 with context:
                     found = loss(*given)
             except Exception:
+                # It may be of the order of images alone: then it does not come again below.
                 if not (context.differentiated or context.rearranged):
                     raise
             else:

@@ -46,9 +46,9 @@ def seeded(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def mnemonics(objective: str = "bop_full", **options: Any) -> Mnemonics:
-    defaults = {"steps": 3, "epochs": 2, "inner_lr": 0.2, "lr": 1.0, "batch": 9}
-    return Mnemonics(objective, **{**defaults, **options})  # type: ignore[arg-type]
+def mnemonics(objective: Any = "bop_full", **options: Any) -> Mnemonics:
+    few: dict[str, Any] = {"steps": 3, "epochs": 2, "inner_lr": 0.2, "lr": 1.0, "batch": 9}
+    return Mnemonics(objective, **{**few, **options})
 
 
 def state(net: Any) -> dict[str, Any]:

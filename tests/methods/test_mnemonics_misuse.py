@@ -44,8 +44,9 @@ def test_samples_that_cannot_be(selection: ExemplarSelection) -> None:
     refused(selection, TypeError, "y must be an int64 tensor", net, x, y.double(), 1)
     refused(selection, ValueError, r"y must have shape \[24\]", net, x, y[:3], 1)
     refused(selection, ValueError, "y holds label -1", net, x, y - 1, 1)
+    number: Any = 3
     with pytest.raises(TypeError, match="generator must be a torch"):
-        selection.select(net, x, y, 1, generator=3)  # type: ignore[arg-type]
+        selection.select(net, x, y, 1, generator=number)
 
 
 def test_what_does_not_fit_the_network() -> None:

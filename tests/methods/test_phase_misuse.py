@@ -229,8 +229,9 @@ def test_models_that_cannot_be() -> None:
     nameless = LwF(model, optimizer, exemplars=ExemplarMemory(3), phase=Phase(1, 4))
     with pytest.raises(ValueError, match="model must have modules features and head"):
         nameless.fit_task([samples([0])])
+    nothing: Any = None
     with pytest.raises(TypeError, match=r"ICaRL: features must be an nn\.Module, got NoneType"):
-        ICaRL(None, model[1], optimizer)  # type: ignore[arg-type]
+        ICaRL(nothing, model[1], optimizer)
 
 
 @every_learner

@@ -68,6 +68,22 @@ def test_networks_on_vectors(name: str, rng: torch.Generator) -> None:
     assert any(bool(f.any()) for f in found.values())
 
 
+@pytest.mark.parametrize("share", [1e-3, 1e-6])
+def test_rows_that_influence_each_other_a_little(share: float, rng: torch.Generator) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layer(x + share * x.mean(0))
+            return out
+
+    x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
+    model = _made(Mixing)
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+
+
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_rows_that_are_no_samples(count: int, rng: torch.Generator) -> None:
     """Six places before one, two and six samples."""
@@ -394,5 +410,6 @@ def test_wrong_use_of_rwalk(at: int, bad: Tensor, message: str) -> None:
     for damping in (0.0, -1.0, float("nan")):
         with pytest.raises(RuntimeError, match="damping must be finite and > 0, got"):
             ops.rwalk_importance_(*([torch.ones(3)] for _ in range(4)), damping=damping)
+    tensor: Any = torch.ones(3)
     with pytest.raises(TypeError, match="scores must be a list of tensors, got Tensor"):
-        ops.rwalk_importance_(torch.ones(3), *lists[1:])  # type: ignore[arg-type]
+        ops.rwalk_importance_(tensor, *lists[1:])

@@ -143,8 +143,9 @@ def test_calls_of_a_step(name: str) -> None:
     _, plugin = trained(name)
     kept = state_of(plugin)
     kind = kind_of(name)
+    number: Any = 1.0
     with pytest.raises(TypeError, match=f"^{kind}.before_backward: loss must be a tensor"):
-        plugin.before_backward(1.0)  # type: ignore[arg-type]
+        plugin.before_backward(number)
     with pytest.raises(ValueError, match=f"^{kind}.before_backward: loss must be one number"):
         plugin.before_backward(torch.ones(3))
     for scale in (0.0, -1.0, math.nan):

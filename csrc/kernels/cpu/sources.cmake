@@ -2,7 +2,8 @@
 # of single files, never of a library: everything else runs on any x86-64.
 set(CLFAST_CPU_OPS rows knn knn_small class_means nearest_class_mean hebbian_update mbpa_update
   hebb_logits mixture_log_probs recall_gradients divergence soft_cross_entropy image_prior
-  project_gradients gem_project quadratic_penalty path_integral masked_weight block_gradients masked_step
+  project_gradients gem_project quadratic_penalty path_integral masked_weight block_gradients
+  masked_step
   herding softmax_descent cosine_logits bias_correct)
 set(CLFAST_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 
