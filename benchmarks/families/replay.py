@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from ..case import Case, Variant, Work
 from ..opponents import replay as opponents
 from ..opponents.replay import Rows
 
-IMAGE = (3, 32, 32)
 N = 32
+DIGIT, CIFAR = (1, 8, 8), (3, 32, 32)
 
 
 class Stream(NamedTuple):
@@ -24,8 +25,8 @@ class Stream(NamedTuple):
     y: Tensor  # [S]
 
 
-def _stream(samples: int, generator: Generator) -> Stream:
-    x, y = torch.rand(samples, *IMAGE, generator=generator), torch.arange(samples)
+def _stream(samples: int, image: tuple[int, ...], generator: Generator) -> Stream:
+    x, y = torch.rand(samples, *image, generator=generator), torch.arange(samples)
     x.view(samples, -1)[:, 0] = y
     return Stream(x, y)
 
@@ -42,7 +43,11 @@ def _wrong(output: Rows, expected: tuple[Tensor, int], x: Stream) -> float:
     return 1 - len(labels[right].unique()) / count
 
 
-def add(batches: int, capacity: int) -> Case:
+def _size(image: tuple[int, ...]) -> str:
+    return "x".join(map(str, image))
+
+
+def add(image: tuple[int, ...], batches: int, capacity: int) -> Case:
     """A stream from its first batch on, so that all who compete store and drop as many samples."""
     samples = batches * N
 
@@ -52,11 +57,11 @@ def add(batches: int, capacity: int) -> Case:
             buffer.add(x=images, y=labels)
         return buffer.rows["x"], buffer.rows["y"]
 
-    size = 4 * torch.Size(IMAGE).numel()
+    size = 4 * prod(image)
     return Case(
         op="ReplayBuffer.add",
-        size={"batches": batches, "N": N, "capacity": capacity},
-        inputs=lambda generator: _stream(samples, generator),
+        size={"image": _size(image), "batches": batches, "N": N, "capacity": capacity},
+        inputs=lambda generator: _stream(samples, image, generator),
         oracle=lambda x: (x.x.double(), min(samples, capacity)),
         error=_wrong,
         tolerance=0.0,
@@ -75,7 +80,7 @@ def _given(*more: int) -> Any:
     return lambda x: (*x, *more)
 
 
-def sample(capacity: int) -> Case:
+def sample(image: tuple[int, ...], capacity: int) -> Case:
     def full(x: Stream) -> tuple[ReplayBuffer]:
         buffer = ReplayBuffer(capacity)
         buffer.add(x=x.x, y=x.y)
@@ -88,11 +93,11 @@ def sample(capacity: int) -> Case:
     def loader(make: Any) -> Any:
         return lambda x: (make(*x, N),)
 
-    size = 4 * torch.Size(IMAGE).numel()
+    size = 4 * prod(image)
     return Case(
         op="ReplayBuffer.sample",
-        size={"n": N, "stored": capacity},
-        inputs=lambda generator: _stream(capacity, generator),
+        size={"image": _size(image), "n": N, "stored": capacity},
+        inputs=lambda generator: _stream(capacity, image, generator),
         oracle=lambda x: (x.x.double(), N),
         error=_wrong,
         tolerance=0.0,
@@ -119,10 +124,9 @@ def sample(capacity: int) -> Case:
 
 
 CASES = [
-    add(batches=2, capacity=5),
-    add(batches=64, capacity=500),
-    add(batches=640, capacity=500),
-    sample(40),
-    sample(200),
-    sample(5000),
+    add(DIGIT, batches=2, capacity=5),
+    *(add(image, batches=64, capacity=500) for image in (DIGIT, CIFAR)),
+    add(CIFAR, batches=640, capacity=500),
+    sample(DIGIT, 40),
+    *(sample(image, stored) for image in (DIGIT, CIFAR) for stored in (200, 5000)),
 ]
