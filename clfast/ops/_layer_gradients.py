@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from . import _check
 
@@ -230,7 +229,17 @@ class _Uses(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func not in self._LOOKS:
-            for leaf in tree_leaves((args, kwargs)):
-                if id(leaf) in self._parameters:
-                    self.of[id(leaf)] += 1
+            self._count(args)
+            if kwargs:
+                self._count(kwargs.values())
         return func(*args, **(kwargs or {}))
+
+    def _count(self, arguments: Iterable[Any]) -> None:
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                if id(argument) in self._parameters:
+                    self.of[id(argument)] += 1
+            elif isinstance(argument, list | tuple):
+                self._count(argument)
+            elif isinstance(argument, Mapping):
+                self._count(argument.values())
