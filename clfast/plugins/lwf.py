@@ -117,7 +117,9 @@ class LwF(Plugin):
         if module is not self._watched or self.teacher is None:
             return
         if module.training and torch.is_grad_enabled() and not in_own_pass():
-            self._pass = made
+            # Loops write into what they are given, as -inf for classes that are masked.
+            own = made.output.clone() if isinstance(made.output, Tensor) else made.output
+            self._pass = made._replace(output=own)
 
     # A step
 
