@@ -94,15 +94,16 @@ class RehearsalPlugin(Plugin):
         in_loss, self._in_loss = self._in_loss, False
         if in_loss:
             return
-        self.loss = None
-        if self._has_past() and all_finite(w.grad for w in weights if w.grad is not None):
-            with self._whole():
-                self._rehearse(weights, scale)
+        if not self._has_past() or not all_finite(w.grad for w in weights if w.grad is not None):
+            self.loss = None
+            return
+        with self._whole():
+            self.loss = self._rehearse(weights, scale)
 
     @abstractmethod
-    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> None:
+    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> Tensor | None:
         """Change the gradients, which all of the weights have, and which are the loss's times
-        ``scale``."""
+        ``scale``. Returns the mean loss of past samples, if there are any."""
 
     def _has_past(self) -> bool:
         """Whether there may be samples to rehearse; the same in all processes."""
