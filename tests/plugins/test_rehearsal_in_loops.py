@@ -172,7 +172,7 @@ def test_parameter_groups_and_frozen_parameters(name: str) -> None:
     frozen = model[0].weight.clone()
     model.register_module("unused", None)
     model.unused = nn.Linear(2, 2).double()
-    model.forward = lambda x: model[3](model[2](model[1](model[0](x))))  # type: ignore[method-assign]
+    model.forward = lambda x: model[3](model[2](model[1](model[0](x))))
     plugin = PLUGINS[name](model)
     for batches in tasks():
         groups = [
