@@ -200,16 +200,15 @@ class RehearsalPlugin(Plugin):
         """Stores samples of the task that is being learnt; call it after the step on them.
 
         Args:
-            x: [n, ...], as the model takes them.
+            x: [n, ...], as the model takes them; n may be 0.
             y: [n] int64 class labels.
 
         Raises:
             TypeError, ValueError: other than that, or than what is stored; nothing has changed.
         """
-        where = f"{type(self).__name__}.store"
-        _check_samples(x, y, where)
-        self._keep(x, y)
+        _check_samples(x, y, f"{type(self).__name__}.store")
         if len(y):
+            self._keep(x, y)
             self._stored = self.task
 
     @torch.inference_mode(False)
@@ -240,7 +239,8 @@ class RehearsalPlugin(Plugin):
             for x, y in batches(loader, self._place(), where, labels=True):
                 assert y is not None
                 _check_samples(x, y, where)
-                self._keep(x, y)
+                if len(y):
+                    self._keep(x, y)
                 count += len(y)
             if not count:
                 raise ValueError(
