@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clfast.plugins import EWC, MAS, SI, OnlineEWC, Plugin, RWalk
+from clfast.memory import ReplayBuffer
+from clfast.plugins import AGEM, ER, EWC, GEM, MAS, SI, OnlineEWC, Plugin, RWalk
 
 Batch = tuple[Tensor, Tensor]
 
@@ -18,6 +19,9 @@ PLUGINS: dict[str, Callable[[nn.Module], Plugin]] = {
     "SI": lambda model: SI(model, strength=5.0),
     "MAS": lambda model: MAS(model, strength=5.0),
     "RWalk": lambda model: RWalk(model, strength=5.0),
+    "ER": lambda model: ER(model, ReplayBuffer(20), replay=6),
+    "AGEM": lambda model: AGEM(model, ReplayBuffer(20), replay=6),
+    "GEM": lambda model: GEM(model, per_task=10),
 }
 
 
@@ -39,6 +43,12 @@ def tasks() -> list[list[Batch]]:
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def tasks_ended(plugin: Plugin) -> int:
+    state = plugin.state_dict()
+    ended: int = state["tasks"] if "tasks" in state else state["task"]
+    return ended
 
 
 def plain_loop(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning_cases import PLUGINS, Batch, network, parameters, plain_loop, tasks
+from lightning_cases import PLUGINS, Batch, network, parameters, plain_loop, tasks, tasks_ended
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,6 +23,7 @@ lightning = pytest.importorskip("lightning.pytorch")
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
 from clfast.integrations.lightning import PluginCallback, ProtectCallback  # noqa: E402
+from clfast.plugins import LwF  # noqa: E402
 
 
 class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
@@ -62,15 +63,35 @@ def trainer(*callbacks: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-def test_penalties(name: str) -> None:
+def test_plugins(name: str) -> None:
     module, plain = Module(), network()
     callback = PluginCallback(PLUGINS[name])
     for batches in tasks():
         trainer(callback, max_epochs=2).fit(module, loaded(batches))
-    plain_loop(plain, [plugin := PLUGINS[name](plain)], epochs=2)
-    assert callback.plugins[0].state_dict()["tasks"] == 2
+    plain_loop(plain, [PLUGINS[name](plain)], epochs=2)
+    assert tasks_ended(callback.plugins[0]) == 2
     torch.testing.assert_close(parameters(module.net), parameters(plain), rtol=0, atol=0)
-    assert torch.isfinite(plugin.penalty())  # type: ignore[attr-defined]
+
+
+def test_a_plugin_in_the_loss() -> None:
+    """LwF is called in the training step, and the callback does the rest."""
+    callback = PluginCallback(lambda module: LwF(module.net))
+
+    class Taught(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return callback.plugins[0].before_backward(super().training_step(batch, batch_idx))
+
+    module, plain = Taught(), network()
+    lwf = LwF(plain)
+    for batches in tasks():
+        trainer(callback).fit(module, loaded(batches))
+        optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9)
+        for x, y in batches:
+            optimizer.zero_grad()
+            lwf.before_backward(F.cross_entropy(plain(x), y)).backward()
+            optimizer.step()
+        lwf.on_task_end(batches)
+    torch.testing.assert_close(parameters(module.net), parameters(plain), rtol=0, atol=0)
 
 
 def test_accumulated_and_clipped_gradients() -> None:

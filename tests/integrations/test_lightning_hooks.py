@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning_cases import PLUGINS, Batch, network, parameters, plain_loop, tasks
+from lightning_cases import PLUGINS, Batch, network, parameters, plain_loop, tasks, tasks_ended
 from torch import nn
 
 from clfast.integrations import lightning as adapter
-from clfast.plugins import EWC, QuadraticPlugin
+from clfast.plugins import EWC, LwF, QuadraticPlugin
 
 
 class Callback:
@@ -82,15 +82,22 @@ class Trainer:
 
 
 @pytest.mark.parametrize("name", PLUGINS)
-def test_penalties(callbacks: Any, name: str) -> None:
+def test_plugins(callbacks: Any, name: str) -> None:
     model, plain = network(), network()
     callback = callbacks.PluginCallback(PLUGINS[name])
     assert callback.plugins == ()
     for batches in tasks():
         Trainer(callback).fit(model, batches)
     plain_loop(plain, [PLUGINS[name](plain)])
-    assert callback.plugins[0].tasks == 2
+    assert tasks_ended(callback.plugins[0]) == 2
     torch.testing.assert_close(parameters(model), parameters(plain), rtol=0, atol=0)
+
+
+def test_what_must_be_in_the_loss_says_so(callbacks: Any) -> None:
+    model, callback = network(), callbacks.PluginCallback(LwF)
+    Trainer(callback).fit(model, tasks()[0])
+    with pytest.raises(RuntimeError, match=r"call loss = plugin.before_backward\(loss\) before"):
+        Trainer(callback).fit(model, tasks()[1])
 
 
 def test_several_plugins_in_their_order(callbacks: Any) -> None:

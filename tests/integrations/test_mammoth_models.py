@@ -16,16 +16,24 @@ from torch import Tensor, nn
 
 from clfast import plugins
 from clfast.integrations import mammoth
-from clfast.memory import KeyValueMemory
-from clfast.methods import ARM, GEM, attach, attached
+from clfast.memory import KeyValueMemory, ReplayBuffer
+from clfast.methods import ARM, attach, attached
 
 Batch = tuple[Tensor, ...]
-PENALTIES: dict[str, Callable[[nn.Module], plugins.Plugin]] = {
-    "clfast-ewc": lambda net: plugins.EWC(net, strength=2.0),
-    "clfast-online-ewc": lambda net: plugins.OnlineEWC(net, strength=2.0),
-    "clfast-si": lambda net: plugins.SI(net, strength=2.0),
-    "clfast-mas": lambda net: plugins.MAS(net, strength=2.0),
-    "clfast-rwalk": lambda net: plugins.RWalk(net, strength=2.0),
+Make = Callable[[nn.Module], plugins.Plugin]
+PLUGINS: dict[str, tuple[dict[str, Any], Make]] = {
+    "clfast-ewc": ({"strength": 2.0}, lambda net: plugins.EWC(net, strength=2.0)),
+    "clfast-online-ewc": ({"strength": 2.0}, lambda net: plugins.OnlineEWC(net, strength=2.0)),
+    "clfast-si": ({"strength": 2.0}, lambda net: plugins.SI(net, strength=2.0)),
+    "clfast-mas": ({"strength": 2.0}, lambda net: plugins.MAS(net, strength=2.0)),
+    "clfast-rwalk": ({"strength": 2.0}, lambda net: plugins.RWalk(net, strength=2.0)),
+    "clfast-lwf": ({"temperature": 1.0}, lambda net: plugins.LwF(net, temperature=1.0)),
+    "clfast-gem": ({"per_task": 20}, lambda net: plugins.GEM(net, per_task=20)),
+    "clfast-agem": ({"capacity": 30}, lambda net: plugins.AGEM(net, ReplayBuffer(30))),
+    "clfast-er-mir": (
+        {"capacity": 30, "lr": 0.1, "replay": 5},
+        lambda net: plugins.ERMIR(net, ReplayBuffer(30), lr=0.1, replay=5),
+    ),
 }
 
 
@@ -81,30 +89,40 @@ def test_all_are_registered_continual_models(models: dict[str, Any]) -> None:
         mammoth.register()
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-def test_penalties_against_a_plain_loop(models: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", PLUGINS)
+def test_plugins_against_a_plain_loop(models: dict[str, Any], name: str) -> None:
     """With an optimiser that is made anew for each task."""
-    model = make(models[name], strength=2.0)
+    options, make_plugin = PLUGINS[name]
+    model = make(models[name], **options)
     losses = training().train(model, tasks(), epochs=2)
-    net = network()
-    plugin = PENALTIES[name](net)
-    wanted = []
+    net, free = network(), network()
+    for plugin, trained in ((make_plugin(net), net), (None, free)):
+        wanted = plain_loop(trained, plugin, in_loss=name == "clfast-lwf")
+        if plugin is not None:
+            assert losses == wanted
+    torch.testing.assert_close(parameters(model.net), parameters(net), rtol=0, atol=0)
+    assert not torch.allclose(free.classifier.weight, net.classifier.weight)
+
+
+def plain_loop(net: nn.Module, plugin: plugins.Plugin | None, in_loss: bool) -> list[float]:
+    losses = []
     for batches in tasks():
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         for x, y, _ in batches * 2:
             optimizer.zero_grad()
             loss = F.cross_entropy(net(x), y)
-            loss.backward()
+            losses.append(loss.item())
+            if plugin is None:
+                loss.backward()
+                optimizer.step()
+                continue
+            (plugin.before_backward(loss) if in_loss else loss).backward()
             plugin.after_backward()
             optimizer.step()
             plugin.after_step()
-            wanted.append(loss.item())
-        plugin.on_task_end(batches)
-    assert losses == wanted
-    torch.testing.assert_close(parameters(model.net), parameters(net), rtol=0, atol=0)
-    unpenalised = make(models[name], strength=0.0)
-    training().train(unpenalised, tasks(), epochs=2)
-    assert not torch.allclose(unpenalised.net.classifier.weight, net.classifier.weight)
+        if plugin is not None:
+            plugin.on_task_end(batches)
+    return losses
 
 
 @pytest.mark.parametrize("method", ["hebb", "mbpa", "mixture"])
@@ -175,20 +193,14 @@ def test_deep_copies_have_the_memory_and_an_attachment_of_their_own(models: dict
     assert attached(teacher).memory is model.attachment.memory  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["clfast-arm", "clfast-gem"])
-def test_learners_against_themselves(models: dict[str, Any], name: str) -> None:
+def test_arm_against_the_learner(models: dict[str, Any]) -> None:
     """Whose optimiser follows Mammoth's."""
-    options: dict[str, Any] = {"per_task": 20}
-    if name == "clfast-arm":
-        options = {"images": 4, "steps": 2, "lr": 1.0}
-    torch.manual_seed(1)
-    model = make(models[name], **options)
+    options: dict[str, Any] = {"images": 4, "steps": 2, "lr": 1.0}
+    model, net = make(models["clfast-arm"], **options), network()
     torch.manual_seed(1)
     losses = training().train(model, tasks())
-    net = network()
     torch.manual_seed(1)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    learner = {"clfast-arm": ARM, "clfast-gem": GEM}[name](net, optimizer, **options)
+    learner = ARM(net, torch.optim.SGD(net.parameters(), lr=0.1), **options)
     wanted = []
     for batches in tasks():
         wanted += [learner.observe(x, y)["loss"] for x, y, _ in batches]
@@ -253,6 +265,7 @@ def test_the_command_line(models: dict[str, Any], capsys: pytest.CaptureFixture[
         ("clfast-si", {"strength": 1, "x": 1}, TypeError, "'x'; options are strength, damping"),
         ("clfast-arm", {"image": 1}, TypeError, "there is no option image"),
         ("clfast-gem", {}, TypeError, "options are per_task, margin"),
+        ("clfast-agem", {}, TypeError, "missing .* 'capacity'"),
     ],
 )
 def test_options_that_a_method_does_not_take(

@@ -95,6 +95,8 @@ class PluginModel(_MammothModel):
     """Any plugin of :mod:`clfast.plugins` around a step on the batch."""
 
     PLUGIN: ClassVar[Callable[..., Plugin]]
+    IN_LOSS: ClassVar[bool] = False
+    """Whether the plugin changes the loss, as `LwF` must, or the gradients, which costs less."""
     plugin: Plugin | None = None
     """None before the first task."""
 
@@ -110,11 +112,11 @@ class PluginModel(_MammothModel):
     def observe(
         self, inputs: Tensor, labels: Tensor, not_aug_inputs: Tensor, epoch: int | None = None
     ) -> float:
-        """A step; the loss is the batch's own, without a penalty."""
+        """A step; the loss is the batch's own, without what the plugin adds."""
         plugin = _begun(self.plugin, self.NAME)
         self.opt.zero_grad()
         loss = self.loss(self.net(inputs), labels)
-        loss.backward()
+        (plugin.before_backward(loss) if self.IN_LOSS else loss).backward()
         plugin.after_backward()
         self.opt.step()
         plugin.after_step()
@@ -126,7 +128,7 @@ class PluginModel(_MammothModel):
 
 
 class LearnerModel(_MammothModel):
-    """A learner of :mod:`clfast.methods` that has a model and an optimiser, as `ARM` and `GEM`."""
+    """A learner of :mod:`clfast.methods` that has a model and an optimiser, as `ARM`."""
 
     LEARNER: ClassVar[Callable[..., Classifier]]
     learner: Classifier | None = None

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ...methods import ARM, GEM
-from ...plugins import EWC, MAS, SI, OnlineEWC, RWalk
+from torch import nn
+
+from ...memory import ReplayBuffer
+from ...methods import ARM
+from ...plugins import AGEM, ERMIR, EWC, GEM, MAS, SI, LwF, OnlineEWC, Plugin, RWalk
 from .checkout import of_mammoth
 from .models import LearnerModel, MemoryModel, PluginModel
+
+
+def _with_buffer(kind: Callable[..., Plugin]) -> Callable[..., Plugin]:
+    def make(net: nn.Module, *, capacity: int, **options: Any) -> Plugin:
+        return kind(net, ReplayBuffer(capacity), **options)
+
+    return make
+
 
 _COMPATIBILITY = ["class-il", "domain-il", "task-il", "general-continual"]
 _MODELS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -15,7 +27,10 @@ _MODELS: dict[str, tuple[type, dict[str, Any]]] = {
     "clfast-mbpa": (MemoryModel, {"METHOD": "mbpa"}),
     "clfast-mixture": (MemoryModel, {"METHOD": "mixture"}),
     "clfast-arm": (LearnerModel, {"LEARNER": ARM}),
-    "clfast-gem": (LearnerModel, {"LEARNER": GEM}),
+    "clfast-gem": (PluginModel, {"PLUGIN": GEM}),
+    "clfast-agem": (PluginModel, {"PLUGIN": _with_buffer(AGEM)}),
+    "clfast-er-mir": (PluginModel, {"PLUGIN": _with_buffer(ERMIR)}),
+    "clfast-lwf": (PluginModel, {"PLUGIN": LwF, "IN_LOSS": True}),
     "clfast-ewc": (PluginModel, {"PLUGIN": EWC}),
     "clfast-online-ewc": (PluginModel, {"PLUGIN": OnlineEWC}),
     "clfast-si": (PluginModel, {"PLUGIN": SI}),
