@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import runpy
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from mammoth_checkout import checkout
+from mammoth_checkout import STUB, checkout
 from torch import Tensor, nn
 
 from clfast import plugins
@@ -332,3 +334,21 @@ def test_no_mammoth_here(monkeypatch: pytest.MonkeyPatch) -> None:
         ImportError, match="register: there is no ContinualModel in a module models"
     ):
         mammoth.register()
+
+
+def test_the_script_to_run_by_hand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout(monkeypatch)
+    script = Path(__file__).parents[2] / "examples" / "mammoth_digits.py"
+    arguments = ["--model", "clfast-ewc", "--clfast", '{"strength": 1}', "--lr", "0.1"]
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit, match=r"run it in the folder of Mammoth's main.py"):
+        runpy.run_path(str(script), run_name="__main__")
+    monkeypatch.chdir(STUB)
+    runpy.run_path(str(script), run_name="__main__")
+    out = capsys.readouterr().out
+    assert "models of clfast: clfast-hebb, " in out
+    assert "<patch of utils.buffer.Buffer.add_data, in place of <function Buffer.add_data" in out
+    assert "accuracy of clfast-ewc: 0." in out
