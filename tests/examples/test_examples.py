@@ -20,7 +20,7 @@ EXPECTED = {
     "hebb_head": ("with hebb", "the network alone", ["--epochs=3"]),
     "arm": ("ARM", "fine-tuning", []),
     "herding_exemplars": ("nearest mean", "", ["--epochs=2"]),
-    "lightning_penalty": ("EWC", "without", ["--epochs=1"]),
+    "lightning_penalty": ("EWC", "without", ["--tasks=2"]),
 }
 NEEDS = {"lightning_penalty": "lightning"}
 ELSEWHERE = ("avalanche_", "mammoth_")
