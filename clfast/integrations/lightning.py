@@ -73,6 +73,7 @@ class _PluginHooks:
         self._module: nn.Module | None = None
         self._loaded: list[Mapping[str, Any]] | None = None  # until there are plugins
         self._hook: RemovableHandle | None = None
+        self._stepping = False
 
     def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
         if self._module is None:
@@ -105,13 +106,18 @@ class _PluginHooks:
     def on_before_optimizer_step(
         self, trainer: Any, pl_module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
-        scale = _scale(trainer, optimizer)
-        for plugin in self.plugins:
-            plugin.after_backward(scale=scale)
+        held = (p for group in optimizer.param_groups for p in group["params"])
+        self._stepping = any(p.grad is not None for p in held)  # else training_step returned None
+        if self._stepping:
+            scale = _scale(trainer, optimizer)
+            for plugin in self.plugins:
+                plugin.after_backward(scale=scale)
 
     def _after_step(self, *_: Any) -> None:
-        for plugin in self.plugins:
-            plugin.after_step()
+        if self._stepping:
+            for plugin in self.plugins:
+                plugin.after_step()
+        self._stepping = False
 
     def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
         self._unhook()

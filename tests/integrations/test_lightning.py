@@ -73,6 +73,25 @@ def test_plugins(name: str) -> None:
     torch.testing.assert_close(parameters(module.net), parameters(plain), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("name", ["EWC", "SI", "ER"])
+def test_batches_that_are_left_out(name: str) -> None:
+    """A training step may return None, and then takes none."""
+
+    class LeavesOut(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+            return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+    module, plain = LeavesOut(), Module()
+    callback, other = (PluginCallback(PLUGINS[name], end_task=False) for _ in range(2))
+    for batches in tasks():
+        trainer(callback).fit(module, loaded(batches))
+        trainer(other).fit(plain, loaded([*batches[:1], *batches[2:]]))
+        for one in (callback, other):
+            one.plugins[0].on_task_end(batches)
+    torch.testing.assert_close(parameters(module), parameters(plain), rtol=0, atol=0)
+
+
 def test_a_plugin_in_the_loss() -> None:
     """LwF is called in the training step, and the callback does the rest."""
     callback = PluginCallback(lambda module: LwF(module.net))

@@ -93,6 +93,22 @@ def test_plugins(callbacks: Any, name: str) -> None:
     torch.testing.assert_close(parameters(model), parameters(plain), rtol=0, atol=0)
 
 
+def test_a_step_without_gradients_is_left_out(callbacks: Any) -> None:
+    """As of a training step that returns None."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    callback = callbacks.PluginCallback(PLUGINS["SI"], PLUGINS["ER"])
+    trainer = Trainer(callback, optimizers=[optimizer])
+    trainer.fit(model, tasks()[0])
+    kept = callback.state_dict()
+    optimizer.zero_grad()
+    trainer.call("on_train_start", model)
+    trainer.call("on_before_optimizer_step", model, optimizer)
+    optimizer.step()
+    assert all(p.grad is None for p in model.parameters())
+    torch.testing.assert_close(callback.state_dict(), kept, rtol=0, atol=0)
+
+
 def test_what_must_be_in_the_loss_says_so(callbacks: Any) -> None:
     model, callback = network(), callbacks.PluginCallback(LwF)
     Trainer(callback).fit(model, tasks()[0])

@@ -20,6 +20,7 @@ from clfast import plugins
 from clfast.integrations import mammoth
 from clfast.memory import KeyValueMemory, ReplayBuffer
 from clfast.methods import ARM, attach, attached
+from clfast.optim import protect
 
 Batch = tuple[Tensor, ...]
 Make = Callable[[nn.Module], plugins.Plugin]
@@ -215,12 +216,28 @@ def test_arm_against_the_learner(models: dict[str, Any]) -> None:
 def test_samples_without_a_label_teach_nothing(models: dict[str, Any]) -> None:
     model, other = (make(models["clfast-ewc"], strength=2.0) for _ in range(2))
     with_some = [
-        [(torch.cat([x, x]), torch.cat([y, y.new_full((10,), -1)]), torch.cat([r, r]))]
+        [
+            (torch.cat([x, x]), torch.cat([y, y.new_full((10,), -1)]), torch.cat([r, r])),
+            (x, y.new_full((10,), -1), r),
+        ]
         for ((x, y, r), *_) in tasks()
     ]
     training().train(model, with_some)
     training().train(other, [batches[:1] for batches in tasks()])
     torch.testing.assert_close(parameters(model.net), parameters(other.net), rtol=0, atol=0)
+
+
+def test_protected_weights_outlive_mammoth_s_optimizers(models: dict[str, Any]) -> None:
+    """Which are made anew for each task."""
+    model = make(models["clfast-mas"], strength=0.5)
+    weight = model.net.classifier.weight
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    mask[:2] = True
+    before = weight.detach().clone()
+    with protect(model.opt, {weight: mask}):
+        training().train(model, tasks())
+    assert torch.equal(weight[:2], before[:2])
+    assert not torch.equal(weight[2:], before[2:])
 
 
 def test_a_plugin_of_one_s_own(models: dict[str, Any]) -> None:

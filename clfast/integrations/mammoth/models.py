@@ -88,7 +88,8 @@ class _MammothModel(nn.Module):
                 )
             x, y = parts[:2]
             labelled = y != -1
-            yield (x, y) if bool(labelled.all()) else (x[labelled], y[labelled])
+            if labelled.any():
+                yield (x, y) if bool(labelled.all()) else (x[labelled], y[labelled])
 
 
 class PluginModel(_MammothModel):
