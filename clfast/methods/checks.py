@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 from ..memory import KeyValueMemory
+from ..plugins.gradients import all_finite
 
 
 def check_modules(features: object, head: object, memory: object, where: str) -> None:
@@ -166,11 +166,7 @@ def check_optimizer(optimizer: object, where: str, name: str = "base_optimizer")
 def check_gradients(optimizer: torch.optim.Optimizer, where: str) -> None:
     """No NaN and no Inf in the gradients that the optimizer is about to use."""
     found = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    gradients = [g.coalesce().values() if g.is_sparse else g for g in found if g is not None]
-    # A finite norm has finite terms; the exact look is needed only when the norm overflows.
-    if bool(get_total_norm(gradients).isfinite()):
-        return
-    if not all(bool(g.isfinite().all()) for g in gradients):
+    if not all_finite(g for g in found if g is not None):
         raise ValueError(
             f"{where}: the gradient of the loss on x holds NaN or Inf; no step was taken"
         )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._logits import logits_of
 from .._modes import evaluating
 from ..nn.buffers import saved_buffers
 from . import checks
@@ -150,19 +151,7 @@ class Classifier(Restorable, Learner):
 
     def _logits(self, x: Tensor, where: str, network: nn.Module | None = None) -> Tensor:
         """Of the model, or of another network like it."""
-        try:
-            logits = (network or self.model)(x)
-        except (RuntimeError, IndexError, ValueError) as error:
-            # Subclasses of RuntimeError tell of the machine: out of memory, a device's fault.
-            if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
-                raise
-            raise ValueError(
-                f"{where}: model cannot take x, {x.dtype} {list(x.shape)}: {error}"
-            ) from error
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
-            came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"{where}: model must give logits [{len(x)}, C], got {came}")
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return logits_of(network or self.model, x, where)
 
     @torch.no_grad()
     def _scores(self, x: Tensor, where: str) -> Tensor:

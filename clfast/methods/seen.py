@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._modes import evaluating
-from ..ops import distillation_loss
+from ..plugins.teacher import distilled
 from . import checks
 from .exemplar_selection import as_inputs
 from .snapshot import SnapshotClassifier
@@ -64,9 +64,7 @@ class SeenClassifier(SnapshotClassifier):
         losses = {"loss": loss.detach()}
         loss = own * loss
         if old is not None and self.old_classes:
-            before = torch.tensor(self.old_classes, device=x.device)
-            target = self._said(old, x)[:, before]
-            distill = distillation_loss(logits[:, before], target, temperature)
+            distill = distilled(logits, self._said(old, x), self.old_classes, temperature)
             losses["distill"] = distill.detach()
             loss = loss + weight * distill
         return loss, losses

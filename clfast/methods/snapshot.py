@@ -3,7 +3,6 @@ it."""
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._arguments import integer
+from ..plugins.teacher import teacher_of
 from .classifier import Classifier
 from .protocol import Batches
 
@@ -90,9 +90,8 @@ class SnapshotClassifier(Classifier):
         self.calls += 1
         self.seen.update(y.tolist())
 
-    @torch.inference_mode(False)
     def _take_snapshot(self) -> None:
-        self.old = copy.deepcopy(self.model).requires_grad_(False).train()
+        self.old = teacher_of(self.model).train()
         self.old_classes = sorted(self.seen)
 
     def _own_state(self) -> dict[str, Any]:
@@ -110,7 +109,7 @@ class SnapshotClassifier(Classifier):
         self.old_classes = state["old_classes"]
         old: nn.Module | None = None
         if state["old"] is not None:
-            old = copy.deepcopy(self.model).requires_grad_(False).train()
+            old = teacher_of(self.model).train()
             old.load_state_dict(state["old"])
         self.old = old
 

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Batches: TypeAlias = "Iterable[Any]"
 """Batches (x [N, ...], y [N] int64, ...), as a DataLoader gives them."""
+
+
+# Whether a forward pass is one that a plugin makes beside those of the loop; of this thread alone.
+_own_pass: ContextVar[bool] = ContextVar("_own_pass", default=False)
+
+
+@contextmanager
+def own_pass() -> Iterator[None]:
+    """Forward passes inside are a plugin's own: no plugin takes them for the loop's."""
+    token = _own_pass.set(True)
+    try:
+        yield
+    finally:
+        _own_pass.reset(token)
+
+
+def in_own_pass() -> bool:
+    return _own_pass.get()
 
 
 class Plugin(ABC):
@@ -81,10 +101,43 @@ def batches(
         yield x, rest[0] if rest else None
 
 
-def check_mapping(state_dict: object, where: str) -> None:
+def check_parts(state_dict: object, parts: Collection[str], where: str) -> None:
+    """`state_dict` is a mapping of these parts and no others."""
     if not isinstance(state_dict, Mapping):
         kind = type(state_dict).__name__
         raise TypeError(f"{where}: state_dict must be a mapping, got {kind}")
+    if state_dict.keys() != set(parts):
+        raise ValueError(
+            f"{where}: state_dict must have the parts {', '.join(parts)}, got "
+            f"{', '.join(map(str, state_dict))}; nothing was loaded"
+        )
+
+
+def check_model(model: object, where: str) -> None:
+    """`model` is a module with something to train."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{where}: model must be an nn.Module, got {type(model).__name__}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"{where}: model must have a parameter that requires grad")
+
+
+def check_loss(loss: object, where: str) -> None:
+    """`loss` is a tensor of one number."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"{where}: loss must be a tensor, got {type(loss).__name__}")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"{where}: loss must be one number, got shape {list(loss.shape)}; take its mean first"
+        )
+
+
+def check_gradients(parameters: Iterable[nn.Parameter], where: str) -> None:
+    """One of the parameters has a gradient."""
+    if all(p.grad is None for p in parameters):
+        raise RuntimeError(
+            f"{where}: no parameter of model has a gradient; call it after loss.backward(), "
+            f"for the model that this {where.partition('.')[0]} was made for"
+        )
 
 
 def _named(batch: object) -> str:

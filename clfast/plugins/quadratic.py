@@ -8,12 +8,19 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .. import _arguments
-from .._wrapped import unwrapped
+from .._wrapped import distributed, unwrapped
 from ..ops import add_penalty_gradients_, quadratic_penalty
-from .base import Batches, Plugin, batches, check_mapping
+from .base import (
+    Batches,
+    Plugin,
+    batches,
+    check_gradients,
+    check_loss,
+    check_model,
+    check_parts,
+)
 from .tables import ParameterTables, Table
 
 
@@ -54,13 +61,10 @@ class QuadraticPlugin(Plugin):
     @torch.inference_mode(False)
     def __init__(self, model: nn.Module, strength: float) -> None:
         where = type(self).__name__
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{where}: model must be an nn.Module, got {type(model).__name__}")
+        check_model(model, where)
         self.strength = _arguments.real(strength, "strength", where, least=0)
         self._model, self._network = model, unwrapped(model)
         self._tables = ParameterTables(self._network, ("importances", *self._TABLES), where)
-        if not self._tables["anchors"]:
-            raise ValueError(f"{where}: model must have a parameter that requires grad")
         self.tasks = 0
         """How many have ended."""
         self._in_loss = False
@@ -79,7 +83,7 @@ class QuadraticPlugin(Plugin):
 
     def before_backward(self, loss: Tensor) -> Tensor:
         """The loss with the penalty."""
-        _check_loss(loss, f"{type(self).__name__}.before_backward")
+        check_loss(loss, f"{type(self).__name__}.before_backward")
         if not self.tasks:
             return loss
         penalised = loss + self.penalty()
@@ -96,11 +100,7 @@ class QuadraticPlugin(Plugin):
         where = f"{type(self).__name__}.after_backward"
         scale = _arguments.real(scale, "scale", where, least=0, open_ends="(")
         parameters = self._tables.fit(where)
-        if all(p.grad is None for p in parameters.values()):
-            raise RuntimeError(
-                f"{where}: no parameter of model has a gradient; call it after loss.backward(), "
-                f"for the model that this {type(self).__name__} was made for"
-            )
+        check_gradients(parameters.values(), where)
         self._with_gradients(parameters, scale)
         if self.tasks and not self._in_loss:
             factor = scale * self._FACTOR * self.strength
@@ -145,10 +145,10 @@ class QuadraticPlugin(Plugin):
             for name, mean in found(self._network, x, y).items():
                 totals[name].add_(mean, alpha=len(x))
             count += len(x)
-        if isinstance(self._model, DistributedDataParallel):
+        if (ddp := distributed(self._model)) is not None:
             counted = torch.tensor(float(count), device=device, dtype=torch.float64)
             for tensor in (counted, *totals.values()):
-                dist.all_reduce(tensor, group=self._model.process_group)
+                dist.all_reduce(tensor, group=ddp.process_group)
             count = int(counted)
         if not count:
             raise ValueError(
@@ -183,13 +183,7 @@ class QuadraticPlugin(Plugin):
     @torch.inference_mode(False)
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         where = f"{type(self).__name__}.load_state_dict"
-        check_mapping(state_dict, where)
-        parts = ["tasks", *self._tables.names]
-        if state_dict.keys() != set(parts):
-            raise ValueError(
-                f"{where}: state_dict must have the parts {', '.join(parts)}, got "
-                f"{', '.join(map(str, state_dict))}; nothing was loaded"
-            )
+        check_parts(state_dict, ["tasks", *self._tables.names], where)
         tasks = _arguments.integer(state_dict["tasks"], "state_dict['tasks']", where, least=0)
         try:
             if not self._SIGNED:
@@ -213,15 +207,6 @@ def _grad(parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
-
-
-def _check_loss(loss: object, where: str) -> None:
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"{where}: loss must be a tensor, got {type(loss).__name__}")
-    if loss.numel() != 1:
-        raise ValueError(
-            f"{where}: loss must be one number, got shape {list(loss.shape)}; take its mean first"
-        )
 
 
 def _check_not_negative(importances: object) -> None:

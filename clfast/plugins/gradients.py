@@ -1,0 +1,51 @@
+"""Lists of gradients, one a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
+
+
+def all_finite(gradients: Iterable[Tensor]) -> bool:
+    """No NaN and no Inf in dense or sparse gradients."""
+    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    # A finite norm has finite terms; the exact look is needed only when the norm overflows.
+    return bool(get_total_norm(dense).isfinite()) or all(bool(g.isfinite().all()) for g in dense)
+
+
+def averaged(
+    gradients: Sequence[Tensor | None], like: Sequence[Tensor], ddp: DistributedDataParallel
+) -> list[Tensor | None]:
+    """The means over all processes, in each of them.
+
+    None stands for zeros of what ``like`` has there, and remains where all processes have it.
+    """
+    group = ddp.process_group
+    used = torch.tensor([float(g is not None) for g in gradients], device=like[0].device)
+    dist.all_reduce(used, group=group)
+    means: list[Tensor | None] = []
+    for gradient, parameter, count in zip(gradients, like, used.tolist(), strict=True):
+        if not count:
+            means.append(None)
+            continue
+        mean = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+        if gradient is not None:
+            mean.copy_(gradient)
+        dist.all_reduce(mean, group=group)
+        means.append(mean.div_(dist.get_world_size(group)))
+    return means
+
+
+def vector(gradients: Sequence[Tensor], scale: float = 1.0) -> Tensor:
+    """All entries [P], over ``scale``."""
+    entries = torch.cat([gradient.flatten() for gradient in gradients])
+    if scale == 1:
+        return entries
+    # What a scale has kept from vanishing in 16 bits would vanish without it.
+    wide = torch.float64 if entries.dtype == torch.float64 else torch.float32
+    return entries.to(wide) / scale
