@@ -6,7 +6,7 @@ They are called by name, so that Avalanche is never imported here; `accelerate_a
 when it is called.
 """
 
-from .adapter import EWC, MAS, SI, Adapter, OnlineEWC, RWalk
+from .adapter import AGEM, ER, ERMIR, EWC, GEM, MAS, SI, Adapter, LwF, OnlineEWC, Rehearsal, RWalk
 from .exemplars import ExemplarBuffer, HerdingBuffer, MnemonicsBuffer
 from .generative import Generator, GeneratorStrategy
 from .head import Hebb, MbPA, Mixture, PredictionHead
@@ -16,8 +16,12 @@ from .recall import ARM
 from .replay import Replay
 
 __all__ = [
+    "AGEM",
     "ARM",
+    "ER",
+    "ERMIR",
     "EWC",
+    "GEM",
     "MAS",
     "SI",
     "Accelerated",
@@ -27,6 +31,7 @@ __all__ = [
     "GeneratorStrategy",
     "Hebb",
     "HerdingBuffer",
+    "LwF",
     "MbPA",
     "Mixture",
     "MnemonicsBuffer",
@@ -34,6 +39,7 @@ __all__ = [
     "PredictionHead",
     "Protect",
     "RWalk",
+    "Rehearsal",
     "Replay",
     "accelerate_avalanche",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from ... import plugins
-from ..._arguments import integer
-from ...plugins import Plugin, QuadraticPlugin
-from .strategy import OfModel, Strategy, samples
+from ..._arguments import integer, one_of
+from ...plugins import Plugin, QuadraticPlugin, RehearsalPlugin
+from .strategy import OfModel, Strategy, mini_batch, samples
 
 
 class Adapter(OfModel):
@@ -92,6 +92,35 @@ class Adapter(OfModel):
         return plugin
 
 
+class Rehearsal(Adapter):
+    """A :class:`clfast.plugins.RehearsalPlugin` in a strategy, see `Adapter`.
+
+    Args:
+        store: ``"experience"``: when one has ended its samples are stored; ``"iteration"``: each
+            mini-batch after its step, for streams that are seen once.
+    """
+
+    def __init__(
+        self,
+        kind: Callable[..., RehearsalPlugin],
+        *,
+        store: Literal["experience", "iteration"] = "experience",
+        mb_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(kind, mb_size=mb_size, **options)
+        one_of(store, ("experience", "iteration"), "store", type(self).__name__)
+        self._store = store
+
+    def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._store == "iteration":
+            x, y, *_ = mini_batch(strategy, type(self).__name__)
+            plugin = self._begun(self.plugin)
+            assert isinstance(plugin, RehearsalPlugin)
+            plugin.store(x, y)
+
+
 class EWC(Adapter):
     """:class:`clfast.plugins.EWC` in a strategy, with its options, and ``mb_size`` of `Adapter`."""
 
@@ -127,6 +156,43 @@ class RWalk(Adapter):
         super().__init__(plugins.RWalk, **options)
 
 
+class LwF(Adapter):
+    """:class:`clfast.plugins.LwF` in a strategy, as `EWC`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(plugins.LwF, **options)
+
+
+class ER(Rehearsal):
+    """:class:`clfast.plugins.ER` in a strategy, with its options, as ``memory=ReplayBuffer(200)``,
+    and those of `Rehearsal`. The loss of past samples is a mean of its own, from a pass of its own;
+    `Replay` joins them to the mini-batch."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(plugins.ER, **options)
+
+
+class ERMIR(Rehearsal):
+    """:class:`clfast.plugins.ERMIR` in a strategy, as `ER`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(plugins.ERMIR, **options)
+
+
+class AGEM(Rehearsal):
+    """:class:`clfast.plugins.AGEM` in a strategy, as `ER`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(plugins.AGEM, **options)
+
+
+class GEM(Rehearsal):
+    """:class:`clfast.plugins.GEM` in a strategy, as `ER`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(plugins.GEM, **options)
+
+
 def check_options(
     kind: Callable[..., Any],
     options: Mapping[str, Any],
@@ -135,12 +201,11 @@ def check_options(
     without: tuple[str, ...] = (),
     beside: tuple[str, ...] = (),
 ) -> None:
-    """TypeError for an option that ``kind`` does not take by keyword, or needs and was not given.
-
-    Where it takes any, as ``**options``, the rest is its own to check.
+    """TypeError for an option that ``kind``, a call with a model and options, does not take, or
+    needs and was not given. Where it takes any, as ``**options``, the rest is its own to check.
     """
-    parameters = signature(kind).parameters.values()
-    own = [p for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name not in without]
+    _, *parameters = signature(kind).parameters.values()
+    own = [p for p in parameters if p.kind is not Parameter.VAR_KEYWORD and p.name not in without]
     known = [*(p.name for p in own), *beside]
     open_end = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
     for name in options:

@@ -33,7 +33,7 @@ class ARM(OfModel):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        check_options(methods.ARM, options, type(self).__name__, without=("snapshot",))
+        check_options(methods.ARM, options, type(self).__name__, without=("optimizer", "snapshot"))
         self._options = options
         self.learner = None
 

@@ -42,7 +42,7 @@ def mini_batch(strategy: Strategy, where: str) -> list[Tensor]:
 
 
 def samples(strategy: Strategy, dataset: Any, size: int | None) -> Batches:
-    """Batches of a data set, put together as the data set wants it.
+    """Batches of a data set in an order of their own, for it may be sorted by class.
 
     size: of a batch; None: the strategy's of training.
     """
@@ -55,7 +55,13 @@ def pairs_of(dataset: Any, size: int) -> Batches:
 
 
 def _loader(dataset: Any, size: int) -> DataLoader[Any]:
-    return DataLoader(dataset, size, collate_fn=getattr(dataset, "collate_fn", None))
+    # With torch's global generator the draws of the strategy would be other ones.
+    options: dict[str, Any] = {
+        "shuffle": len(dataset) > 0,
+        "generator": torch.Generator().manual_seed(0),
+        "collate_fn": getattr(dataset, "collate_fn", None),
+    }
+    return DataLoader(dataset, size, **options)
 
 
 def columns(batches: Iterable[Sequence[Tensor]], where: str) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 Sample = tuple[Any, ...]
 
@@ -79,6 +80,30 @@ def batches(dataset: Sequence[Sample], size: int) -> list[list[Tensor]]:
         [torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*part, strict=True)]
         for part in parts
     ]
+
+
+def loaded(dataset: Sequence[Sample], size: int) -> list[list[Tensor]]:
+    """As an adapter reads them."""
+    generator = torch.Generator().manual_seed(0)
+    loader: Any = DataLoader(dataset, size, shuffle=True, generator=generator)  # type: ignore[arg-type]
+    return list(loader)
+
+
+def grown(old: nn.Linear) -> nn.Linear:
+    """A head with two outputs more."""
+    new = nn.Linear(old.in_features, old.out_features + 2)
+    with torch.no_grad():
+        new.weight[: old.out_features] = old.weight
+        new.bias[: old.out_features] = old.bias
+    return new
+
+
+class Growing:
+    """As an IncrementalClassifier, with two outputs more in each experience."""
+
+    def before_train_dataset_adaptation(self, strategy: FakeStrategy) -> None:
+        strategy.model.classifier = grown(strategy.model.classifier)
+        strategy.optimizer = torch.optim.SGD(strategy.model.parameters(), lr=0.05)
 
 
 def experience(task: int, count: int = 24, *, arity: int = 2) -> list[Sample]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fake_strategy import FakeStrategy, batches, experience, network, parameters, same
+from fake_strategy import (
+    FakeStrategy,
+    Growing,
+    batches,
+    experience,
+    grown,
+    loaded,
+    network,
+    parameters,
+    same,
+)
 from torch import Tensor, nn
 
 from clfast import plugins
 from clfast.integrations import avalanche
+from clfast.memory import ReplayBuffer
 from clfast.plugins import Plugin
 
 PENALTIES: dict[str, dict[str, Any]] = {
@@ -42,7 +54,7 @@ def test_a_penalty_is_that_of_the_loop(name: str, arity: int) -> None:
             plugin.after_backward()
             optimizer.step()
             plugin.after_step()
-        plugin.on_task_end(batches(dataset, 8))
+        plugin.on_task_end(loaded(dataset, 8))
         same(strategy.model, model)
     assert adapter.plugin.tasks == 3
     naive = FakeStrategy(network(), [])
@@ -133,3 +145,65 @@ def test_the_loss_of_the_strategy_is_the_task_s_alone() -> None:
         strategy.train(experience(0))
         strategy.train(experience(1, 8))
     assert plain.losses == pulled.losses
+
+
+def rehearsal(name: str) -> dict[str, Any]:
+    if name == "GEM":
+        return {"per_task": 6}
+    lr = {"lr": 0.05} if name == "ERMIR" else {}
+    return {"memory": ReplayBuffer(12), "replay": 5, **lr}
+
+
+@pytest.mark.parametrize("store", ["experience", "iteration"])
+@pytest.mark.parametrize("arity", [2, 3])
+@pytest.mark.parametrize("name", ["ER", "ERMIR", "AGEM", "GEM"])
+def test_rehearsal_is_that_of_the_loop(name: str, arity: int, store: str) -> None:
+    adapter = getattr(avalanche, name)(store=store, **rehearsal(name))
+    strategy = FakeStrategy(network(), [adapter])
+    model = network()
+    plugin = getattr(plugins, name)(model, **rehearsal(name))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for task in range(3):
+        dataset = experience(task, arity=arity)
+        strategy.train(dataset)
+        for x, y, *_ in batches(dataset, 8):
+            optimizer.zero_grad()
+            plugin.before_backward(F.cross_entropy(model(x), y)).backward()
+            plugin.after_backward()
+            optimizer.step()
+            if store == "iteration":
+                plugin.store(x, y)
+        plugin.on_task_end(loaded(dataset, 8))
+        same(strategy.model, model)
+    assert adapter.plugin.task == 3
+    assert adapter.plugin.loss is not None
+
+
+@pytest.mark.parametrize("arity", [2, 3])
+def test_lwf_is_that_of_the_loop(arity: int) -> None:
+    """With a head that grows, whose new outputs the teacher has not."""
+    adapter = avalanche.LwF(strength=2.0, temperature=2.0)
+    strategy = FakeStrategy(network(2), [Growing(), adapter])
+    model = network(2)
+    teacher: nn.Module | None = None
+    for task in range(3):
+        dataset = experience(task, arity=arity)
+        torch.manual_seed(task)
+        strategy.train(dataset)
+        torch.manual_seed(task)
+        model.classifier = grown(model.classifier)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for x, y, *_ in batches(dataset, 8):
+            optimizer.zero_grad()
+            logits = model(x)
+            loss = F.cross_entropy(logits, y)
+            if teacher is not None:
+                with torch.no_grad():
+                    target = (teacher(x)[:, : 2 * task] / 2).softmax(1)
+                mine = (logits[:, : 2 * task] / 2).log_softmax(1)
+                loss = loss + 2 * F.kl_div(mine, target, reduction="batchmean")
+            loss.backward()
+            optimizer.step()
+        teacher = copy.deepcopy(model).eval()
+        torch.testing.assert_close(parameters(strategy.model), parameters(model))
+    assert adapter.plugin is not None

@@ -125,7 +125,7 @@ def test_samples_are_like_the_stream_s(arity: int, as_tensor: bool) -> None:
 
 @pytest.mark.parametrize("objective", ["bop_full", "bop_fc", "proto"])
 def test_mnemonics_are_trained(objective: str) -> None:
-    options: dict[str, Any] = {"objective": objective, "epochs": 2, "steps": 2, "lr": 0.1}
+    options: dict[str, Any] = {"objective": objective, "epochs": 3, "steps": 2, "lr": 1.0}
     policy = avalanche.MnemonicsBuffer(8, "classifier", **options, seed=3)
     strategy = trained(policy, 1)
     assert policy.exemplars is not None

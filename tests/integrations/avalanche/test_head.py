@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_strategy import FakeStrategy, batches, experience, network, same
+from fake_strategy import FakeStrategy, Growing, batches, experience, loaded, network, same
 from torch import Tensor, nn
 
 import clfast
@@ -29,7 +29,7 @@ def test_predictions_are_those_of_an_attachment(method: str, arity: int) -> None
         naive.train(dataset)
         same(strategy.model, naive.model)  # training is as without
         attachment = attachment or clfast.attach(naive.model, "classifier", method=method, k=5)
-        attachment.fit_memory((x, y) for x, y, *_ in batches(dataset, 8))
+        attachment.fit_memory((x, y) for x, y, *_ in loaded(dataset, 8))
         attachment.on_task_end()
     assert strategy.plugins[0].attachment is not None
     assert len(strategy.plugins[0].attachment.memory) == 48
@@ -99,16 +99,6 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def test_a_head_that_grows() -> None:
-    class Growing:
-        def before_train_dataset_adaptation(self, strategy: FakeStrategy) -> None:
-            old: nn.Linear = strategy.model.classifier
-            new = nn.Linear(10, old.out_features + 2)
-            with torch.no_grad():
-                new.weight[: old.out_features] = old.weight
-                new.bias[: old.out_features] = old.bias
-            strategy.model.classifier = new
-            strategy.optimizer = torch.optim.SGD(strategy.model.parameters(), lr=0.05)
-
     plugin = avalanche.Hebb("classifier", k=5)
     strategy = FakeStrategy(network(2), [plugin, Growing()])
     for task in range(3):

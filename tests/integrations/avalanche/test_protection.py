@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-from fake_strategy import FakeStrategy, experience, network, parameters
-from torch import nn
+from fake_strategy import FakeStrategy, Growing, experience, network, parameters
 
 from clfast.integrations import avalanche
 
@@ -38,16 +37,6 @@ def test_reserved_entries_stay_bit_for_bit() -> None:
 def test_masks_that_come_later_and_heads_that_grow() -> None:
     reserved: dict[str, torch.Tensor] = {}
     plugin = avalanche.Protect(reserved)
-
-    class Growing:
-        def before_train_dataset_adaptation(self, strategy: FakeStrategy) -> None:
-            old: nn.Linear = strategy.model.classifier
-            new = nn.Linear(10, old.out_features + 2)
-            with torch.no_grad():
-                new.weight[: old.out_features] = old.weight
-                new.bias[: old.out_features] = old.bias
-            strategy.model.classifier = new
-            strategy.optimizer = torch.optim.SGD(strategy.model.parameters(), lr=0.05)
 
     strategy = FakeStrategy(network(2), [Growing(), plugin])
     strategy.train(experience(0))
