@@ -28,6 +28,7 @@ def write_mnist(folder: Path) -> None:
         "README.md",
         "docs/exemplars.md",
         "docs/hebb.md",
+        "docs/integrations.md",
         "docs/masks.md",
         "docs/plugins.md",
         "docs/recall.md",

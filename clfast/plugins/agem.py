@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..ops import project_gradients_
 from .rehearsal import BufferPlugin
@@ -20,8 +20,9 @@ class AGEM(BufferPlugin):
         model, memory, replay, past_only, generator: see :class:`BufferPlugin`.
     """
 
-    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> None:
-        self.loss, slopes = self._against(self._past(self.replay), weights, scale)
+    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> Tensor | None:
+        loss, slopes = self._against(self._past(self.replay), weights, scale)
         own = [weight.grad for weight in weights if weight.grad is not None]
         if not self._overflown(own, slopes, scale):
             project_gradients_(own, slopes)
+        return loss

@@ -23,15 +23,16 @@ class _Replay(BufferPlugin):
     def _chosen(self, scale: float) -> Mapping[str, Tensor] | None:
         """The samples; gradients that are there are the loss's times ``scale``."""
 
-    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> None:
+    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> Tensor | None:
         trainable = self._trainable()
-        self.loss, slopes = self._slopes(self._chosen(scale), trainable, scale)
+        loss, slopes = self._slopes(self._chosen(scale), trainable, scale)
         for weight, slope in zip(trainable, slopes, strict=True):
             if slope is None:
                 continue
             if weight.grad is None:  # of those that past samples alone have gone through
                 weight.grad = torch.zeros_like(weight)
             weight.grad.add_(slope)
+        return loss
 
 
 class ER(_Replay):

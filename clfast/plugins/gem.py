@@ -42,22 +42,22 @@ class GEM(RehearsalPlugin):
         self.margin = _arguments.real(margin, "margin", where, least=0)
         self.memories = {}
 
-    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> None:
+    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> Tensor | None:
         own = [weight.grad for weight in weights if weight.grad is not None]
         losses, of_memories = [], []
         for rows in self._past():
             loss, slopes = self._against(rows, weights, scale)
             if self._overflown(own, slopes, scale):
-                return
+                return loss
             of_memories.append(vector(slopes, scale))
             if loss is not None:
                 losses.append(loss)
         if not of_memories:
-            return
+            return None
         projected = gem_project(vector(own, scale), torch.stack(of_memories), self.margin) * scale
         for grad, part in zip(own, projected.split([g.numel() for g in own]), strict=True):
             grad.copy_(part.view_as(grad))
-        self.loss = torch.stack(losses).mean() if losses else None
+        return torch.stack(losses).mean() if losses else None
 
     def _past(self) -> list[Mapping[str, Tensor] | None]:
         """The rings of past tasks. Processes must go through the same ones, so that with several

@@ -286,6 +286,7 @@ class _PassHook:
     def __init__(self, plugin: LwF | None) -> None:
         self._plugin = None if plugin is None else weakref.ref(plugin)
 
+    @torch.compiler.disable(reason="what a plugin has seen is read outside of the graph")
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
     ) -> None:

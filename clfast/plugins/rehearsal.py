@@ -94,15 +94,16 @@ class RehearsalPlugin(Plugin):
         in_loss, self._in_loss = self._in_loss, False
         if in_loss:
             return
-        self.loss = None
-        if self._has_past() and all_finite(w.grad for w in weights if w.grad is not None):
-            with self._whole():
-                self._rehearse(weights, scale)
+        if not self._has_past() or not all_finite(w.grad for w in weights if w.grad is not None):
+            self.loss = None
+            return
+        with self._whole():
+            self.loss = self._rehearse(weights, scale)
 
     @abstractmethod
-    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> None:
+    def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> Tensor | None:
         """Change the gradients, which all of the weights have, and which are the loss's times
-        ``scale``."""
+        ``scale``. Returns the mean loss of past samples, if there are any."""
 
     def _has_past(self) -> bool:
         """Whether there may be samples to rehearse; the same in all processes."""
@@ -199,16 +200,15 @@ class RehearsalPlugin(Plugin):
         """Stores samples of the task that is being learnt; call it after the step on them.
 
         Args:
-            x: [n, ...], as the model takes them.
+            x: [n, ...], as the model takes them; n may be 0.
             y: [n] int64 class labels.
 
         Raises:
             TypeError, ValueError: other than that, or than what is stored; nothing has changed.
         """
-        where = f"{type(self).__name__}.store"
-        _check_samples(x, y, where)
-        self._keep(x, y)
+        _check_samples(x, y, f"{type(self).__name__}.store")
         if len(y):
+            self._keep(x, y)
             self._stored = self.task
 
     @torch.inference_mode(False)
@@ -239,7 +239,8 @@ class RehearsalPlugin(Plugin):
             for x, y in batches(loader, self._place(), where, labels=True):
                 assert y is not None
                 _check_samples(x, y, where)
-                self._keep(x, y)
+                if len(y):
+                    self._keep(x, y)
                 count += len(y)
             if not count:
                 raise ValueError(

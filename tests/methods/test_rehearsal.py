@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from networks import Residual, batches, mlp, same
 from torch import Tensor, nn
 
-from clfast import reference
+from clfast import plugins, reference
 from clfast.memory import ReplayBuffer
 from clfast.methods import AGEM, ER, ERMIR, GEM
 
@@ -290,6 +290,30 @@ def test_frozen_parameters_and_unused_ones_are_left_alone() -> None:
         _taught(learner, batches(6, 2, 4, 6))
         assert torch.equal(model.stem.weight, frozen)
         assert model.unused.weight.grad is None
+
+
+@pytest.mark.parametrize("kind", [ER, ERMIR, AGEM, GEM])
+def test_a_learner_does_what_its_plugin_does(kind: Any) -> None:
+    """Bit for bit, called as a loop of somebody else calls it."""
+    stream = batches(6, 2, 4, 6)
+    learner = _learner(kind)
+    _taught(learner, stream)
+    model = _model().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given: dict[str, Any] = {"per_task": 6} if kind is GEM else {"memory": ReplayBuffer(CAPACITY)}
+    given |= {} if kind is GEM else {"replay": 4, "generator": torch.Generator().manual_seed(3)}
+    given |= {"lr": 0.1} if kind is ERMIR else {}
+    plugin = getattr(plugins, kind.__name__)(model, **given)
+    for i, (x, y) in enumerate(stream):
+        if i == 3:
+            plugin.on_task_end()
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        plugin.after_backward()
+        optimizer.step()
+        plugin.store(x, y)
+    assert same(dict(model.state_dict()), dict(learner.model.state_dict()))
+    assert same(plugin.state_dict(), learner.plugin.state_dict())
 
 
 def test_vectors_and_another_buffer() -> None:

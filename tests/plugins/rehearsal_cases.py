@@ -125,8 +125,10 @@ def assert_as_before(plugin: RehearsalPlugin, model: nn.Module, kept: Any) -> No
 
 
 def equal(first: Any, second: Any) -> bool:
+    """Bit for bit; one NaN is as another."""
     if isinstance(first, Tensor):
-        return torch.equal(first, second)
+        same = (first == second) | ((first != first) & (second != second))
+        return first.shape == second.shape and bool(same.all())
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(equal(first[k], second[k]) for k in first)
     if isinstance(first, list):

@@ -202,8 +202,11 @@ def test_an_empty_batch_is_no_sample_of_the_task(name: str) -> None:
     (batches,) = tasks(1)
     x, y = batches[0]
     plugin.store(x[:0], y[:0])
-    plugin.on_task_end(batches)
+    plugin.on_task_end([*batches, (x[:0], y[:0])])
     assert plugin.state_dict()["stored"] == 0
+    twin = PLUGINS[name](network())
+    twin.on_task_end(batches)
+    assert equal(plugin.state_dict(), twin.state_dict())
 
 
 @every_buffer
