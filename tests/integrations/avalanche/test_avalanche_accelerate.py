@@ -1,5 +1,5 @@
 """What `accelerate_avalanche` puts in place, against what it replaces, written out here; the real
-ones are in test_real_accelerate.py."""
+ones are in test_avalanche_real_accelerate.py."""
 
 from __future__ import annotations
 
