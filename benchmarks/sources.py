@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .families import INDEX, OBSERVE, ONLINE, SCALING
+from .families import IMPORTANCE, INDEX, OBSERVE, ONLINE, PLUGINS, REPLAY, SCALING
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_OF = ("csrc", "clfast", "benchmarks", "CMakeLists.txt", "setup.py")
@@ -22,6 +22,7 @@ _TAKES = {
     SCALING: ("retrieval", "adaptation"),
     INDEX: ("retrieval",),
     OBSERVE: ("_dgm_iteration", "_bilevel_step"),
+    PLUGINS: ("consolidation",),
     "exemplars": ("_exemplar_losses", "_herding", "_softmax_descent"),
     "masks": ("_masked_networks", "_kept_masks"),
     "optimizers": ("_masked_networks",),
@@ -35,6 +36,9 @@ _PARTS = {
     INDEX: _METHODS,
     OBSERVE: (*_METHODS, "clfast/optim", "benchmarks/baselines", "benchmarks/memory.py"),
     "optimizers": ("clfast/optim",),
+    IMPORTANCE: ("clfast/_modes.py", "clfast/nn/resnet.py", "benchmarks/memory.py"),
+    PLUGINS: ("clfast/plugins",),
+    REPLAY: ("clfast/memory",),
 }
 SUFFIXES = {".py", ".cpp", ".h", ".cuh", ".cu", ".txt"}
 

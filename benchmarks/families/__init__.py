@@ -1,7 +1,8 @@
 """The cases of every family of ops: one module each, with the list `CASES`; what begins with _ is
-shared by some of them. Five modules are no family of ops: `scaling` takes ops at many sizes,
+shared by some of them. Eight modules are no family of ops: `scaling` takes ops at many sizes,
 `calls` ops that have nothing to do, `online` whole predictions, `observe` whole steps of learning,
-`index` a memory with each kind of index."""
+`index` a memory with each kind of index; `importance`, `plugins` and `replay` what loops of other
+people take from clfast."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import pkgutil
 
 from ..case import Case
 
-OTHERS = ("scaling", "calls", "online", "observe", "index")
-SCALING, CALLS, ONLINE, OBSERVE, INDEX = OTHERS
+OTHERS = ("scaling", "calls", "online", "observe", "index", "importance", "plugins", "replay")
+SCALING, CALLS, ONLINE, OBSERVE, INDEX, IMPORTANCE, PLUGINS, REPLAY = OTHERS
 
 
 def names() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .policies import Classes, Policy, surviving_rows
+from .policies import Classes, Policy
 from .table import Table
 
 
@@ -61,19 +61,23 @@ class Content(ABC):
         if self._policy is None or room == count:
             return torch.empty(0, dtype=torch.int64, device=self.rows.device)
         arriving = range(self.seen, self.seen + count - room)
-        slots = self._policy.replace(arriving, self._classes(labels[room:]))
+        taken = self._policy.replace(arriving, self._classes(labels[room:]))
         self._count(len(arriving), labels[room:])
-        survivors = surviving_rows(slots)
+        # Of rows with the same slot the last one stays.
+        last = {slot: row for row, slot in enumerate(taken, start=room) if slot >= 0}
         # A copy from pageable memory has read it when `to` returns, and nothing waits for the GPU.
-        slots = slots[survivors].to(self.rows.device, non_blocking=True)
-        chosen = {
-            device: (survivors + room).to(device, non_blocking=True)
-            for device in {given.device for given in rows.values()}
-        }
-        self.rows.overwrite(
-            slots,
-            {name: given.index_select(0, chosen[given.device]) for name, given in rows.items()},
-        )
+        slots = torch.tensor(list(last), dtype=torch.int64, device="cpu")
+        slots = slots.to(self.rows.device, non_blocking=True)
+        if last:
+            chosen = torch.tensor(list(last.values()), dtype=torch.int64, device="cpu")
+            on = {
+                device: chosen.to(device, non_blocking=True)
+                for device in {given.device for given in rows.values()}
+            }
+            self.rows.overwrite(
+                slots,
+                {name: given.index_select(0, on[given.device]) for name, given in rows.items()},
+            )
         return slots
 
     def to(self, device: torch.device) -> None:

@@ -44,14 +44,14 @@ class Policy(ABC):
         self._generator = generator
 
     @abstractmethod
-    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
-        """Slots for the next rows of the stream.
+    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
+        """Slots for the next rows of the stream, -1 for a row that is not stored; where a slot
+        comes twice, the later row takes it.
 
         arriving: their positions in the stream, from 0.
         classes: None only where the policy needs no labels.
 
-        Returns [len(arriving)] int64 on the CPU, -1 for a row that is not stored. Where a slot
-        comes twice, the later row takes it.
+        Numbers are Python's: for the few rows of a batch every call of torch would cost more.
         """
 
     def state(self) -> dict[str, Tensor]:
@@ -65,9 +65,8 @@ class Policy(ABC):
 class Ring(Policy):
     """The oldest row goes: row t of the stream (from 0) takes slot t mod capacity."""
 
-    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
-        rows = torch.arange(arriving.start, arriving.stop, dtype=torch.int64, device="cpu")
-        return rows.remainder_(self.capacity)
+    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
+        return [t % self.capacity for t in arriving]
 
 
 class Reservoir(Policy):
@@ -77,11 +76,10 @@ class Reservoir(Policy):
     stream (from 1) draws j uniformly from 0 … t-1 and takes slot j if j < capacity.
     """
 
-    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
-        start, stop = arriving.start + 1, arriving.stop + 1
-        length = torch.arange(start, stop, dtype=torch.float64, device="cpu")
-        slots = (uniforms(len(arriving), self._generator) * length).long()
-        return slots.masked_fill_(slots >= self.capacity, -1)
+    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
+        draws = uniforms(len(arriving), self._generator).tolist()
+        drawn = (int(u * (t + 1)) for t, u in zip(arriving, draws, strict=True))
+        return [slot if slot < self.capacity else -1 for slot in drawn]
 
 
 class ClassBalanced(Policy):
@@ -109,7 +107,7 @@ class ClassBalanced(Policy):
         self._slots: dict[int, list[int]] = {}
         self._largest: list[int] = []
 
-    def replace(self, arriving: range, classes: Classes | None) -> Tensor:
+    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
         assert classes is not None
         if not self._slots:
             self._index(classes.stored)
@@ -125,7 +123,7 @@ class ClassBalanced(Policy):
                 slots.append(own[at] if at < len(own) else -1)
             else:
                 slots.append(self._claim(label, u))
-        return torch.tensor(slots, dtype=torch.int64, device="cpu")
+        return slots
 
     def state(self) -> dict[str, Tensor]:
         return {"full_classes": torch.tensor(sorted(self._full), dtype=torch.int64, device="cpu")}
@@ -172,16 +170,3 @@ def uniforms(count: int, generator: torch.Generator) -> Tensor:
     They have 53 random bits: u < 1 and, for every n < 2^53, floor(u * n) < n also after rounding.
     """
     return torch.rand(count, dtype=torch.float64, device="cpu", generator=generator)
-
-
-def surviving_rows(slots: Tensor) -> Tensor:
-    """Rows of a batch that are in the memory when all of it has been written.
-
-    slots: [n] int64, -1 for rows that are not stored. Of rows with the same slot the last one
-    survives. Returns row numbers, ordered by slot.
-    """
-    order = slots.argsort(stable=True)
-    ordered = slots[order]
-    survives = ordered >= 0
-    survives[:-1] &= ordered[:-1] != ordered[1:]
-    return order[survives]

@@ -265,13 +265,14 @@ class _ReplayContent(Content):
 def _draw(n: int, size: int, generator: torch.Generator) -> Tensor:
     """[min(n, size)] different int64 numbers from 0 to size-1, in random order, on the CPU.
 
-    The first steps of a shuffle by Fisher and Yates (Durstenfeld, CACM 7(7), 1964, algorithm 235),
-    of which only what has moved is kept: O(n), however many rows there are.
+    The first n different ones of numbers that are drawn with replacement; where that would take
+    long, the first of a permutation.
     """
-    moved: dict[int, int] = {}
-    drawn = []
-    for i, u in enumerate(uniforms(min(n, size), generator).tolist()):
-        j = i + int(u * (size - i))
-        drawn.append(moved.get(j, j))
-        moved[j] = moved.get(i, i)
-    return torch.tensor(drawn, dtype=torch.int64, device="cpu")
+    n = min(n, size)
+    if 2 * n > size:
+        return torch.randperm(size, device="cpu", generator=generator)[:n]
+    drawn: dict[int, None] = {}
+    while len(drawn) < n:  # rarely twice: about size ln(size / (size - n)) < 1.4 n are needed
+        numbers = (uniforms(n + n // 2, generator) * size).long()
+        drawn.update(dict.fromkeys(numbers.tolist()))
+    return torch.tensor(list(drawn)[:n], dtype=torch.int64, device="cpu")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..optim import MaskedAdam
+from .fingerprint import fingerprint
 from .generative_memory import GenerativeMemory
 from .images import Samples, samples_of
 from .protocol import Batches
@@ -120,6 +121,11 @@ class GenerativeClassifier(GenerativeMemory):
                     f"{where}: task {self.tasks} was begun with {run.size} samples of classes "
                     f"{begun}; got {len(samples.y)} of {classes}"
                 )
+            if run.samples != fingerprint(samples.x, samples.y):
+                raise ValueError(
+                    f"{where}: task {self.tasks} was begun with other samples, or in another "
+                    "order; pass the same ones, from a loader that does not shuffle"
+                )
         elif len(known) + len(classes) > self.options.max_classes:
             raise ValueError(
                 f"{where}: with {classes} there are {len(known) + len(classes)} classes; "
@@ -136,7 +142,8 @@ class GenerativeClassifier(GenerativeMemory):
         self._renew_critic(len(samples.classes))
         empty = replay.new_zeros(len(self._LOSSES))
         order = torch.empty(0, dtype=torch.int64, device=self.device)
-        return Run(self._optimizers(), replay, len(samples.y), order, empty)
+        seen = fingerprint(samples.x, samples.y)
+        return Run(self._optimizers(), replay, len(samples.y), seen, order, empty)
 
     def _renew_critic(self, added: int) -> None:
         """A critic for all classes, a new one or that of the tasks before."""

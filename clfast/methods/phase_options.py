@@ -75,6 +75,7 @@ class PhaseRun:
 
     classes: list[int]  # new ones, ascending
     size: int  # samples that came
+    samples: int  # their fingerprint
     rows: Tensor  # [n] int64, those of them that are trained on
     lrs: list[float]  # of the parameter groups, as the phase began
     epoch: int = 0  # epochs that are done

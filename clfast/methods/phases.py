@@ -15,6 +15,7 @@ from ..memory import ExemplarMemory
 from ..nn import statistics_kept
 from . import checks
 from .exemplar_selection import Exemplars, ExemplarSelection, Herding
+from .fingerprint import fingerprint
 from .network_parts import Parts, narrowed, parts
 from .phase_options import Phase, PhaseProgress, PhaseRun
 from .phase_samples import check_sizes, samples_of
@@ -161,6 +162,11 @@ class PhaseLearner(SeenClassifier):
                     f"{where}: phase {self.phases} was begun with {run.size} samples of classes "
                     f"{run.classes}; got {len(y)} of {y.unique().tolist()}"
                 )
+            if run.samples != fingerprint(x, y):
+                raise ValueError(
+                    f"{where}: phase {self.phases} was begun with other samples, or in another "
+                    "order; pass the same ones, from a loader that does not shuffle"
+                )
             x, y = x[run.rows.to(x.device)], y[run.rows.to(y.device)]
             self._train(run, *self._with_exemplars(x, y), after_epoch, where)
             self._end(x, y, where)
@@ -258,7 +264,7 @@ class PhaseLearner(SeenClassifier):
         if count := self._share(y):  # hours later it would be late to learn of a mistake
             old = self.exemplars.y if len(self.exemplars) else None
             self.selection.check(self._judge(y.device)[1], x[:1], count, old)
-        return PhaseRun(classes, len(y), rows, lrs)
+        return PhaseRun(classes, len(y), fingerprint(x, y), rows, lrs)
 
     def _welcome(self, x: Tensor, y: Tensor, classes: list[int]) -> None:
         """Prepare for new classes, before they are learnt."""

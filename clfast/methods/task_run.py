@@ -26,6 +26,7 @@ class Run:
     optimizers: dict[str, torch.optim.Optimizer]
     replay: Tensor  # [past classes, R, channels, size, size] in [-1, 1]
     size: int  # samples of the task
+    samples: int  # their fingerprint
     order: Tensor  # [N] int64, of this epoch
     sums: Tensor  # of the losses of this epoch
     means: list[list[float]] = field(default_factory=list)  # of the losses, by epoch

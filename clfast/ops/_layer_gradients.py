@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,35 +21,39 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from . import _check
 
-Measure: TypeAlias = "Callable[[Tensor], Tensor]"
-"""torch.square or torch.abs: f(ab) = f(a) f(b)."""
-
-_ROOM = 2**23  # elements of what is formed for some samples at once
+Measure: TypeAlias = "Callable[..., Tensor]"
+"""torch.square or torch.abs: f(ab) = f(a) f(b); it takes ``out``."""
 
 
-def chunk_of(elements: int) -> int:
+# Elements of what is formed for some samples at once: what stays in the caches of a CPU, and what
+# keeps a GPU busy.
+_ROOM = {"cpu": 2**20, "cuda": 2**25}
+
+
+def _chunk_of(elements: int, device: torch.device) -> int:
     """How many samples are treated at once, each of which needs so many elements."""
-    return max(1, _ROOM // max(1, elements))
+    return max(1, _ROOM.get(device.type, _ROOM["cpu"]) // max(1, elements))
 
 
 def _summed(measure: Measure, left: Tensor, right: Tensor) -> Tensor:
-    """sum_n f(left_n right_n^T), of [N, G, O, L] and [N, G, K, L]: [G, O, K]."""
+    """sum_n f(left_n right_n), of [N, G, O, L] and [N, G, L, K]: [G, O, K]."""
     if left.shape[3] == 1:
-        return torch.einsum("ngo,ngk->gok", measure(left[..., 0]), measure(right[..., 0]))
-    total = left.new_zeros(left.shape[1], left.shape[2], right.shape[2])
-    size = chunk_of(total.numel())
+        return torch.einsum("ngo,ngk->gok", measure(left[..., 0]), measure(right[:, :, 0]))
+    total = left.new_zeros(left.shape[1], left.shape[2], right.shape[3])
+    size = _chunk_of(total.numel(), left.device)
     for a, b in zip(left.split(size), right.split(size), strict=True):
-        total += measure(a @ b.mT).sum(0)
+        products = a @ b
+        total += measure(products, out=products).sum(0)
     return total
 
 
 def _linear(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
     places = math.prod(x.shape[1:-1])  # that share the layer
-    rows, slopes = (t.reshape(len(t), 1, places, t.shape[-1]).mT for t in (x, delta))
+    rows = x.reshape(len(x), 1, places, x.shape[-1])
+    slopes = delta.reshape(len(x), 1, places, delta.shape[-1]).mT
     return {
         "weight": _summed(measure, slopes, rows)[0],
         "bias": measure(slopes.sum(3)).sum((0, 1)),
@@ -60,20 +64,37 @@ def _conv2d(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dic
     assert isinstance(layer, nn.Conv2d)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
+    padded = padded.permute(0, 2, 3, 1).contiguous()
     slopes = delta.flatten(2)
     groups, places = layer.groups, slopes.shape[2]
-    weight = torch.zeros_like(layer.weight, dtype=x.dtype)
-    size = chunk_of(layer.weight[0].numel() * groups * places)
-    for image, slope in zip(padded.split(size), slopes.split(size), strict=True):
-        patches = F.unfold(image, kernel, dilation, padding=0, stride=stride)
-        found = _summed(
+    within, (high, wide) = layer.in_channels // groups, layer.kernel_size
+    found = delta.new_zeros(groups, layer.out_channels // groups, high * wide * within)
+    size = _chunk_of(max(places * groups * found.shape[2], found.numel()), x.device)
+    for images, slope in zip(padded.split(size), slopes.split(size), strict=True):
+        patches = _patches(layer, images, delta.shape[2:])
+        found += _summed(
             measure,
             slope.reshape(len(slope), groups, -1, places),
-            patches.reshape(len(slope), groups, -1, places),
+            patches.reshape(len(slope), groups, places, -1),
         )
-        weight += found.reshape(weight.shape)
+    weight = found.view(layer.out_channels, high, wide, within).permute(0, 3, 1, 2)
     return {"weight": weight, "bias": measure(slopes.sum(2)).sum(0)}
+
+
+def _patches(layer: nn.Conv2d, images: Tensor, places: torch.Size) -> Tensor:
+    """What a kernel sees at each place, [N, groups, *places, *kernel, channels of a group], a view
+    of padded images [N, height, width, channels]."""
+    along_n, along_y, along_x, along_c = images.stride()
+    (dy, dx), (sy, sx) = layer.dilation, layer.stride
+    within = layer.in_channels // layer.groups
+    return images.as_strided(
+        (len(images), layer.groups, *places, *layer.kernel_size, within),
+        (
+            *(along_n, within * along_c, sy * along_y, sx * along_x),
+            *(dy * along_y, dx * along_x, along_c),
+        ),
+        images.storage_offset(),
+    )
 
 
 def _batch_norm(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
@@ -208,7 +229,17 @@ class _Uses(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func not in self._LOOKS:
-            for leaf in tree_leaves((args, kwargs)):
-                if id(leaf) in self._parameters:
-                    self.of[id(leaf)] += 1
+            self._count(args)
+            if kwargs:
+                self._count(kwargs.values())
         return func(*args, **(kwargs or {}))
+
+    def _count(self, arguments: Iterable[Any]) -> None:
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                if id(argument) in self._parameters:
+                    self.of[id(argument)] += 1
+            elif isinstance(argument, list | tuple):
+                self._count(argument)
+            elif isinstance(argument, Mapping):
+                self._count(argument.values())

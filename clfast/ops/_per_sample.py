@@ -14,10 +14,12 @@ from torch.func import functional_call, grad, vmap
 from .._modes import evaluating
 from .._wrapped import unwrapped
 from . import _call, _check
-from ._layer_gradients import LayerCall, Measure, chunk_of, recorded
+from ._layer_gradients import LayerCall, Measure, recorded
 
 Objective: TypeAlias = "Callable[..., Tensor]"
 """(what the network gives [B, ...], constants [B, ...] ...) -> [B], of each sample alone."""
+
+_ROOM = 2**23  # elements of the gradients by samples that are there at once
 
 
 @contextmanager
@@ -114,7 +116,7 @@ class PerSample:
     ) -> dict[str, Tensor]:
         own = {name: self._parameters[name].detach() for name in names}
         totals = {name: self._zeros(name) for name in names}
-        size = chunk_of(sum(p.numel() for p in own.values()))
+        size = max(1, _ROOM // max(1, sum(p.numel() for p in own.values())))
         kept = self._constants()
 
         def value(own: dict[str, Tensor], x: Tensor, *constants: Tensor) -> Tensor:

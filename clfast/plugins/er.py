@@ -124,7 +124,5 @@ class ERMIR(_Replay):
         ]
         x, y = self._taken(samples)
         scores = mir_scores(network, x, y, grads, self.lr)
-        # Autocast would keep weights that were cast without a graph for the pass with one.
-        torch.clear_autocast_cache()
         worst = scores.topk(min(self.replay, len(scores))).indices
         return {"x": x[worst], "y": y[worst]}

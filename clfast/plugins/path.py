@@ -31,7 +31,8 @@ class PathIntegral(QuadraticPlugin):
         self._gradient = gradient
         self._grads: Table = {}
         self._before: Table = {}
-        self._stepping = False  # whether these are of a step that has not ended
+        # What is moved by a step that has not ended.
+        self._moving: Mapping[str, nn.Parameter] | None = None
 
     def _with_gradients(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
         if self._gradient == "total":
@@ -54,22 +55,21 @@ class PathIntegral(QuadraticPlugin):
         add_penalty_gradients_(grads, anchors, values, importances, factor)
 
     def _copy(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
-        for name, p in parameters.items():
-            omega = self._omegas[name]
-            for table, value in ((self._grads, p.grad), (self._before, p.detach())):
-                held = table.get(name)
-                if held is None or (held.shape, held.device) != (p.shape, p.device):
-                    table[name] = held = torch.empty_like(omega)
-                if value is None:
-                    held.zero_()
-                else:
-                    held.copy_(value)
+        self._moving = parameters
         for table in (self._grads, self._before):
             for name in table.keys() - parameters.keys():  # frozen meanwhile
                 del table[name]
+            for name, p in parameters.items():
+                held = table.get(name)
+                if held is None or (held.shape, held.device) != (p.shape, p.device):
+                    table[name] = torch.empty_like(self._omegas[name])
+        names = list(parameters)
+        torch._foreach_copy_([self._before[n] for n in names], list(parameters.values()))
+        torch._foreach_copy_(
+            [self._grads[n] for n in names], [_grad_or_zeros(p) for p in parameters.values()]
+        )
         if scale != 1:
             torch._foreach_div_(list(self._grads.values()), scale)
-        self._stepping = True
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -79,17 +79,18 @@ class PathIntegral(QuadraticPlugin):
             RuntimeError: ``after_backward`` was not called before the step.
         """
         where = f"{type(self).__name__}.after_step"
-        if not self._stepping:
+        if self._moving is None:
             raise RuntimeError(
                 f"{where}: there is no gradient of this step; call after_backward() between "
                 "loss.backward() and optimizer.step()"
             )
-        self._stepping = False
-        now = self._values()
-        for names in grouped(self._before):
-            deltas = [now[name].sub_(self._before[name]) for name in names]
-            omegas, grads = ([table[n] for n in names] for table in (self._omegas, self._grads))
-            path_integral_(omegas, grads, deltas)
+        moving, self._moving = self._moving, None
+        deltas = self._before  # from here on
+        for name, p in moving.items():
+            torch.sub(p, deltas[name], out=deltas[name])
+        for names in grouped(deltas):
+            tables = (self._omegas, self._grads, deltas)
+            path_integral_(*([table[name] for name in names] for table in tables))
 
     def _check_path(self) -> None:
         where = f"{type(self).__name__}.on_task_end"
@@ -110,4 +111,8 @@ class PathIntegral(QuadraticPlugin):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._stepping = False
+        self._moving = None
+
+
+def _grad_or_zeros(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

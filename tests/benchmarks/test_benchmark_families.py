@@ -17,14 +17,23 @@ from benchmarks.families.scaling import SWEEPS
 from clfast import ops, reference
 
 ALL = [(family, case) for family in families.names() for case in families.cases(family)]
-SMALL = [pytest.param(case, id=case.name) for _, case in ALL if case.small]
+DROP_IN = [
+    case
+    for family in (families.IMPORTANCE, families.PLUGINS, families.REPLAY)
+    for case in families.cases(family)
+]
+SMALL = [
+    pytest.param(case, id=case.name)
+    for case in (*(case for _, case in ALL), *DROP_IN)
+    if case.small
+]
 
 
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(
         ValueError,
         match=r"'nothing'; there are adaptation, consolidation, exemplars, masks, optimizers, "
-        r"recall, retrieval, scaling, calls, online, observe, index",
+        r"recall, retrieval, scaling, calls, online, observe, index, importance, plugins, replay",
     ):
         families.cases("nothing")
 
@@ -38,6 +47,15 @@ def test_names_are_unique(family: str) -> None:
         assert len(set(names)) == len(names)
         assert {"clfast", "loop", "torch", "compiled"} <= {v.kind for v in case.variants}
         assert "clfast" in names
+
+
+def test_cases_for_other_loops_are_told_apart_and_have_opponents() -> None:
+    assert len({case.name for case in DROP_IN}) == len(DROP_IN)
+    for case in DROP_IN:
+        names = [variant.name for variant in case.variants]
+        assert len(set(names)) == len(names)
+        assert {"clfast", "torch"} <= {v.kind for v in case.variants}
+        assert {"loop", "library"} & {v.kind for v in case.variants}
 
 
 def test_a_sweep_changes_one_size() -> None:

@@ -259,3 +259,9 @@ def test_other_samples_in_the_middle_of_a_task() -> None:
     message = r"^DGMw\.fit_task: task 0 was begun with 16 samples of classes \[0\]; got 16 of \[1\]"
     with pytest.raises(ValueError, match=message):
         dgm.fit_task(task(1))
+    turned = [(x.flip(0), y.flip(0)) for x, y in task(0)]
+    with pytest.raises(
+        ValueError, match=r"^DGMw\.fit_task: task 0 was begun with other samples, or"
+    ):
+        dgm.fit_task(turned)
+    dgm.fit_task(task(0))

@@ -154,6 +154,11 @@ def test_another_task_in_the_middle_of_a_phase(name: str) -> None:
         other.fit_task([samples([2])])
     with unchanged(other), pytest.raises(RuntimeError, match="a phase is being learnt"):
         other.on_task_end([samples([2])])
+    x, y = samples([0, 1])
+    for given in ((x.flip(0), y.flip(0)), (x.flip(3), y)):
+        with unchanged(other), pytest.raises(ValueError, match=r"begun with other samples, or in"):
+            other.fit_task([given])
+    other.fit_task([(x, y)])
 
 
 def test_batch_norm_cannot_take_one_sample() -> None:

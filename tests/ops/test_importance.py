@@ -133,7 +133,8 @@ def test_a_perceptron_in_float32(rng: torch.Generator) -> None:
 def test_more_samples_than_are_treated_at_once(
     monkeypatch: pytest.MonkeyPatch, rng: torch.Generator
 ) -> None:
-    monkeypatch.setattr("clfast.ops._layer_gradients._ROOM", 100)
+    monkeypatch.setattr("clfast.ops._layer_gradients._ROOM", {"cpu": 100})
+    monkeypatch.setattr("clfast.ops._per_sample._ROOM", 100)
     x, y = torch.randn(7, 2, 6, 6, generator=rng).double(), torch.arange(7) % 3
     model = _made(
         lambda: nn.Sequential(

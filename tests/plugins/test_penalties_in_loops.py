@@ -13,7 +13,7 @@ from penalty_cases import PLUGINS, every_plugin, float64, network, parameters, p
 from torch import Tensor, nn
 
 from clfast import plugins
-from clfast.plugins import EWC
+from clfast.plugins import EWC, SI
 
 
 @every_plugin
@@ -296,3 +296,28 @@ def test_a_loop_may_make_all_calls_of_every_plugin() -> None:
             assert callable(getattr(kind, call))
     plugin = EWC(network(), strength=1.0)
     plugin.after_step()  # needs nothing
+
+
+def test_the_second_of_two_path_plugins_takes_the_pull_of_the_first_for_the_tasks() -> None:
+    """`gradient="task"` leaves out the plugin's own pull alone."""
+    model = network()
+    first, second = SI(model, strength=2.0), SI(model, strength=3.0)
+    for batches in tasks(2):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        wanted = torch.zeros_like(model.get_parameter("0.weight"))
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            first.after_backward()
+            weight = model.get_parameter("0.weight")
+            assert weight.grad is not None
+            seen, before = weight.grad.clone(), weight.detach().clone()
+            second.after_backward()
+            optimizer.step()
+            first.after_step()
+            second.after_step()
+            wanted -= seen * (weight.detach() - before)
+        torch.testing.assert_close(second.state_dict()["omegas"]["0.weight"], wanted)
+        assert first.tasks == 0 or bool((first.state_dict()["omegas"]["0.weight"] != wanted).any())
+        first.on_task_end()
+        second.on_task_end()

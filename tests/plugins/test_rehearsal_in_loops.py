@@ -371,14 +371,15 @@ def test_copies_of_the_model_do_not_copy_what_is_stored(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("given", ["compiled", "inside"])
-@every_plugin
+@pytest.mark.parametrize(
+    ("name", "given"), [*((name, "compiled") for name in PLUGINS), ("ERMIR", "inside")]
+)
 def test_compiled_models(name: str, given: str) -> None:
     model, plain = network(), network()
     compiled: Any = torch.compile(model, backend="aot_eager")
     plugin = PLUGINS[name](compiled if given == "compiled" else model)
     other = PLUGINS[name](plain)
-    for batches in tasks():
+    for batches in tasks(2):
         train(plugin, compiled, batches)
         train(other, plain, batches)
         plugin.on_task_end(batches)
