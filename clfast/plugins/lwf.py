@@ -23,6 +23,7 @@ from .base import (
     in_own_pass,
     own_pass,
 )
+from .processes import together
 from .teacher import distilled, teacher_of
 
 Classes: TypeAlias = Literal["seen"] | None
@@ -211,16 +212,17 @@ class LwF(Plugin):
         """Classes of the samples, over all processes."""
         device = next(self._model.parameters()).device
         found: set[int] = set()
-        for _, y in batches(loader, torch.device("cpu"), where, labels=True):
-            assert y is not None
-            if y.dtype != torch.int64 or y.dim() != 1:
-                raise TypeError(
-                    f"{where}: y must be int64 [N], got {y.dtype} {list(y.shape)}; with "
-                    "classes=None labels are not needed"
-                )
-            found.update(y.tolist())
-        if found and min(found) < 0:
-            raise ValueError(f"{where}: y must be class labels >= 0, got {min(found)}")
+        with together(self._model, where):
+            for _, y in batches(loader, torch.device("cpu"), where, labels=True):
+                assert y is not None
+                if y.dtype != torch.int64 or y.dim() != 1:
+                    raise TypeError(
+                        f"{where}: y must be int64 [N], got {y.dtype} {list(y.shape)}; with "
+                        "classes=None labels are not needed"
+                    )
+                found.update(y.tolist())
+            if found and min(found) < 0:
+                raise ValueError(f"{where}: y must be class labels >= 0, got {min(found)}")
         if (ddp := distributed(self._model)) is not None:
             highest = torch.tensor(max(found, default=-1), device=device)
             dist.all_reduce(highest, dist.ReduceOp.MAX, ddp.process_group)

@@ -21,6 +21,7 @@ from .base import (
     check_model,
     check_parts,
 )
+from .processes import together
 from .tables import ParameterTables, Table
 
 
@@ -141,10 +142,11 @@ class QuadraticPlugin(Plugin):
         device = next(self._network.parameters()).device
         totals = {n: torch.zeros_like(t) for n, t in self._tables["anchors"].items()}
         count = 0
-        for x, y in batches(loader, device, where, labels=labels):
-            for name, mean in found(self._network, x, y).items():
-                totals[name].add_(mean, alpha=len(x))
-            count += len(x)
+        with together(self._model, where):
+            for x, y in batches(loader, device, where, labels=labels):
+                for name, mean in found(self._network, x, y).items():
+                    totals[name].add_(mean, alpha=len(x))
+                count += len(x)
         if (ddp := distributed(self._model)) is not None:
             counted = torch.tensor(float(count), device=device, dtype=torch.float64)
             for tensor in (counted, *totals.values()):

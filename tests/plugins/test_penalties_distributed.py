@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 from penalty_cases import PLUGINS, network, tasks, train
-from two_processes import NAMES, train_on_a_share
+from two_processes import NAMES, fail_in_one, train_on_a_share
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
@@ -23,3 +23,16 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         for parameters, state in (share[name] for share in shares):
             torch.testing.assert_close((dict(parameters), state), wanted)
         torch.testing.assert_close(shares[0][name][1], shares[1][name][1], rtol=0, atol=0)
+
+
+def test_what_fails_in_one_process_fails_in_both(tmp_path: Path) -> None:
+    mp.spawn(fail_in_one, (str(tmp_path),), nprocs=2)
+    waiting, failing = (torch.load(tmp_path / f"failed{rank}") for rank in range(2))
+    assert list(waiting) == list(failing) == ["EWC", "MAS", "LwF"]
+    for name in waiting:
+        kind, message = waiting[name]
+        assert kind == "RuntimeError"
+        assert message.startswith(f"{name}.on_task_end: another process failed")
+        kind, message = failing[name]
+        assert kind == "TypeError"
+        assert message.startswith(f"{name}.on_task_end: loader must give batches")

@@ -155,3 +155,22 @@ def _distil_on_a_share(rank: int) -> Any:
             optimizer.step()
         plugin.on_task_end([] if rank else batches)
     return dict(model.module.state_dict()), plugin.state_dict()
+
+
+def fail_in_one(rank: int, folder: str) -> None:
+    """The loader of the second process gives what is no batch; then both end the task."""
+    _join(rank, folder)
+    batches = tasks(1)[0]
+    found: dict[str, tuple[str, str]] = {}
+    makers = {"EWC": PLUGINS["EWC"], "MAS": PLUGINS["MAS"], "LwF": lambda model: LwF(model)}
+    for name, make in makers.items():
+        plugin = make(DistributedDataParallel(network()))
+        before = copy.deepcopy(plugin.state_dict())
+        try:
+            plugin.on_task_end([*batches, "nothing"] if rank else batches)
+        except (RuntimeError, TypeError) as error:
+            found[name] = type(error).__name__, str(error)
+        assert str(plugin.state_dict()) == str(before)
+        plugin.on_task_end(batches)
+    torch.save(found, Path(folder, f"failed{rank}"))
+    dist.destroy_process_group()
