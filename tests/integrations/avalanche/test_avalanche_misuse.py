@@ -13,6 +13,7 @@ from torch import nn
 
 import clfast
 from clfast.integrations import avalanche
+from clfast.memory import ReplayBuffer
 from clfast.methods import DGR, RandomSelection
 
 MASK = torch.zeros(6, 10, dtype=torch.bool)
@@ -127,6 +128,11 @@ def test_an_arity_that_changes() -> None:
             TypeError,
             "^EWC: there is no option gamma; there are strength, targets, generator, mb_size",
         ),
+        (lambda: avalanche.ER(replay=5), TypeError, "^ER: memory is missing; pass memory="),
+        (lambda: avalanche.ERMIR(memory=ReplayBuffer(9)), TypeError, "^ERMIR: lr is missing"),
+        (lambda: avalanche.GEM(per_task=5, memory=1), TypeError, "^GEM: there is no option memory"),
+        (lambda: avalanche.GEM(per_task=5, store="x"), ValueError, "^GEM: store must be one of"),
+        (lambda: avalanche.LwF(alpha=1.0), TypeError, "^LwF: there is no option alpha; there are"),
         (lambda: avalanche.SI(strength=1.0, mb_size=0), ValueError, "^SI: mb_size must be at"),
         (lambda: avalanche.ARM(snapshot=1), TypeError, "^ARM: there is no option snapshot"),
         (lambda: avalanche.Protect([MASK]), TypeError, "reserved must map names .* got list"),
@@ -147,6 +153,7 @@ def test_values_are_refused_when_the_plugin_is_made() -> None:
     for plugin, message in (
         (avalanche.EWC(strength=-1.0), "strength"),
         (avalanche.ARM(images=0), "images"),
+        (avalanche.ER(memory=ReplayBuffer(9), replay=0), "replay must be at least 1"),
         (avalanche.Hebb("classifier", k=0), "k must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):

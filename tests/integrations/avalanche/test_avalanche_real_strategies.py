@@ -347,3 +347,14 @@ def test_the_example_has_plugins_that_train() -> None:
         for make in owners:
             if make is not None:
                 trained(make(), "xyt", experiences=2, epochs=1)
+
+
+def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what it compares agrees, before it is timed."""
+    from benchmarks import avalanche as benchmark
+
+    threads = torch.get_num_threads()
+    benchmark.main(["--small", "--threads", str(threads), "--out", str(tmp_path / "found.json")])
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert len(rows) == len(capsys.readouterr().out.splitlines()) == 7
+    assert all(row["times"] > 0 for row in rows)
