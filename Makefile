@@ -15,11 +15,14 @@ FAMILY ?= retrieval,adaptation,recall,consolidation,masks,optimizers,exemplars
 OUT ?= gpu-check
 PROCESSES ?= 5
 
-.PHONY: help demo test test-slow check sanitize lint bench ops-bench other-bench gpu-check wheel clean
+.PHONY: help demo test test-slow test-avalanche check sanitize lint bench ops-bench other-bench \
+        bench-avalanche gpu-check wheel clean
 help:
 	@echo "make demo       online adaptation on images: Parametric, Mixture, MbPA, Hebb (a minute)"
 	@echo "make test       build and run the tests"
 	@echo "make test-slow  those that take long"
+	@echo "make test-avalanche, make bench-avalanche"
+	@echo "                with Avalanche, which .venv-avalanche is made for"
 	@echo "make check      lint, types, format, symbols, SIMD levels, CUDA build, sanitized emulator"
 	@echo "make sanitize   all kernel tests under sanitizers: run it when a kernel changes"
 	@echo "make bench      all benchmarks: of ops (make ops-bench) and of what is made of them (make"
@@ -27,7 +30,7 @@ help:
 	@echo "                benchmarks/results/"
 	@echo "make gpu-check  build, test, sanitize and measure on an NVIDIA GPU; FAMILY= OUT="
 	@echo "make wheel      a wheel into dist/"
-	@echo "make clean      remove .venv, builds and wheels; runs/ and results stay"
+	@echo "make clean      remove .venv, .venv-avalanche, builds and wheels; runs/ and results stay"
 
 demo: $(VENV)/.built
 	@clfast demo
@@ -40,6 +43,31 @@ test: $(VENV)/.built
 
 test-slow: $(VENV)/.built
 	@OMP_WAIT_POLICY=passive python -m pytest -q -m "slow and not cuda" -n auto --benchmark-disable tests
+
+# Avalanche brings much with it, so it has an environment of its own, with the versions of
+# requirements.txt; clfast is the one of this tree, as it was built for $(VENV).
+AVALANCHE := .venv-avalanche
+IN_AVALANCHE := PYTHONPATH=$(CURDIR) OMP_WAIT_POLICY=passive $(AVALANCHE)/bin/python
+
+test-avalanche: $(AVALANCHE)/.installed $(VENV)/.built
+	@$(IN_AVALANCHE) -m pytest -q -n auto --dist worksteal --benchmark-disable --disable-warnings \
+	  tests/integrations/avalanche
+
+bench-avalanche: $(AVALANCHE)/.installed $(VENV)/.built
+	@$(IN_AVALANCHE) -W ignore -m benchmarks.avalanche --out $(RESULTS)/avalanche.json
+
+# torchvision asks for a torch with CUDA where it finds none.
+$(AVALANCHE)/.installed: requirements.txt | $(VENV)/.built
+	@$(PYTHON) -m venv --clear $(AVALANCHE)
+	echo "clfast: installing Avalanche into $(AVALANCHE) (minutes)"
+	install="$(AVALANCHE)/bin/python -m pip install --quiet --disable-pip-version-check"
+	$$install -c requirements.txt torch numpy safetensors rich click scikit-learn \
+	  pytest pytest-xdist pytest-benchmark
+	$$install --no-deps torchvision==0.28.0
+	$$install -c requirements.txt avalanche-lib==0.6.0 quadprog==0.1.14
+	packages=$$($(AVALANCHE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	cp -r $(VENV)/lib/python*/site-packages/clfast-*.dist-info "$$packages"
+	touch $@
 
 lint: $(VENV)/.built
 	@ruff check .
@@ -104,7 +132,7 @@ wheel: $(VENV)/.installed
 	@pip wheel --no-build-isolation --no-deps -w dist .
 
 clean:
-	rm -rf $(VENV) build dist clfast/_C.so clfast/_C_cuda.so *.egg-info
+	rm -rf $(VENV) $(AVALANCHE) build dist clfast/_C.so clfast/_C_cuda.so *.egg-info
 
 $(VENV)/.installed: requirements.txt
 	@say() { echo "clfast: $$1" >&2; exit 1; }

@@ -70,7 +70,16 @@ class Classifier(Restorable, Learner):
                 another dtype, shape, range or device; a loss
                 that is not finite. Model, optimizer and the rest of the learner are as before.
         """
-        where = f"{type(self).__name__}.observe"
+        return self._learnt(x, y, self._learn, f"{type(self).__name__}.observe")
+
+    def _learnt(
+        self,
+        x: Tensor,
+        y: Tensor,
+        learn: Callable[[Tensor, Tensor, str], dict[str, Tensor]],
+        where: str,
+    ) -> dict[str, float]:
+        """What ``learn`` makes of a batch that is looked at first; all is as before if it fails."""
         self._check(where)
         checks.check_samples(x, where)
         if not len(x):
@@ -78,8 +87,9 @@ class Classifier(Restorable, Learner):
         with self._guarded(where):
             # Autograd may not keep inference tensors.
             x, y = (t.clone() if isinstance(t, Tensor) and t.is_inference() else t for t in (x, y))
-            losses = self._learn(x, y, where)
-            found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+            losses = learn(x, y, where)
+            values = torch.stack(list(losses.values())).tolist() if losses else []
+            found = dict(zip(losses, values, strict=True))
             for name, loss in found.items():
                 _check_finite(name, loss, where)
             self._store(x, y)

@@ -111,6 +111,37 @@ class ImageReplay(TaughtAfterwards):
                 logits = self._recall.logits(self.old, images)
         return Recalled(images[drawn.copies], logits[drawn.copies])
 
+    def teach(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """What ``observe`` does after its step on the batch, for a loop that took that step.
+
+        Such a loop calls ``on_task_end`` itself, with ``snapshot="task"``.
+
+        Args:
+            x, y: as of ``observe``.
+
+        Returns:
+            The losses by name; none while no network from before teaches.
+
+        Raises:
+            ValueError: with another ``snapshot``, which is taken before the step.
+            TypeError, ValueError: as `observe`; all is as before.
+        """
+        where = f"{type(self).__name__}.teach"
+        if self.snapshot != "task":
+            raise ValueError(
+                f"{where}: snapshot is {self.snapshot}, which observe() takes before its own step; "
+                "make the learner with snapshot='task'"
+            )
+        return self._learnt(x, y, self._learn_afterwards, where)
+
+    def _learn_afterwards(self, x: Tensor, y: Tensor, where: str) -> dict[str, Tensor]:
+        self._recall.check(x, where)
+        # Whether there is an output for each is the business of the step that was taken.
+        checks.check_labels(y, len(x), torch.iinfo(torch.int64).max, x.device, where)
+        old = self._teacher()
+        self._count(y)
+        return {} if old is None else self._taught(old, x, y, where)
+
     def on_task_end(self, loader: Batches | None = None) -> None:
         """The network now becomes the network before, if ``snapshot="task"``; whether the model
         treats equal images equally is tried out again."""

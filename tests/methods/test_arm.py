@@ -412,3 +412,39 @@ def test_batches_made_in_inference_mode() -> None:
         for x, y in batches(4, 2, 4, 6):
             learner.observe(x, y)
     assert learner.calls == 4
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_teaching_alone_is_what_observe_does_after_its_step(repeats: int) -> None:
+    """For loops that take the step on the batch themselves."""
+    whole = _arm(_flat(), snapshot="task", image_shape=(2, 4, 6), repeats=repeats)
+    taught = _arm(_flat(), snapshot="task", image_shape=(2, 4, 6), repeats=repeats)
+    for t, (x, y) in enumerate(batches(6, 2, 4, 6)):
+        losses = whole.observe(x.flatten(1), y)
+        taught.optimizer.zero_grad()
+        nn.functional.cross_entropy(taught.model(x.flatten(1)), y).backward()
+        taught.optimizer.step()
+        found = taught.teach(x.flatten(1), y)
+        assert found.keys() == (set() if t < 2 else {"recall", "replay", "distill"})
+        assert all(found[name] == losses[name] for name in found)
+        same(whole.model, taught.model)
+        if t % 2:
+            for learner in (whole, taught):
+                learner.on_task_end()
+    assert taught.seen == whole.seen
+    assert taught.calls == whole.calls
+
+
+def test_teaching_alone_is_refused_where_it_cannot_be() -> None:
+    (x, y), *_ = batches(1, 2, 4, 6)
+    learner = _arm(_residual())
+    with pytest.raises(ValueError, match=r"ARM.teach: snapshot is 2, .* snapshot='task'"):
+        learner.teach(x, y)
+    learner = _arm(_residual(), snapshot="task")
+    before = copy.deepcopy(learner.state_dict())
+    for labels, error in ((y.int(), TypeError), (-1 - y, ValueError), (y[:1], ValueError)):
+        with pytest.raises(error, match=r"ARM\.teach: y"):
+            learner.teach(x, labels)
+    with pytest.raises(ValueError, match=r"ARM\.teach: x is an empty batch"):
+        learner.teach(x[:0], y[:0])
+    torch.testing.assert_close(learner.state_dict(), before, rtol=0, atol=0)

@@ -1,0 +1,124 @@
+"""`Hebb`, `MbPA` and `Mixture`: the strategy's model predicts through a memory."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from ... import _arguments
+from ...memory import KeyValueMemory
+from ...methods.attachment import Attachment, attach, attached
+from .strategy import NOT_BEGUN, Strategy, mini_batch, samples
+
+
+class PredictionHead:
+    """:func:`clfast.attach` in a strategy: in ``strategy.eval`` the model's output layer adapts to
+    the neighbours of its input; training is as without.
+
+    A model in the place of the one before, as GDumbPlugin has in each experience, is attached to,
+    and the memory, whose keys are features of the one before, begins anew.
+
+    Args:
+        head: name of the model's output layer, an ``nn.Linear``: ``"classifier"`` of SimpleMLP,
+            ``"classifier.classifier"`` of an IncrementalClassifier of that name. It may grow.
+        memory: as of `attach`; None: one without bound.
+        write: ``"experience"``: when one has ended its samples are written, in one pass over them;
+            ``"iteration"``: each mini-batch after its step, for streams that are seen once.
+        mb_size: samples of a batch of that pass; None: the strategy's of training.
+        options: of the method, as ``k=200``.
+
+    Attributes:
+        attachment: None before the first call of ``train`` or ``eval``.
+
+    Raises:
+        TypeError, ValueError: an argument that cannot be, here; a model without the head, or whose
+            head has an attachment already, with the first ``train`` or ``eval``.
+    """
+
+    supports_distributed = False
+    attachment: Attachment | None
+
+    _METHOD: ClassVar[str]
+
+    def __init__(
+        self,
+        head: str,
+        *,
+        memory: KeyValueMemory | None = None,
+        write: Literal["experience", "iteration"] = "experience",
+        mb_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        where = type(self).__name__
+        if not isinstance(head, str):
+            raise TypeError(f"{where}: head must be a layer's name, got {type(head).__name__}")
+        _arguments.one_of(write, ("experience", "iteration"), "write", where)
+        if mb_size is not None:
+            mb_size = _arguments.integer(mb_size, "mb_size", where, least=1)
+        self.attachment = None
+        self._head, self._memory, self._options = head, memory, options
+        self._write, self._mb_size = write, mb_size
+
+    def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._follow(strategy.model)
+
+    def before_eval(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._follow(strategy.model)
+
+    def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._write == "iteration":
+            x, y, *_ = mini_batch(strategy, type(self).__name__)
+            self._attached().write(x, y)
+
+    def after_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        attachment = self._attached()
+        if self._write == "experience":
+            for x, y, *_ in samples(strategy, strategy.experience.dataset, self._mb_size):
+                attachment.write(x.to(strategy.device), y.to(strategy.device))
+        attachment.on_task_end()
+
+    def _follow(self, model: nn.Module) -> None:
+        before = self.attachment
+        if before is not None and before.model is model:
+            return
+        if before is not None:
+            copied = attached(model)
+            if copied is not None and copied.memory is before.memory:
+                copied.detach()
+        memory = self._memory if before is None else before.memory
+        try:
+            made = attach(model, self._head, memory, method=self._METHOD, **self._options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{type(self).__name__}: {error}") from error
+        if before is not None:
+            before.detach()
+            before.memory.clear()
+        self.attachment = made
+
+    def _attached(self) -> Attachment:
+        if self.attachment is None:
+            raise RuntimeError(NOT_BEGUN.format(type(self).__name__))
+        return self.attachment
+
+
+class Hebb(PredictionHead):
+    """:class:`clfast.methods.Hebb` on the strategy's model, see `PredictionHead`."""
+
+    _METHOD = "hebb"
+
+
+class MbPA(PredictionHead):
+    """:class:`clfast.methods.MbPA` on the strategy's model, see `PredictionHead`."""
+
+    _METHOD = "mbpa"
+
+
+class Mixture(PredictionHead):
+    """:class:`clfast.methods.Mixture` on the strategy's model, see `PredictionHead`."""
+
+    _METHOD = "mixture"

@@ -1,0 +1,105 @@
+"""What the adapters take from a strategy of Avalanche, without an import of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ...plugins.base import Batches
+
+NOT_BEGUN = (
+    "{}: no experience has begun; pass it to the strategy as plugins=[...], before strategy.train"
+)
+
+
+class Strategy(Protocol):
+    """Of ``avalanche.training.templates.SupervisedTemplate``, what is used here."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    experience: Any
+    mbatch: Any
+    loss: Tensor
+    train_mb_size: int
+
+
+def mini_batch(strategy: Strategy, where: str) -> list[Tensor]:
+    """x, y, and the task labels where the stream has them, which makes 2 or 3 tensors."""
+    batch = strategy.mbatch
+    found = list(batch) if isinstance(batch, Sequence) else [batch]
+    if len(found) not in (2, 3) or not all(isinstance(part, Tensor) for part in found):
+        kinds = ", ".join(type(part).__name__ for part in found)
+        raise TypeError(
+            f"{where}: strategy.mbatch must be tensors x, y or x, y, task labels, got ({kinds}); "
+            "use a benchmark of samples (x, y) or (x, y, task label)"
+        )
+    return found
+
+
+def samples(strategy: Strategy, dataset: Any, size: int | None) -> Batches:
+    """Batches of a data set in an order of their own, for it may be sorted by class.
+
+    size: of a batch; None: the strategy's of training.
+    """
+    return _loader(dataset, size or strategy.train_mb_size)
+
+
+def pairs_of(dataset: Any, size: int) -> Batches:
+    """Batches x, y of a data set, without its task labels."""
+    return ((x, y) for x, y, *_ in _loader(dataset, size))
+
+
+def _loader(dataset: Any, size: int) -> DataLoader[Any]:
+    # With torch's global generator the draws of the strategy would be other ones.
+    options: dict[str, Any] = {
+        "shuffle": len(dataset) > 0,
+        "generator": torch.Generator().manual_seed(0),
+        "collate_fn": getattr(dataset, "collate_fn", None),
+    }
+    return DataLoader(dataset, size, **options)
+
+
+def columns(batches: Iterable[Sequence[Tensor]], where: str) -> list[Tensor]:
+    """All batches as one: x, y, and the task labels where there are any."""
+    read = [list(batch) for batch in batches]
+    if not read:
+        raise ValueError(f"{where}: the experience has no samples; leave it out of the stream")
+    return [torch.cat(parts) for parts in zip(*read, strict=True)]
+
+
+Made = TypeVar("Made")
+
+
+class OfModel:
+    """Makes something for the model of the strategy, when its first experience begins, and sees
+    that it is that model's later on."""
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+
+    def of(self, strategy: Strategy, make: Callable[[nn.Module], Made], made: Made | None) -> Made:
+        """What was made for the model, or what ``make`` makes of it.
+
+        Raises:
+            RuntimeError: the strategy has another model by now.
+        """
+        if made is None:
+            made = make(strategy.model)
+            self._model = strategy.model
+        elif strategy.model is not self._model:
+            raise RuntimeError(
+                f"{type(self).__name__}: strategy.model was replaced by another model, as "
+                "GDumbPlugin does in each experience, and what is known of the one before says "
+                "nothing about it; take one of the two plugins out, or a new strategy"
+            )
+        return made
+
+    def _begun(self, made: Made | None) -> Made:
+        if made is None:
+            raise RuntimeError(NOT_BEGUN.format(type(self).__name__))
+        return made
