@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...memory.policies import surviving_rows
 from .checkout import of_mammoth
 
 _COLUMNS = ("examples", "labels", "logits", "task_labels", "true_labels")
@@ -141,15 +140,16 @@ def _fast_add_data(original: Callable[..., None]) -> Any:
             self.init_tensors(**tensors)
         drawn = _slots(self.num_seen_examples, len(examples), self.buffer_size)
         self.num_seen_examples += len(examples)
-        rows = surviving_rows(drawn)
-        slots = drawn[rows]
-        if not len(rows):
+        # Of samples with the same slot the last one stays.
+        last = {slot: row for row, slot in enumerate(drawn) if slot >= 0}
+        if not last:
             return
+        slots, rows = torch.tensor(list(last)), torch.tensor(list(last.values()))
         for name, tensor in given.items():
             column = getattr(self, name)
             column[slots.to(column.device)] = tensor[rows.to(tensor.device)].to(column)
         if attention_maps is not None:
-            for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
+            for slot, row in last.items():
                 maps = [of_layer[row].byte().to(self.device) for of_layer in attention_maps]
                 self.attention_maps[slot] = maps
         if sample_selection_scores is not None:
@@ -159,17 +159,16 @@ def _fast_add_data(original: Callable[..., None]) -> Any:
     return add_data
 
 
-def _slots(seen: int, count: int, capacity: int) -> Tensor:
-    """Slots [count] int64 of samples seen, seen + 1, ... of a stream; -1 for those not stored.
+def _slots(seen: int, count: int, capacity: int) -> list[int]:
+    """Slots of ``count`` samples seen, seen + 1, ... of a stream; -1 for those not stored.
 
     Algorithm R of Vitter 1985. While there is room, nothing is drawn. One call of numpy with many
     bounds draws what one call a bound draws.
     """
     free = min(max(capacity - seen, 0), count)
-    filled = np.arange(seen, seen + free)
     drawn = np.random.randint(0, np.arange(seen + free + 1, seen + count + 1))
     drawn[drawn >= capacity] = -1
-    return torch.from_numpy(np.concatenate([filled, drawn]))
+    return [*range(seen, seen + free), *drawn.tolist()]
 
 
 def _check(
