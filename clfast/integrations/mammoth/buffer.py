@@ -140,7 +140,8 @@ def _fast_add_data(original: Callable[..., None]) -> Any:
             self.init_tensors(**tensors)
         drawn = _slots(self.num_seen_examples, len(examples), self.buffer_size)
         self.num_seen_examples += len(examples)
-        last = {slot: row for row, slot in enumerate(drawn) if slot >= 0}  # which the loop leaves
+        # Of samples with the same slot the last one stays.
+        last = {slot: row for row, slot in enumerate(drawn) if slot >= 0}
         if not last:
             return
         slots, rows = (torch.tensor(list(n), device="cpu") for n in (last.keys(), last.values()))
@@ -159,14 +160,15 @@ def _fast_add_data(original: Callable[..., None]) -> Any:
 
 
 def _slots(seen: int, count: int, capacity: int) -> list[int]:
-    """Slots of samples seen, seen + 1, ... of a stream; -1 for those not stored.
+    """Slots of ``count`` samples seen, seen + 1, ... of a stream; -1 for those not stored.
 
     Algorithm R of Vitter 1985. While there is room, nothing is drawn. One call of numpy with many
     bounds draws what one call a bound draws.
     """
     free = min(max(capacity - seen, 0), count)
-    drawn = np.random.randint(0, np.arange(seen + free + 1, seen + count + 1)).tolist()
-    return [*range(seen, seen + free), *(slot if slot < capacity else -1 for slot in drawn)]
+    drawn = np.random.randint(0, np.arange(seen + free + 1, seen + count + 1))
+    drawn[drawn >= capacity] = -1
+    return [*range(seen, seen + free), *drawn.tolist()]
 
 
 def _check(
