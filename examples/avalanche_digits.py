@@ -80,7 +80,7 @@ def stored(policy: Any) -> list[Any]:
 # What is the same method stands under one name, Avalanche's first.
 PLUGINS: dict[str, tuple[Callable[[], list[Any]] | None, Callable[[], list[Any]] | None]] = {
     "Naive": (lambda: [], None),
-    "EWC": (lambda: [avalanche.EWCPlugin(100.0)], lambda: [ours.EWC(strength=200.0)]),
+    "EWC": (lambda: [avalanche.EWCPlugin(20.0)], lambda: [ours.EWC(strength=40.0)]),
     "SI": (
         lambda: [avalanche.SynapticIntelligencePlugin(0.1)],
         lambda: [ours.SI(strength=0.05)],

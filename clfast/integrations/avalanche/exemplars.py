@@ -26,7 +26,8 @@ class ExemplarBuffer:
     selection may adjust. It is what ``ReplayPlugin(mem_size, storage_policy=...)`` asks for,
     ``max_size`` being ``mem_size``; ``task_balanced_dataloader`` is not for it.
 
-    Images are stored as the experience's data set gives them, and are no longer transformed then.
+    Images are stored as the experience's data set gives them, and are no longer transformed then;
+    all of a class have the task label that the class was last shown with.
 
     Args:
         max_size: of all classes together, at least 1.
@@ -103,9 +104,8 @@ class ExemplarBuffer:
         self.exemplars = Exemplars(images[order], labels[order])
         label = exp.dataset[0][1]
         self._kind = torch.tensor if isinstance(label, Tensor) else type(label)
-        if task:
-            known = dict(zip(y.tolist(), task[0].tolist(), strict=False))
-            self._tasks.update(known)
+        if task:  # of the experience's samples, which are the first of y
+            self._tasks.update(zip(y.tolist(), task[0].tolist(), strict=False))
 
     def resize(self, strategy: Strategy, new_size: int) -> None:
         """Another ``max_size``; where that is less, the first exemplars of each class stay."""
