@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from . import _check
 
@@ -123,19 +122,15 @@ _RULES: dict[type, tuple[Callable[..., dict[str, Tensor]], tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class LayerCall:
-    """A layer of a known kind, as it was called once on all samples."""
+    """A layer of a known kind, as it was called once on all samples.
 
-    name: str
+    parameters: the names that its trainable parameters have in the network, by their own.
+    """
+
     layer: nn.Module
+    parameters: Mapping[str, str]
     x: Tensor
     edge: GradientEdge  # of what the layer gave, whatever was done to it in place
-
-    @property
-    def parameters(self) -> dict[str, str]:
-        """The names that its trainable parameters have in the network, by their own."""
-        dot = "." if self.name else ""
-        named = self.layer.named_parameters(recurse=False)
-        return {own: f"{self.name}{dot}{own}" for own, p in named if p.requires_grad}
 
     def summed(self, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
         """sum_n f(gradient of sample n), by the names that parameters have in the network."""
@@ -151,43 +146,67 @@ def recorded(
     """What the network gives for samples x [N, ...], and the calls of layers that follow a rule.
 
     That is: of layers of a known kind, without a forward pass of their own, which were called once,
-    on one row a sample, and whose parameters nothing else has used.
+    on one row a sample, and whose parameters nothing else in the graph has used.
     """
     known = {name: module for name, module in network.named_modules() if _follows(module)}
     calls: dict[str, list[LayerCall | None]] = defaultdict(list)
 
-    def record(name: str) -> Callable[..., None]:
+    def record(name: str, named: Mapping[str, str]) -> Callable[..., None]:
         def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             fits = len(args) == 1 and not kwargs and _fit(layer, args[0], output, len(x))
             calls[name].append(
-                LayerCall(name, layer, args[0].detach(), get_gradient_edge(output))
+                LayerCall(layer, named, args[0].detach(), get_gradient_edge(output))
                 if fits
                 else None
             )
 
         return hook
 
-    uses = _Uses(network)
-    handles = [
-        # Before other hooks, which may replace what the layer gave.
-        module.register_forward_hook(record(name), prepend=True, with_kwargs=True)
-        for name, module in known.items()
-    ]
+    names = {name for name, _ in network.named_parameters()}
+    handles = []
+    for name, module in known.items():
+        dot = "." if name else ""
+        trainable = (own for own, p in module._parameters.items() if _trains(p))
+        named = {own: f"{name}{dot}{own}" for own in trainable}
+        if names.issuperset(named.values()):  # else it shares them, under other names
+            # Before other hooks, which may replace what the layer gave.
+            hook = record(name, named)
+            handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
     try:
-        with uses:
-            outputs = functional_call(network, dict(buffers), (x,))
+        outputs = functional_call(network, dict(buffers), (x,))
     finally:
         for handle in handles:
             handle.remove()
-    names = {name for name, _ in network.named_parameters()}
+    uses = _uses(outputs)
     found = {}
     for name, (call, *more) in calls.items():
-        own = known[name].parameters(recurse=False)
-        if call is None or more or any(uses.of[id(p)] != 1 for p in own):
-            continue
-        if names.issuperset(call.parameters.values()):  # else it shares them, under other names
+        used = max(uses[id(p)] for p in known[name]._parameters.values() if p is not None)
+        if call is not None and not more and used <= 1:
             found[name] = call
     return outputs, found
+
+
+def _uses(outputs: object) -> Counter[int]:
+    """How often each parameter, by its id, goes into the graph of the outputs."""
+    uses: Counter[int] = Counter()
+    if not isinstance(outputs, Tensor) or outputs.grad_fn is None:
+        return uses
+    seen: set[Any] = {outputs.grad_fn}
+    ahead: list[Any] = [outputs.grad_fn]
+    while ahead:
+        for node, _ in ahead.pop().next_functions:
+            if node is None:
+                continue
+            if type(node).__name__ == "AccumulateGrad":
+                uses[id(node.variable)] += 1
+            elif node not in seen:
+                seen.add(node)
+                ahead.append(node)
+    return uses
+
+
+def _trains(parameter: Tensor | None) -> bool:
+    return parameter is not None and parameter.requires_grad
 
 
 def _follows(module: nn.Module) -> bool:
@@ -195,7 +214,7 @@ def _follows(module: nn.Module) -> bool:
         return False
     if set(module._parameters) != {"weight", "bias"}:  # of weight_norm, say
         return False
-    if not any(p.requires_grad for p in module.parameters(recurse=False)):
+    if not any(map(_trains, module._parameters.values())):
         return False
     norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
     return not norm or (module.running_mean is not None and module.weight is not None)
@@ -210,36 +229,3 @@ def _fit(layer: nn.Module, x: Any, output: Any, count: int) -> bool:
         and x.dim() in dims
         and len(x) == len(output) == count
     )
-
-
-class _Uses(TorchFunctionMode):
-    """Counts the functions of torch that are given a parameter."""
-
-    _LOOKS = frozenset(
-        getattr(Tensor, name).__get__
-        for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad")
-    ) | {Tensor.size, Tensor.dim, Tensor.numel}
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.of: Counter[int] = Counter()
-        self._parameters = {id(p) for p in network.parameters()}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func not in self._LOOKS:
-            self._count(args)
-            if kwargs:
-                self._count(kwargs.values())
-        return func(*args, **(kwargs or {}))
-
-    def _count(self, arguments: Iterable[Any]) -> None:
-        for argument in arguments:
-            if isinstance(argument, Tensor):
-                if id(argument) in self._parameters:
-                    self.of[id(argument)] += 1
-            elif isinstance(argument, list | tuple):
-                self._count(argument)
-            elif isinstance(argument, Mapping):
-                self._count(argument.values())
