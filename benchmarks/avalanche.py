@@ -4,7 +4,7 @@
 
 In one process, the two taking turns (`harness.alternate`); medians. Both are held against each
 other before they are timed. Full size is Avalanche's SlimResNet18 (1.1 M parameters in 62 tensors)
-on batches of 10 images of 32 x 32, after ten tasks.
+on batches of 10 images of 32 x 32, after ten tasks; and whole strategies on scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from .torchvision_ops import declare_missing
 
 declare_missing()
 
+from avalanche.benchmarks import nc_benchmark  # noqa: E402
 from avalanche.benchmarks.utils import as_classification_dataset  # noqa: E402
 from avalanche.models import SimpleMLP, SlimResNet18  # noqa: E402
+from avalanche.training import Naive  # noqa: E402
 from avalanche.training import plugins as theirs  # noqa: E402
 from avalanche.training.plugins.mir import update_temp  # noqa: E402
 from avalanche.training.storage_policy import (  # noqa: E402
@@ -38,6 +40,7 @@ from avalanche.training.storage_policy import (  # noqa: E402
     ReservoirSamplingBuffer,
 )
 from avalanche.training.utils import ParamData  # noqa: E402
+from sklearn.datasets import load_digits  # noqa: E402
 
 from clfast.integrations import avalanche as ours  # noqa: E402
 from clfast.integrations.avalanche import replacements  # noqa: E402
@@ -64,7 +67,6 @@ class Setting(NamedTuple):
     candidates: Tensor
     labels: Tensor
     features: Tensor  # of one class
-    stored: TensorDataset
 
 
 def setting(small: bool) -> Setting:
@@ -77,9 +79,8 @@ def setting(small: bool) -> Setting:
         x = torch.rand(count, *shape, generator=generator)
         return x, torch.randint(10, (count,), generator=generator)
 
-    stored = TensorDataset(*images(200))
     features = torch.randn(60 if small else 500, 64, generator=generator).relu()
-    return Setting(model, *images(10), *images(50), features, stored)
+    return Setting(model, *images(10), *images(50), features)
 
 
 def ewc(s: Setting) -> Iterator[Comparison]:
@@ -144,14 +145,67 @@ def ewc(s: Setting) -> Iterator[Comparison]:
         return run
 
     steps = {"Naive": step(False), "clfast": step(True)}
-    yield Comparison(f"EWC, a step after {TASKS} tasks", steps, 1 / 1.1, None)
+    yield Comparison(f"EWC, a step of SlimResNet18 after {TASKS} tasks", steps, 1 / 1.1, None)
+
+
+class _Loader:
+    """A plugin that keeps the loader of the experience."""
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        del kwargs
+        self.loader = strategy.dataloader
+
+
+def digits(s: Setting) -> Iterator[Comparison]:
+    """Epochs of a whole strategy, with its loader, hooks and metrics, on the last of ten tasks."""
+    found = load_digits()
+    x, y = torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, torch.tensor(found.target)
+    data = TensorDataset(x, y)
+    data.targets = found.target.tolist()
+    few = TASKS if len(s.features) > 60 else 2
+    stream = nc_benchmark(data, data, TASKS, task_labels=False, fixed_class_order=range(10))
+
+    def epoch(*plugins: Any) -> Callable[[], Any]:
+        torch.manual_seed(0)
+        model = SimpleMLP(10, 64, 256, hidden_layers=2, drop_rate=0)
+        strategy = Naive(
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=1e-3),
+            criterion=nn.CrossEntropyLoss(),
+            train_mb_size=32,
+            plugins=list(plugins),
+            evaluator=theirs.EvaluationPlugin(loggers=[]),
+        )
+        last = _Loader()
+        strategy.plugins.append(last)
+        for experience in list(stream.train_stream)[:few]:
+            strategy.train(experience)
+        strategy.dataloader = last.loader  # which the end of train() takes away
+
+        def run() -> Tensor:
+            strategy.training_epoch()
+            return strategy.loss
+
+        return run
+
+    calls = {
+        "Naive": epoch(),
+        "clfast": epoch(ours.EWC(strength=1.0)),
+        "Avalanche": epoch(theirs.EWCPlugin(0.5)),
+    }
+    yield Comparison(f"EWC, an epoch on digits after {few} tasks", calls, 1 / 1.1, None)
 
 
 def replay(s: Setting) -> Iterator[Comparison]:
-    x, y = s.stored.tensors
-    s.stored.targets = y.tolist()
+    for shape, bar in (((1, 8, 8), 20), ((3, 32, 32), None)):
+        yield _replay(TensorDataset(torch.rand(200, *shape), torch.arange(200) % 10), bar)
+
+
+def _replay(stored: TensorDataset, bar: float | None) -> Comparison:
+    x, y = stored.tensors
+    stored.targets = y.tolist()
     buffer = ReservoirSamplingBuffer(200)
-    buffer.update_from_dataset(as_classification_dataset(s.stored))
+    buffer.update_from_dataset(as_classification_dataset(stored))
     loader = DataLoader(buffer.buffer, batch_size=32, shuffle=True)
 
     def forever() -> Iterator[Any]:
@@ -162,7 +216,8 @@ def replay(s: Setting) -> Iterator[Comparison]:
     memory = ReplayBuffer(200)
     memory.add(x=x, y=y)
     calls = {"Avalanche": lambda: next(batches), "clfast": lambda: memory.sample(32)}
-    yield Comparison("replay, 32 of 200 samples", calls, 20, None)
+    size = "x".join(map(str, x.shape[1:]))
+    return Comparison(f"replay, 32 of 200 images {size}", calls, bar, None)
 
 
 def herded(s: Setting) -> Iterator[Comparison]:
@@ -253,7 +308,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = Settings(rounds=1, sample=1e-4, pause=0) if options.small else Settings()
     s = setting(options.small)
     rows = []
-    for family in (ewc, replay, herded, mir):
+    for family in (ewc, digits, replay, herded, mir):
         for comparison in family(s):
             row = measured(comparison, settings)
             rows.append(row)

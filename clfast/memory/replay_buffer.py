@@ -128,7 +128,6 @@ class ReplayBuffer(Memory):
             self._content.rows.create(tensors)
         self._content.add(tensors)
 
-    @torch.no_grad()
     def sample(
         self, n: int, generator: torch.Generator | None = None, *, where: Tensor | None = None
     ) -> ReplayBatch:
@@ -164,8 +163,7 @@ class ReplayBuffer(Memory):
             among = where.nonzero()[:, 0].to(self.device)
             drawn = _draw(n, len(among), drawn_from).to(self.device, non_blocking=True)
             slots = among.index_select(0, drawn)
-        rows = {name: column.index_select(0, slots) for name, column in self.rows.items()}
-        return ReplayBatch(rows, slots)
+        return ReplayBatch(self._content.rows.gather(slots), slots)
 
     @torch.no_grad()
     def update(self, slots: Tensor, /, **tensors: Tensor) -> None:

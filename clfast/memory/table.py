@@ -43,6 +43,10 @@ class Table:
         """All of them, [size, ...] each."""
         return {name: column[: self._size] for name, column in self._columns.items()}
 
+    def gather(self, slots: Tensor) -> dict[str, Tensor]:
+        """Copies of the rows that `slots` [m], which are filled, name; [m, ...] each."""
+        return {name: column.index_select(0, slots) for name, column in self._columns.items()}
+
     def reserve(self, size: int) -> None:
         """Make room for `size` rows in all; nothing has changed if the allocation fails."""
         allocated = min(map(len, self._columns.values()))
