@@ -130,13 +130,15 @@ class LayerCall:
     layer: nn.Module
     parameters: Mapping[str, str]
     x: Tensor
-    edge: GradientEdge  # of what the layer gave, whatever was done to it in place
+    shape: torch.Size  # of what the layer gave
+    edge: GradientEdge  # of that, whatever was done to it in place
 
     def summed(self, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
         """sum_n f(gradient of sample n), by the names that parameters have in the network."""
         dtype = _check.compute_dtype(delta)
         rule, _ = _RULES[type(self.layer)]
-        found = rule(self.layer, self.x.to(dtype), delta.to(dtype), measure)
+        slopes = delta.reshape(self.shape).to(dtype)
+        found = rule(self.layer, self.x.to(dtype), slopes, measure)
         return {name: found[own] for own, name in self.parameters.items()}
 
 
@@ -155,7 +157,7 @@ def recorded(
         def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             fits = len(args) == 1 and not kwargs and _fit(layer, args[0], output, len(x))
             calls[name].append(
-                LayerCall(layer, named, args[0].detach(), get_gradient_edge(output))
+                LayerCall(layer, named, args[0].detach(), output.shape, _edge(output))
                 if fits
                 else None
             )
@@ -177,21 +179,35 @@ def recorded(
     finally:
         for handle in handles:
             handle.remove()
-    uses = _uses(outputs)
+    nodes, uses = _graph(outputs)
     found = {}
     for name, (call, *more) in calls.items():
         used = max(uses[id(p)] for p in known[name]._parameters.values() if p is not None)
-        if call is not None and not more and used <= 1:
+        # What the graph does not go through is of no use to it; something else may have used it.
+        if call is not None and not more and used == 1 and call.edge.node in nodes:
             found[name] = call
     return outputs, found
 
 
-def _uses(outputs: object) -> Counter[int]:
-    """How often each parameter, by its id, goes into the graph of the outputs."""
+def _edge(output: Tensor) -> GradientEdge:
+    """Where the gradient by what a layer gave comes by, in its order of elements.
+
+    Linear layers give a view of several dimensions of a matrix. If that is changed in place, its
+    own edge is no part of the graph any more; the matrix's still is.
+    """
+    whole = output._base if output._is_view() else None
+    if whole is None or whole.grad_fn is None or whole.numel() != output.numel():
+        return get_gradient_edge(output)
+    contiguous = whole.is_contiguous() and output.is_contiguous()
+    return get_gradient_edge(whole if contiguous else output)
+
+
+def _graph(outputs: object) -> tuple[set[Any], Counter[int]]:
+    """The nodes of the outputs' graph, and how often each parameter, by its id, goes into it."""
     uses: Counter[int] = Counter()
     if not isinstance(outputs, Tensor) or outputs.grad_fn is None:
-        return uses
-    seen: set[Any] = {outputs.grad_fn}
+        return set(), uses
+    nodes: set[Any] = {outputs.grad_fn}
     ahead: list[Any] = [outputs.grad_fn]
     while ahead:
         for node, _ in ahead.pop().next_functions:
@@ -199,10 +215,10 @@ def _uses(outputs: object) -> Counter[int]:
                 continue
             if type(node).__name__ == "AccumulateGrad":
                 uses[id(node.variable)] += 1
-            elif node not in seen:
-                seen.add(node)
+            elif node not in nodes:
+                nodes.add(node)
                 ahead.append(node)
-    return uses
+    return nodes, uses
 
 
 def _trains(parameter: Tensor | None) -> bool:

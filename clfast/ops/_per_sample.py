@@ -38,16 +38,31 @@ def per_sample(op: str, model: nn.Module, inputs: Tensor) -> Iterator[PerSample]
         stack.enter_context(evaluating(network))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_buffers_kept(network))
         x = inputs.clone() if inputs.is_inference() else inputs.detach()
         yield PerSample(op, network, x)
+
+
+@contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Runs have copies of the buffers; what checkpoints run again in a backward pass has not."""
+    saved = [(buffer, buffer._version, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, values in saved:
+                if buffer._version != version:
+                    buffer.copy_(values)
 
 
 class PerSample:
     """A network that has run on samples x [N, ...], N > 0, and can be differentiated for each.
 
     Layers of known kinds are followed through one run on all samples (:mod:`._layer_gradients`),
-    where a run on the first sample alone shows that rows of the batch are samples and do not
-    influence each other. The other parameters are those of ``torch.func.vmap``.
+    where runs on the first and the last sample alone show that rows of the batch are samples and do
+    not influence each other. The other parameters are those of ``torch.func.vmap``, or, where that
+    fails, of a run for every sample.
     """
 
     def __init__(self, op: str, network: nn.Module, x: Tensor) -> None:
@@ -62,14 +77,13 @@ class PerSample:
         )
         _check.floating(op, "what the model returns", outputs)
         alone, layers_alone = recorded(network, self._buffers(), x[:1])
-        if _near(alone, outputs[:1]):
+        if _near(alone, outputs[:1]) and (len(x) == 1 or _near(self._last(), outputs[-1:])):
             self._outputs = outputs
             self._layers = [layers[name] for name in layers if name in layers_alone]
         else:
             with torch.no_grad():
-                self._outputs = vmap(self._of_one, in_dims=(None, 0), randomness="different")(
-                    self._constants(), x
-                )
+                kept = self._constants()
+                self._outputs = torch.cat([self._run(kept, row) for row in x.split(1)])
         self.outputs: Tensor = self._outputs.detach()
 
     def mean(
@@ -120,29 +134,47 @@ class PerSample:
         kept = self._constants()
 
         def value(own: dict[str, Tensor], x: Tensor, *constants: Tensor) -> Tensor:
-            outputs = self._of_one({**kept, **own}, x)
-            return objective(outputs[None], *(c[None] for c in constants))[0]
+            outputs = self._run({**kept, **own}, x[None])
+            return objective(outputs, *(c[None] for c in constants))[0]
 
         for constants in terms:
-            in_dims = (None, 0, *(0 for _ in constants))
-            each = vmap(grad(value), in_dims=in_dims, randomness="different")
             for chunk in zip(*(t.split(size) for t in (self._x, *constants)), strict=True):
-                try:
-                    gradients = each(own, *chunk)
-                except RuntimeError as error:
-                    raise RuntimeError(
-                        f"clfast::{self._op}: gradients of single samples by "
-                        f"{', '.join(names)} need torch.func.vmap, under which the model fails: "
-                        f"{error}"
-                    ) from error
-                for name, gradient in gradients.items():
+                for name, gradient in self._gradients(value, own, chunk).items():
                     wide = gradient.to(_check.compute_dtype(gradient))
                     totals[name] += measure(wide).sum(0)
         return totals
 
-    def _of_one(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(self._network, {**tensors, **self._buffers()}, (x[None],))
-        return outputs[0]
+    def _gradients(
+        self, value: Callable[..., Tensor], own: dict[str, Tensor], samples: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
+        """Of every sample, [n, ...] by name."""
+        in_dims = (None, *(0 for _ in samples))
+        try:
+            each = vmap(grad(value), in_dims=in_dims, randomness="different")
+            gradients: dict[str, Tensor] = each(own, *samples)
+            return gradients
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:
+                raise  # of the machine: memory that is out
+        # What vmap cannot do, as branches by values or torch's recurrent layers. An error of the
+        # model's own comes again here.
+        leaves = {name: p.requires_grad_() for name, p in own.items()}
+        found = []
+        with torch.enable_grad():
+            for one in zip(*samples, strict=True):
+                slopes = torch.autograd.grad(
+                    value(leaves, *one), list(leaves.values()), materialize_grads=True
+                )
+                found.append(dict(zip(leaves, slopes, strict=True)))
+        return {name: torch.stack([each[name] for each in found]) for name in own}
+
+    def _run(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(self._network, {**tensors, **self._buffers()}, (x,))
+        return outputs
+
+    @torch.no_grad()
+    def _last(self) -> Tensor:
+        return self._run({}, self._x[-1:])
 
     def _constants(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self._network.named_parameters()}

@@ -66,8 +66,8 @@ def per_sample_fisher(
     Raises:
         TypeError, ValueError: an argument of a wrong kind; unknown ``targets``.
         RuntimeError: wrong shape, dtype, device or value; an input that requires grad in grad mode;
-            a model that ``vmap`` is needed for and fails on, as torch's recurrent layers do. Labels
-            outside the classes and NaN in the logits are looked for on CPU tensors.
+            a model that fails. Labels outside the classes and NaN in the logits are looked for on
+            CPU tensors.
     """
     op = "per_sample_fisher"
     _check_inputs(op, model, inputs)

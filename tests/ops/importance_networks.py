@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -78,6 +79,36 @@ class _Residual(nn.Module):
         return out
 
 
+class _ChangedPlaces(nn.Module):
+    """What a layer gives at several places is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 3), nn.Linear(3, 4), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 2, 3)
+        h = self.a(x)
+        h += x
+        h = self.b(h.relu_())
+        h[:, 0] = h[:, 0] * 2
+        out: Tensor = self.head(h.masked_fill_(h > 1, 0.5).flatten(1))
+        return out
+
+
+class _Dropped(nn.Module):
+    """A weight that is used beside its layer alone: nothing is learnt through what that gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.a(x).detach() > 0
+        out: Tensor = self.head(gate * F.linear(x, self.a.weight, self.a.bias))
+        return out
+
+
 class _Scaled(nn.Module):
     """A parameter of its own."""
 
@@ -129,6 +160,8 @@ VECTORS: dict[str, Callable[[], nn.Module]] = {
     "used elsewhere": _UsedElsewhere,
     "folded": _Folded,
     "residual": _Residual,
+    "changed places": _ChangedPlaces,
+    "dropped": _Dropped,
     "scaled": _Scaled,
     "replaced": _Replaced,
     "weight norm": lambda: nn.Sequential(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from importance_networks import CONVOLUTIONS, VECTORS, SequenceFirst, norms
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import clfast
 from clfast import ops, reference
@@ -351,17 +352,92 @@ def test_wrong_use_of_the_fisher_information(
         ops.per_sample_fisher(**{**given, **changes})
 
 
-def test_models_that_vmap_cannot_run_are_told_of() -> None:
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(3))
+class _Branching(nn.Module):
+    """By a value."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.scale * x if float(x.sum()) > 0 else x
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6))
+        self.head = nn.Linear(6, 3)
 
-    with pytest.raises(RuntimeError, match=r"per_sample_fisher: .* by scale need torch.func.vmap"):
-        ops.per_sample_fisher(Branching(), torch.ones(2, 3), torch.tensor([0, 2]))
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head((self.scale * x if float(x.sum()) > 0 else x).sin())
+        return out
+
+
+class _Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.GRU(2, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x.view(-1, 3, 2))[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("kind", [_Branching, _Recurrent])
+def test_what_vmap_cannot_run_is_run_for_every_sample(
+    kind: type[nn.Module], rng: torch.Generator
+) -> None:
+    model, x = _made(kind), torch.randn(5, 6, generator=rng).double()
+    x = x[x.sum(1) > 0] if kind is _Branching else x  # one branch for all, so that none is alone
+    x, y = x.repeat(2, 1), torch.arange(2 * len(x)) % 3
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+
+
+class _Causal(nn.Module):
+    """The first sample is influenced by no other one, or the last is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.reverse = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        h = h.flip(0).cumsum(0).flip(0) if self.reverse else h.cumsum(0)
+        out: Tensor = self.head(h.tanh())
+        return out
+
+
+@pytest.mark.parametrize("reverse", [True, False])
+def test_samples_that_others_influence_in_one_direction(
+    reverse: bool, rng: torch.Generator
+) -> None:
+    model, x = _made(_Causal), torch.randn(5, 6, generator=rng).double()
+    assert isinstance(model, _Causal)
+    model.reverse = reverse
+    y = torch.arange(5) % 3
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+
+
+class _Checkpointed(nn.Module):
+    """What it counts is counted again in the backward pass."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.register_buffer("count", torch.zeros(()))
+
+    def _part(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        out: Tensor = self.body(x).tanh()
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(checkpoint(self._part, x, use_reentrant=False))
+        return out
+
+
+def test_what_a_backward_pass_counts_is_undone(rng: torch.Generator) -> None:
+    model, x = _made(_Checkpointed), torch.randn(5, 6, generator=rng).double()
+    assert isinstance(model, _Checkpointed)
+    y = torch.arange(5) % 3
+    found = ops.per_sample_fisher(model, x, y)
+    assert float(model.count) == 0
+    _assert_near(found, _fisher(model, x, y), 1e-12)
 
 
 def test_transforms_are_refused() -> None:
