@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,6 +24,9 @@ from .base import (
 )
 from .processes import together
 from .teacher import distilled, teacher_of
+
+if TYPE_CHECKING:
+    from .passes import Pass
 
 Classes: TypeAlias = Literal["seen"] | None
 
@@ -91,7 +93,7 @@ class LwF(Plugin):
         self.seen: set[int] = set()
         """Classes that the loaders so far have shown."""
         self._model, self._classes = model, classes
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
         self._in_loss = False
         self._hook: RemovableHandle | None = self._hooked()
 
@@ -99,7 +101,9 @@ class LwF(Plugin):
         # Inside of DistributedDataParallel, which moves inputs to the network's device.
         ddp = distributed(self._model)
         self._watched = self._model if ddp is None else ddp.module
-        return self._watched.register_forward_hook(_PassHook(self), with_kwargs=True)
+        from .passes import PassHook  # it loads the compiler, two seconds of every import
+
+        return self._watched.register_forward_hook(PassHook(self), with_kwargs=True)
 
     def close(self) -> None:
         """Takes the hook off the model; nothing is distilled any more. A second call does
@@ -114,7 +118,7 @@ class LwF(Plugin):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _saw(self, module: nn.Module, made: _Pass) -> None:
+    def _saw(self, module: nn.Module, made: Pass) -> None:
         if module is not self._watched or self.teacher is None:
             return
         if module.training and torch.is_grad_enabled() and not in_own_pass():
@@ -271,33 +275,6 @@ class LwF(Plugin):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._hook = self._hooked() if state["_hook"] else None
-
-
-class _Pass(NamedTuple):
-    """A forward pass: what went in and what came out, with its graph."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: object
-
-
-class _PassHook:
-    """The forward hook of a plugin, which it does not keep alive. A copy of the model carries one
-    that belongs to nobody."""
-
-    def __init__(self, plugin: LwF | None) -> None:
-        self._plugin = None if plugin is None else weakref.ref(plugin)
-
-    @torch.compiler.disable(reason="what a plugin has seen is read outside of the graph")
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-    ) -> None:
-        plugin = None if self._plugin is None else self._plugin()
-        if plugin is not None:
-            plugin._saw(module, _Pass(args, kwargs, output))
-
-    def __reduce__(self) -> tuple[type[_PassHook], tuple[None]]:
-        return _PassHook, (None,)
 
 
 def _logits(output: object, where: str) -> Tensor:
