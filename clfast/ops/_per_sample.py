@@ -156,16 +156,23 @@ class PerSample:
         except RuntimeError as error:
             if type(error) is not RuntimeError:
                 raise  # of the machine: memory that is out
-        # What vmap cannot do, as branches by values or torch's recurrent layers. An error of the
-        # model's own comes again here.
+        # What vmap cannot do, as branches by values or torch's recurrent layers.
         leaves = {name: p.requires_grad_() for name, p in own.items()}
         found = []
-        with torch.enable_grad():
-            for one in zip(*samples, strict=True):
-                slopes = torch.autograd.grad(
-                    value(leaves, *one), list(leaves.values()), materialize_grads=True
-                )
-                found.append(dict(zip(leaves, slopes, strict=True)))
+        try:
+            with torch.enable_grad():
+                for one in zip(*samples, strict=True):
+                    slopes = torch.autograd.grad(
+                        value(leaves, *one), list(leaves.values()), materialize_grads=True
+                    )
+                    found.append(dict(zip(leaves, slopes, strict=True)))
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:
+                raise
+            raise RuntimeError(
+                f"clfast::{self._op}: the model fails on a sample alone, of which the gradient by "
+                f"{', '.join(own)} is needed: {error}"
+            ) from error
         return {name: torch.stack([each[name] for each in found]) for name in own}
 
     def _run(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .base import (
     check_loss,
     check_model,
     check_parts,
+    own_pass,
 )
 from .processes import together
 from .tables import ParameterTables, Table
@@ -142,7 +143,7 @@ class QuadraticPlugin(Plugin):
         device = next(self._network.parameters()).device
         totals = {n: torch.zeros_like(t) for n, t in self._tables["anchors"].items()}
         count = 0
-        with together(self._model, where):
+        with together(self._model, where), own_pass():
             for x, y in batches(loader, device, where, labels=labels):
                 for name, mean in found(self._network, x, y).items():
                     totals[name].add_(mean, alpha=len(x))
