@@ -23,6 +23,7 @@ from .base import (
     own_pass,
 )
 from .processes import together
+from .step import Step, trains
 from .teacher import distilled, teacher_of
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class LwF(Plugin):
         """Classes that the loaders so far have shown."""
         self._model, self._classes = model, classes
         self._pass: Pass | None = None
-        self._in_loss = False
+        self._step = Step()
         self._hook: RemovableHandle | None = self._hooked()
 
     def _hooked(self) -> RemovableHandle:
@@ -142,6 +143,8 @@ class LwF(Plugin):
             return loss
         if self._hook is None:
             raise RuntimeError(f"{where}: this plugin was closed; make a new one for the model")
+        if not trains(loss, where):
+            return loss
         if self._pass is None:
             raise RuntimeError(
                 f"{where}: model has made no forward pass in training mode, with gradients, since "
@@ -151,9 +154,10 @@ class LwF(Plugin):
         student = _logits(self._pass.output, where)
         with own_pass(), torch.no_grad():
             target = _logits(self.teacher(*self._pass.args, **self._pass.kwargs), where)
-        taught = loss + self.strength * self._distilled(student, target, where)
-        self._pass, self._in_loss = None, True
-        return taught
+        with torch.enable_grad():
+            taught = loss + self.strength * self._distilled(student, target, where)
+        self._pass = None
+        return self._step.watched(taught, self._model.parameters())
 
     def _distilled(self, student: Tensor, target: Tensor, where: str) -> Tensor:
         outputs = target.shape[1]
@@ -179,12 +183,13 @@ class LwF(Plugin):
         """
         where = f"{type(self).__name__}.after_backward"
         _arguments.real(scale, "scale", where, least=0, open_ends="(")
-        if self._pass is not None and not self._in_loss:
+        if self._pass is not None and not self._step.in_loss():
             raise RuntimeError(
                 f"{where}: the last forward pass was not distilled; call "
                 "loss = plugin.before_backward(loss) before loss.backward()"
             )
-        self._pass, self._in_loss = None, False
+        self._pass = None
+        self._step.forget()
 
     # Between tasks
 
@@ -210,7 +215,8 @@ class LwF(Plugin):
                 raise  # of the machine: memory that is out
             raise RuntimeError(f"{where}: model cannot be copied: {error}") from error
         self.seen |= shown
-        self.teacher, self._pass, self._in_loss = teacher, None, False
+        self.teacher, self._pass = teacher, None
+        self._step.forget()
 
     def _shown(self, loader: Batches | None, where: str) -> set[int]:
         """Classes of the samples, over all processes."""
@@ -267,10 +273,11 @@ class LwF(Plugin):
                 _fill(teacher, given)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; nothing was loaded") from None
-        self.seen, self.teacher, self._pass, self._in_loss = seen, teacher, None, False
+        self.seen, self.teacher, self._pass = seen, teacher, None
+        self._step.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_hook": self._hook is not None, "_pass": None, "_in_loss": False}
+        return {**self.__dict__, "_hook": self._hook is not None, "_pass": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
