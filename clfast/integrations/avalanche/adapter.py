@@ -11,7 +11,7 @@ from torch import nn
 from ... import plugins
 from ..._arguments import integer, one_of
 from ...plugins import Plugin, QuadraticPlugin, RehearsalPlugin
-from .strategy import OfModel, Strategy, mini_batch, samples
+from .strategy import OfModel, Strategy, check_not_joined, mini_batch, samples, trained_on
 
 
 class Adapter(OfModel):
@@ -68,9 +68,7 @@ class Adapter(OfModel):
 
     def after_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
-        self._begun(self.plugin).on_task_end(
-            samples(strategy, strategy.experience.dataset, self._mb_size)
-        )
+        self._begun(self.plugin).on_task_end(samples(strategy, trained_on(strategy), self._mb_size))
 
     def state_dict(self) -> dict[str, Any]:
         """The plugin's; empty before the first experience."""
@@ -98,6 +96,10 @@ class Rehearsal(Adapter):
     Args:
         store: ``"experience"``: when one has ended its samples are stored; ``"iteration"``: each
             mini-batch after its step, for streams that are seen once.
+
+    Raises:
+        RuntimeError: before the forward pass, where each mini-batch is to be stored and a replay
+            plugin has put past samples into it.
     """
 
     def __init__(
@@ -111,6 +113,11 @@ class Rehearsal(Adapter):
         super().__init__(kind, mb_size=mb_size, **options)
         one_of(store, ("experience", "iteration"), "store", type(self).__name__)
         self._store = store
+
+    def before_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._store == "iteration":
+            check_not_joined(strategy, type(self).__name__)
 
     def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs

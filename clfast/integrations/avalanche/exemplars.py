@@ -14,7 +14,7 @@ from ... import _arguments
 from ...methods import Mnemonics
 from ...methods.attachment import attached
 from ...methods.exemplar_selection import Exemplars, ExemplarSelection, Herding
-from .strategy import Strategy, columns, samples
+from .strategy import Strategy, columns, samples, trained_on
 
 
 class ExemplarBuffer:
@@ -77,18 +77,22 @@ class ExemplarBuffer:
         return StoredSamples(self.exemplars.x, labels, tasks, self._kind)
 
     def update(self, strategy: Strategy, **kwargs: Any) -> None:
-        """Takes in the samples of ``strategy.experience``."""
+        """Takes in the samples that were trained on: of ``strategy.experience``, or of all that
+        JointTraining has joined."""
         del kwargs
-        self.post_adapt(strategy, strategy.experience)
+        self._take(strategy, trained_on(strategy))
 
     def pre_adapt(self, agent: Strategy, exp: Any) -> None:
         """Nothing is done before an experience."""
 
     def post_adapt(self, agent: Strategy, exp: Any) -> None:
         """Takes in the samples of an experience."""
+        self._take(agent, exp.dataset)
+
+    def _take(self, agent: Strategy, dataset: Any) -> None:
         where = type(self).__name__
         device = agent.device
-        x, y, *task = columns(samples(agent, exp.dataset, None), where)
+        x, y, *task = columns(samples(agent, dataset, None), where)
         x, y = x.to(device), y.to(device)
         old, new = self._parted(y.unique())
         if new is not None:
@@ -102,7 +106,7 @@ class ExemplarBuffer:
         order = labels.argsort(stable=True)
         images = torch.cat([part.x.cpu() for part in parts])
         self.exemplars = Exemplars(images[order], labels[order])
-        label = exp.dataset[0][1]
+        label = dataset[0][1]
         self._kind = torch.tensor if isinstance(label, Tensor) else type(label)
         if task:  # of the experience's samples, which are the first of y
             self._tasks.update(zip(y.tolist(), task[0].tolist(), strict=False))

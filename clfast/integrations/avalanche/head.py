@@ -9,7 +9,7 @@ from torch import nn
 from ... import _arguments
 from ...memory import KeyValueMemory
 from ...methods.attachment import Attachment, attach, attached
-from .strategy import NOT_BEGUN, Strategy, mini_batch, samples
+from .strategy import NOT_BEGUN, Strategy, check_not_joined, mini_batch, samples, trained_on
 
 
 class PredictionHead:
@@ -34,6 +34,8 @@ class PredictionHead:
     Raises:
         TypeError, ValueError: an argument that cannot be, here; a model without the head, or whose
             head has an attachment already, with the first ``train`` or ``eval``.
+        RuntimeError: before the forward pass, where each mini-batch is to be written and a replay
+            plugin has put past samples into it.
     """
 
     supports_distributed = False
@@ -68,6 +70,11 @@ class PredictionHead:
         del args, kwargs
         self._follow(strategy.model)
 
+    def before_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._write == "iteration":
+            check_not_joined(strategy, type(self).__name__)
+
     def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         if self._write == "iteration":
@@ -78,7 +85,7 @@ class PredictionHead:
         del args, kwargs
         attachment = self._attached()
         if self._write == "experience":
-            for x, y, *_ in samples(strategy, strategy.experience.dataset, self._mb_size):
+            for x, y, *_ in samples(strategy, trained_on(strategy), self._mb_size):
                 attachment.write(x.to(strategy.device), y.to(strategy.device))
         attachment.on_task_end()
 
