@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from ... import plugins
 from ..._arguments import integer, one_of
 from ...plugins import Plugin, QuadraticPlugin, RehearsalPlugin
-from .strategy import OfModel, Strategy, check_not_joined, mini_batch, samples, trained_on
+from .strategy import (
+    OfModel,
+    Strategy,
+    check_not_joined,
+    check_one_head,
+    mini_batch,
+    samples,
+    trained_on,
+)
 
 
 class Adapter(OfModel):
@@ -32,10 +40,14 @@ class Adapter(OfModel):
 
     Raises:
         TypeError: an option that the plugin has not, or one that is missing.
+        RuntimeError: when an experience begins, for a model that wants task labels, a
+            MultiTaskModule; but SI has no passes of its own.
     """
 
     supports_distributed = False
     plugin: Plugin | None
+
+    _passes: ClassVar[bool] = True  # Whether the plugin has passes of its own through the model.
 
     def __init__(
         self, kind: Callable[..., Plugin], *, mb_size: int | None = None, **options: Any
@@ -50,6 +62,8 @@ class Adapter(OfModel):
 
     def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
+        if self._passes:
+            check_one_head(strategy.model, type(self).__name__)
         self.plugin = self.of(strategy, self._make, self.plugin)
 
     def before_backward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
@@ -144,6 +158,8 @@ class OnlineEWC(Adapter):
 
 class SI(Adapter):
     """:class:`clfast.plugins.SI` in a strategy, as `EWC`."""
+
+    _passes = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(plugins.SI, **options)

@@ -9,7 +9,15 @@ from torch import nn
 from ... import _arguments
 from ...memory import KeyValueMemory
 from ...methods.attachment import Attachment, attach, attached
-from .strategy import NOT_BEGUN, Strategy, check_not_joined, mini_batch, samples, trained_on
+from .strategy import (
+    NOT_BEGUN,
+    Strategy,
+    check_not_joined,
+    check_one_head,
+    mini_batch,
+    samples,
+    trained_on,
+)
 
 
 class PredictionHead:
@@ -34,7 +42,8 @@ class PredictionHead:
     Raises:
         TypeError, ValueError: an argument that cannot be, here; a model without the head, or whose
             head has an attachment already, with the first ``train`` or ``eval``.
-        RuntimeError: before the forward pass, where each mini-batch is to be written and a replay
+        RuntimeError: a model that wants task labels, a MultiTaskModule, with the first ``train`` or
+            ``eval``; before the forward pass, where each mini-batch is to be written and a replay
             plugin has put past samples into it.
     """
 
@@ -97,6 +106,7 @@ class PredictionHead:
             copied = attached(model)
             if copied is not None and copied.memory is before.memory:
                 copied.detach()
+        check_one_head(model, type(self).__name__)
         memory = self._memory if before is None else before.memory
         try:
             made = attach(model, self._head, memory, method=self._METHOD, **self._options)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ... import methods
 from .adapter import check_options
-from .strategy import OfModel, Strategy, mini_batch
+from .strategy import OfModel, Strategy, check_one_head, mini_batch
 
 
 class ARM(OfModel):
@@ -26,6 +26,8 @@ class ARM(OfModel):
     Raises:
         TypeError: an option that there is not. What may be refused of values is refused when the
             first experience begins.
+        RuntimeError: when an experience begins, for a model that wants task labels, a
+            MultiTaskModule.
     """
 
     supports_distributed = False
@@ -39,6 +41,7 @@ class ARM(OfModel):
 
     def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
+        check_one_head(strategy.model, type(self).__name__)
 
         def make(model: nn.Module) -> methods.ARM:
             return methods.ARM(model, strategy.optimizer, **self._options)

@@ -102,6 +102,17 @@ def columns(batches: Iterable[Sequence[Tensor]], where: str) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(*read, strict=True)]
 
 
+def check_one_head(model: nn.Module, where: str) -> None:
+    """RuntimeError for a model whose forward wants task labels, a MultiTaskModule of Avalanche."""
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(model).__mro__}
+    if "avalanche.MultiTaskModule" in names:
+        raise RuntimeError(
+            f"{where}: strategy.model is a MultiTaskModule, which wants task labels with its "
+            "inputs, but the passes here are of inputs alone; use a model with one head for all "
+            "classes"
+        )
+
+
 Made = TypeVar("Made")
 
 

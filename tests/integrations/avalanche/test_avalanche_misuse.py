@@ -45,6 +45,51 @@ def test_a_model_that_is_replaced_is_refused(name: str) -> None:
     torch.testing.assert_close(parameters(strategy.model), before, rtol=0, atol=0)
 
 
+class MultiTaskModule(Network):
+    __module__ = "avalanche.models.dynamic_modules"
+
+
+class Updating:
+    """The part of ReplayPlugin that asks a policy to store."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    def after_training_exp(self, strategy: FakeStrategy) -> None:
+        self.policy.update(strategy)
+
+
+@pytest.mark.parametrize("name", ["EWC", "Hebb", "ARM", "herding"])
+def test_a_model_that_wants_task_labels(name: str) -> None:
+    class Derived(MultiTaskModule):
+        pass
+
+    policy = avalanche.HerdingBuffer(4, "classifier")
+    strategy = FakeStrategy(Derived(), [Updating(policy) if name == "herding" else EVERY[name]()])
+    with pytest.raises(RuntimeError, match=r"is a MultiTaskModule, .* use a model with one head"):
+        strategy.train(experience(0))
+    assert policy.exemplars is None
+    for plugin in (EVERY["Replay"](), EVERY["Protect"](), avalanche.SI(strength=1.0)):
+        FakeStrategy(Derived(), [plugin]).train(experience(0))  # which run the model on nothing
+
+
+def test_classes_with_another_task_label() -> None:
+    policy = avalanche.HerdingBuffer(4, "classifier")
+    strategy = FakeStrategy(network(), [Updating(policy)])
+    strategy.train(experience(0, arity=3))
+    stored = policy.exemplars
+    message = r"^HerdingBuffer: samples of class 0 have the task labels 0 and 1, but exemplars"
+    again = [(x, y, 1) for x, y, _ in experience(0, arity=3)]
+    with pytest.raises(ValueError, match=message):
+        strategy.train(again)
+    assert policy.exemplars is stored
+    assert [task for _, _, task in policy.buffer] == [0] * 4
+    policy = avalanche.HerdingBuffer(4, "classifier")
+    strategy.plugins = [Updating(policy)]
+    with pytest.raises(ValueError, match=message):
+        strategy.train([*again, *experience(0, arity=3)])
+
+
 @pytest.mark.parametrize("kind", [avalanche.Hebb, avalanche.MbPA, avalanche.Mixture])
 @pytest.mark.parametrize("first", ["train", "eval"])
 def test_a_head_that_is_not_there(kind: Any, first: str) -> None:
