@@ -85,8 +85,8 @@ class Adapter(OfModel):
         self._begun(self.plugin).on_task_end(samples(strategy, trained_on(strategy), self._mb_size))
 
     def state_dict(self) -> dict[str, Any]:
-        """The plugin's; empty before the first experience."""
-        return {} if self.plugin is None else self.plugin.state_dict()
+        """The plugin's; before the first experience what was loaded, or nothing."""
+        return dict(self._saved or {}) if self.plugin is None else self.plugin.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over a state, now or when the first experience begins, of a model whose parameters
@@ -180,10 +180,20 @@ class RWalk(Adapter):
 
 
 class LwF(Adapter):
-    """:class:`clfast.plugins.LwF` in a strategy, as `EWC`."""
+    """:class:`clfast.plugins.LwF` in a strategy, as `EWC`.
+
+    Its term is in ``strategy.loss`` as soon as the strategy has made its forward pass, so that it
+    is of that one, whatever passes other plugins make later.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(plugins.LwF, **options)
+
+    def after_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        super().before_backward(strategy, *args, **kwargs)
+
+    def before_backward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        """Nothing: it has been added."""
 
 
 class ER(Rehearsal):
