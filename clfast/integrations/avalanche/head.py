@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from ... import _arguments
+from ... import _arguments, methods
 from ...memory import KeyValueMemory
 from ...methods.attachment import Attachment, attach, attached
+from ...methods.neighbours import NeighbourLearner
+from .adapter import check_options
 from .strategy import (
     NOT_BEGUN,
     Strategy,
@@ -50,7 +52,7 @@ class PredictionHead:
     supports_distributed = False
     attachment: Attachment | None
 
-    _METHOD: ClassVar[str]
+    _KIND: ClassVar[type[NeighbourLearner]]
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class PredictionHead:
         _arguments.one_of(write, ("experience", "iteration"), "write", where)
         if mb_size is not None:
             mb_size = _arguments.integer(mb_size, "mb_size", where, least=1)
+        placed = ("head", "memory", "base_optimizer")
+        check_options(self._KIND, options, where, without=placed, beside=("write", "mb_size"))
         self.attachment = None
         self._head, self._memory, self._options = head, memory, options
         self._write, self._mb_size = write, mb_size
@@ -108,8 +112,9 @@ class PredictionHead:
                 copied.detach()
         check_one_head(model, type(self).__name__)
         memory = self._memory if before is None else before.memory
+        method = self._KIND.__name__.lower()
         try:
-            made = attach(model, self._head, memory, method=self._METHOD, **self._options)
+            made = attach(model, self._head, memory, method=method, **self._options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{type(self).__name__}: {error}") from error
         if before is not None:
@@ -126,16 +131,16 @@ class PredictionHead:
 class Hebb(PredictionHead):
     """:class:`clfast.methods.Hebb` on the strategy's model, see `PredictionHead`."""
 
-    _METHOD = "hebb"
+    _KIND = methods.Hebb
 
 
 class MbPA(PredictionHead):
     """:class:`clfast.methods.MbPA` on the strategy's model, see `PredictionHead`."""
 
-    _METHOD = "mbpa"
+    _KIND = methods.MbPA
 
 
 class Mixture(PredictionHead):
     """:class:`clfast.methods.Mixture` on the strategy's model, see `PredictionHead`."""
 
-    _METHOD = "mixture"
+    _KIND = methods.Mixture

@@ -45,8 +45,8 @@ class Replay:
 
     Raises:
         TypeError, ValueError: an argument that cannot be.
-        RuntimeError: when a mini-batch begins that is to be stored, and into which another replay
-            plugin has put past samples.
+        RuntimeError: when an experience of another strategy begins; when a mini-batch begins that
+            is to be stored, and into which another replay plugin has put past samples.
     """
 
     supports_distributed = False
@@ -68,7 +68,18 @@ class Replay:
         _arguments.one_of(store, ("experience", "iteration"), "store", where)
         self.buffer = ReplayBuffer(capacity, policy=policy, device=device, generator=generator)
         self.batch_size_mem, self.store = batch_size_mem, store
+        self._strategy: Strategy | None = None
         self._new = 0  # samples of the mini-batch that are not of the buffer
+
+    def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._strategy is None:
+            self._strategy = strategy
+        elif self._strategy is not strategy:
+            raise RuntimeError(
+                f"{type(self).__name__}: it is of another strategy, whose samples it would replay; "
+                "make a new one, and give it the state_dict() of this one if they shall be replayed"
+            )
 
     def before_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_strategy import FakeStrategy, Network, experience, network, parameters
+from fake_strategy import FakeStrategy, Growing, Network, experience, grown, network, parameters
 from torch import nn
 
 import clfast
@@ -167,6 +167,17 @@ def test_an_arity_that_changes() -> None:
         (lambda: avalanche.Hebb(3), TypeError, "^Hebb: head must be a layer's name, got int"),
         (lambda: avalanche.Hebb("fc", write="epoch"), ValueError, "write must be one of exp"),
         (lambda: avalanche.Hebb("fc", mb_size=0), ValueError, "mb_size must be at least 1, got 0"),
+        (
+            lambda: avalanche.Hebb("fc", kk=3),
+            TypeError,
+            "^Hebb: there is no option kk; there are k, eps, beta, .*mixture, write, mb_size$",
+        ),
+        (lambda: avalanche.MbPA("fc", theta=1.0), TypeError, "^MbPA: there is no option theta"),
+        (
+            lambda: avalanche.Mixture("fc", base_optimizer=None),
+            TypeError,
+            "^Mixture: there is no option base_optimizer",
+        ),
         (lambda: avalanche.EWC(), TypeError, "^EWC: strength is missing; pass strength="),
         (
             lambda: avalanche.EWC(strength=1.0, gamma=0.5),
@@ -192,6 +203,35 @@ def test_an_arity_that_changes() -> None:
 def test_arguments(make: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_replay_in_another_strategy() -> None:
+    plugin, other = avalanche.Replay(8), avalanche.Replay(8)
+    FakeStrategy(network(), [plugin]).train(experience(0))
+    strategy = FakeStrategy(network(), [plugin])
+    with pytest.raises(RuntimeError, match=r"^Replay: it is of another .* state_dict\(\) of this"):
+        strategy.train(experience(1))
+    other.load_state_dict(plugin.state_dict())
+    FakeStrategy(network(), [other]).train(experience(1))
+    assert other.buffer.counts(4).tolist() == [2, 2, 2, 2]
+
+
+class Stale:
+    """Grows after the optimiser was made, as with eval_every."""
+
+    def before_train_dataset_adaptation(self, strategy: FakeStrategy) -> None:
+        strategy.model.classifier = grown(strategy.model.classifier)
+
+
+@pytest.mark.parametrize("growing", [Growing, Stale])
+def test_recalled_images_of_a_head_that_grows(growing: Any) -> None:
+    strategy = FakeStrategy(network(2), [growing(), EVERY["ARM"]()])
+    if growing is Growing:
+        strategy.train(experience(0))
+    before = parameters(strategy.model)["features.1.weight"]
+    with pytest.raises(RuntimeError, match=r"^ARM: strategy.model has grown, .* for all classes"):
+        strategy.train(experience(1))
+    assert torch.equal(strategy.model.features[1].weight, before)
 
 
 def test_values_are_refused_when_the_plugin_is_made() -> None:
