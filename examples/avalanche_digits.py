@@ -1,6 +1,10 @@
 """Avalanche's own plugins beside clfast's: scikit-learn's digits in five tasks of two classes.
 
 pip install avalanche-lib==0.6.0 quadprog scikit-learn
+
+Beside torch for the CPU the import of Avalanche fails with "operator torchvision::nms does not
+exist"; a few lines at the end of docs/avalanche.md, before it, help.
+
 python examples/avalanche_digits.py
 python examples/avalanche_digits.py --style xy --only Replay EWC --json
 """

@@ -17,12 +17,14 @@ of ``lightning.pytorch`` or of ``pytorch_lightning``, whichever is imported, the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from ..optim import Protection, protect
@@ -36,8 +38,14 @@ class _PluginHooks:
 
     Gradients of penalties and of past samples are added when Lightning has all gradients of a step,
     has unscaled them and has not clipped them yet; losses that the module logs are the task's own.
-    One ``Trainer.fit`` is one task; the same callback goes into the Trainer of each. Plugins are in
-    the checkpoints; what the end of a task brings is in those that are saved after ``fit``.
+    One ``Trainer.fit`` is one task; the same callback goes into the Trainer of each. At its end the
+    plugins read the training batches as ``training_step`` had them: through the hooks of their
+    transfer, in the Trainer's precision, and no more than ``limit_train_batches``.
+
+    Plugins are in the checkpoints; what the end of a task brings is in those that are saved after
+    ``fit``. A task that was interrupted goes on with ``fit(..., ckpt_path=...)``. The next task
+    begins without: load the checkpoint's ``"state_dict"`` into the module, and
+    ``checkpoint["callbacks"]["PluginCallback"]`` into the callback.
 
     Args:
         make_plugins: each makes a plugin for a network, when the first ``fit`` begins: for the
@@ -49,7 +57,9 @@ class _PluginHooks:
     Raises:
         TypeError, ValueError: no function; none at all.
         RuntimeError: in ``fit``, for another module than in the first; for a module that has more
-            than one optimiser, where it is not known which losses a step is of.
+            than one optimiser, where it is not known which losses a step is of; at the end of a
+            ``fit`` that went on from a checkpoint and trained nothing, whose task would be lost.
+        TypeError: in ``fit``, for several training loaders, of which none is the task's.
     """
 
     plugins: tuple[Plugin, ...]
@@ -73,9 +83,10 @@ class _PluginHooks:
         self._module: nn.Module | None = None
         self._loaded: list[Mapping[str, Any]] | None = None  # until there are plugins
         self._hook: RemovableHandle | None = None
-        self._stepping = False
+        self._stepping = self._trained = False
 
     def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        self._trained = False
         if self._module is None:
             made = tuple(make(trainer.strategy.model) for make in self._make)
             for plugin in made:
@@ -94,11 +105,18 @@ class _PluginHooks:
             )
 
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        self._trained = True
         optimizers = trainer.optimizers
         if len(optimizers) != 1:
             raise RuntimeError(
                 f"PluginCallback: the module must have one optimizer, got {len(optimizers)}; call "
                 "the plugins in its training_step instead"
+            )
+        if self._end_task and _several(trainer.train_dataloader):
+            raise TypeError(
+                "PluginCallback: the module has several training loaders, and a task's end wants "
+                "batches (x, y) of one; use end_task=False, and call on_task_end(loader) of the "
+                "plugins when fit has returned"
             )
         # Lightning has no hook behind the step, and this one knows of steps that a scaler skips.
         self._hook = optimizers[0].register_step_post_hook(self._after_step)
@@ -123,7 +141,18 @@ class _PluginHooks:
         self._unhook()
         if self._end_task:
             for plugin in self.plugins:
-                plugin.on_task_end(trainer.train_dataloader)
+                plugin.on_task_end(_Trained(trainer, pl_module))
+
+    def on_fit_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        if self._end_task and not self._trained and trainer.ckpt_path is not None:
+            raise RuntimeError(
+                "PluginCallback: the checkpoint is of a fit that was at its end, so that nothing "
+                "was trained and no task has ended. If the end of its task is not in it, call "
+                "on_task_end(loader) of callback.plugins, or fit again from a checkpoint before; "
+                'for the next task load its "state_dict" into the module and '
+                'checkpoint["callbacks"]["PluginCallback"] into a new callback by '
+                "load_state_dict, and fit without ckpt_path"
+            )
 
     def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
         self._unhook()
@@ -134,12 +163,26 @@ class _PluginHooks:
         self._hook = None
 
     def state_dict(self) -> dict[str, Any]:
+        """Empty before there are plugins, unless a state waits for them."""
         if not self.plugins:
-            return {}
+            return {} if self._loaded is None else {"plugins": list(self._loaded)}
         return {"plugins": [plugin.state_dict() for plugin in self.plugins]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """At once, or when the next ``fit`` has made the plugins."""
+        """At once, or when the next ``fit`` has made the plugins; an empty one, of a callback that
+        has not been in a ``fit``, asks for nothing then.
+
+        Raises:
+            ValueError: a state of something else, or of another number of plugins.
+        """
+        if not state_dict and not self.plugins:
+            self._loaded = None
+            return
+        if state_dict.keys() != {"plugins"}:
+            raise ValueError(
+                "PluginCallback: state_dict must be that of a PluginCallback, with the part "
+                f"plugins, got ({', '.join(map(str, state_dict))})"
+            )
         states = list(state_dict["plugins"])
         if len(states) != len(self._make):
             raise ValueError(
@@ -202,6 +245,29 @@ class _ProtectHooks:
     def _end(self) -> None:
         while self._protections:
             self._protections.pop().remove()
+
+
+class _Trained:
+    """The batches of an epoch, as Lightning hands them to ``training_step``."""
+
+    def __init__(self, trainer: Any, module: Any) -> None:
+        self._trainer, self._module = trainer, module
+
+    def __iter__(self) -> Iterator[Any]:
+        trainer, module = self._trainer, self._module
+        count = trainer.num_training_batches  # inf where the loader does not know
+        limit = None if count == float("inf") else count
+        for batch in islice(trainer.train_dataloader, limit):
+            converted = trainer.precision_plugin.convert_input(batch)
+            converted = module._on_before_batch_transfer(converted, dataloader_idx=0)
+            yield trainer.strategy.batch_to_device(converted, dataloader_idx=0)
+
+
+def _several(loaders: Any) -> bool:
+    """Whether they are a collection of loaders, as CombinedLoader takes it."""
+    if isinstance(loaders, Mapping):
+        return True
+    return isinstance(loaders, list | tuple) and any(isinstance(x, DataLoader) for x in loaders)
 
 
 def _load(plugins: Sequence[Plugin], states: Sequence[Mapping[str, Any]]) -> None:

@@ -20,6 +20,7 @@ pytestmark = [
 ]
 lightning = pytest.importorskip("lightning.pytorch")
 
+from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
 from clfast.integrations.lightning import PluginCallback, ProtectCallback  # noqa: E402
@@ -55,10 +56,9 @@ def trainer(*callbacks: Any, **options: Any) -> Any:
         callbacks=list(callbacks),
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **({"max_epochs": 1} | options),
+        **({"max_epochs": 1, "enable_checkpointing": False} | options),
     )
 
 
@@ -181,6 +181,58 @@ def test_checkpoints_have_the_plugins(tmp_path: Path) -> None:
         resumed, loaded(second), ckpt_path=tmp_path / "task.ckpt", weights_only=True
     )
     assert [plugin.tasks for plugin in callback.plugins] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["EWC", "ER"])
+def test_ends_of_tasks_read_what_was_trained_on(name: str) -> None:
+    """Through the hooks of a batch's transfer, and no more batches than the Trainer takes."""
+
+    class Shifting(Module):
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch[0] - 2, batch[1]
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch[0] / 2, batch[1]
+
+    shifting, module = Shifting(), Module()
+    callback, other = PluginCallback(PLUGINS[name]), PluginCallback(PLUGINS[name])
+    for batches in tasks():
+        raw = [(x * 2 + 2, y) for x, y in batches]
+        trainer(callback, limit_train_batches=2).fit(shifting, loaded(raw))
+        trainer(other).fit(module, loaded([((x * 2 + 2 - 2) / 2, y) for x, y in batches[:2]]))
+    torch.testing.assert_close(parameters(shifting), parameters(module))
+    assert [tasks_ended(held.plugins[0]) for held in (callback, other)] == [2, 2]
+    if name == "ER":
+        stored, expected = (held.plugins[0].memory.rows for held in (callback, other))
+        torch.testing.assert_close(stored, expected)
+
+
+def test_ends_of_tasks_in_the_precision_of_the_trainer() -> None:
+    callback = PluginCallback(PLUGINS["EWC"], PLUGINS["ER"])
+    for batches in tasks():
+        trainer(callback, precision="64-true").fit(module := Module(), loaded(batches))
+        break
+    assert module.net[0].weight.dtype == torch.float64
+    assert [tasks_ended(plugin) for plugin in callback.plugins] == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
+def test_the_checkpoint_of_a_fit_at_its_end(tmp_path: Path) -> None:
+    """Lightning trains nothing then, and the end of the task would never come."""
+    first, second = tasks()
+    module, callback = Module(), PluginCallback(PLUGINS["EWC"])
+    keeper = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    trainer(callback, keeper, enable_checkpointing=True).fit(module, loaded(first))
+    again, restored = Module(), PluginCallback(PLUGINS["EWC"])
+    options = {"ckpt_path": tmp_path / "last.ckpt", "weights_only": False}
+    with pytest.raises(RuntimeError, match=r"^PluginCallback: the checkpoint is of a fit that was"):
+        trainer(restored).fit(again, loaded(first), **options)
+    (ewc,) = restored.plugins
+    assert ewc.tasks == 0
+    ewc.on_task_end(first)
+    for one, held in ((module, callback), (again, restored)):
+        trainer(held).fit(one, loaded(second))
+    torch.testing.assert_close(parameters(again), parameters(module), rtol=0, atol=0)
 
 
 def test_two_optimizers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning_cases import PLUGINS, Batch, network, parameters, plain_loop, tasks, tasks_ended
 from torch import nn
+from torch.utils.data import DataLoader
 
 from clfast.integrations import lightning as adapter
 from clfast.plugins import EWC, LwF, QuadraticPlugin
@@ -47,20 +48,27 @@ class Trainer:
 
     def __init__(self, *callbacks: Any, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
         self.callbacks = callbacks
-        self.precision_plugin = SimpleNamespace()
+        self.precision_plugin = SimpleNamespace(convert_input=lambda batch: batch)
         self.optimizers = list(optimizers)
+        self.num_training_batches: float = float("inf")
+        self.ckpt_path: str | None = None
 
     def fit(self, module: nn.Module, batches: list[Batch]) -> None:
         if not self.optimizers:
             self.optimizers = [torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)]
-        self.strategy = SimpleNamespace(model=module)
+        self.strategy = SimpleNamespace(
+            model=module, batch_to_device=lambda batch, dataloader_idx: batch
+        )
+        module._on_before_batch_transfer = lambda batch, dataloader_idx: batch  # type: ignore[assignment]
         self.train_dataloader = batches
         try:
-            for hook in ("on_fit_start", "on_train_start"):
-                self.call(hook, module)
-            for x, y in batches:
-                self.step(module, lambda x=x, y=y: F.cross_entropy(module(x), y))  # type: ignore[misc]
-            self.call("on_train_end", module)
+            self.call("on_fit_start", module)
+            if batches:
+                self.call("on_train_start", module)
+                for x, y in batches:
+                    self.step(module, lambda x=x, y=y: F.cross_entropy(module(x), y))  # type: ignore[misc]
+                self.call("on_train_end", module)
+            self.call("on_fit_end", module)
         except BaseException as error:
             self.call("on_exception", module, error)
             raise
@@ -251,10 +259,53 @@ def test_loaders_of_odd_batches(callbacks: Any) -> None:
     callback = callbacks.PluginCallback(PLUGINS["EWC"])
     trainer = Trainer(callback)
     trainer.fit(model, tasks()[0])
-    for batches in ([torch.zeros(2, 5)], [(torch.zeros(2, 5),)], {"a": tasks()[0]}):
+    for batches in ([torch.zeros(2, 5)], [(torch.zeros(2, 5),)]):
         trainer.train_dataloader = batches  # type: ignore[assignment]
         with pytest.raises(TypeError, match=r"EWC.on_task_end: loader must give batches \(x, y\)"):
             callback.on_train_end(trainer, model)
+    assert callback.plugins[0].tasks == 1
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_several_loaders_are_refused(callbacks: Any, kind: type) -> None:
+    loaders = [DataLoader(tasks()[0], batch_size=None) for _ in range(2)]  # type: ignore[arg-type, var-annotated]
+    batches: Any = loaders if kind is list else {"a": loaders[0]}
+    model = network()
+    with pytest.raises(TypeError, match=r"several training loaders.* use end_task=False, and call"):
+        Trainer(callbacks.PluginCallback(PLUGINS["EWC"])).fit(model, batches)
+    torch.testing.assert_close(parameters(model), parameters(network()))
+    trainer = Trainer(callbacks.PluginCallback(PLUGINS["EWC"], end_task=False))
+    trainer.optimizers = [torch.optim.SGD(model.parameters(), lr=0.05)]
+    trainer.train_dataloader = batches
+    trainer.call("on_train_start", model)
+
+
+def test_a_fit_that_trained_nothing(callbacks: Any) -> None:
+    """From a checkpoint it would lose the task that had come to its end; else nothing was asked."""
+    model, callback = network(), callbacks.PluginCallback(PLUGINS["EWC"])
+    trainer = Trainer(callback)
+    trainer.fit(model, [])
+    trainer.ckpt_path = "last.ckpt"
+    trainer.fit(model, tasks()[0])
+    with pytest.raises(RuntimeError, match=r"nothing was trained and no task .* on_task_end"):
+        trainer.fit(model, [])
+    assert callback.plugins[0].tasks == 1
+    trainer = Trainer(callbacks.PluginCallback(PLUGINS["EWC"], end_task=False))
+    trainer.ckpt_path = "last.ckpt"
+    trainer.fit(model, [])
+
+
+def test_a_state_that_waits_is_saved_again(callbacks: Any) -> None:
+    callback, other = (callbacks.PluginCallback(PLUGINS["EWC"]) for _ in range(2))
+    Trainer(callback).fit(network(), tasks()[0])
+    other.load_state_dict({})
+    assert other.state_dict() == {}
+    other.load_state_dict(callback.state_dict())
+    torch.testing.assert_close(other.state_dict(), callback.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"must be that of a PluginCallback, .* got \(epoch\)"):
+        other.load_state_dict({"epoch": 3})
+    with pytest.raises(ValueError, match=r"must be that of a PluginCallback, .* got \(\)"):
+        callback.load_state_dict({})
     assert callback.plugins[0].tasks == 1
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from ... import plugins
 from ..._arguments import integer, one_of
 from ...plugins import Plugin, QuadraticPlugin, RehearsalPlugin
-from .strategy import OfModel, Strategy, mini_batch, samples
+from .strategy import (
+    OfModel,
+    Strategy,
+    check_not_joined,
+    check_one_head,
+    mini_batch,
+    samples,
+    trained_on,
+)
 
 
 class Adapter(OfModel):
@@ -32,10 +40,14 @@ class Adapter(OfModel):
 
     Raises:
         TypeError: an option that the plugin has not, or one that is missing.
+        RuntimeError: when an experience begins, for a model that wants task labels, a
+            MultiTaskModule; but SI has no passes of its own.
     """
 
     supports_distributed = False
     plugin: Plugin | None
+
+    _passes: ClassVar[bool] = True  # Whether the plugin has passes of its own through the model.
 
     def __init__(
         self, kind: Callable[..., Plugin], *, mb_size: int | None = None, **options: Any
@@ -50,6 +62,8 @@ class Adapter(OfModel):
 
     def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
+        if self._passes:
+            check_one_head(strategy.model, type(self).__name__)
         self.plugin = self.of(strategy, self._make, self.plugin)
 
     def before_backward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
@@ -68,13 +82,11 @@ class Adapter(OfModel):
 
     def after_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
-        self._begun(self.plugin).on_task_end(
-            samples(strategy, strategy.experience.dataset, self._mb_size)
-        )
+        self._begun(self.plugin).on_task_end(samples(strategy, trained_on(strategy), self._mb_size))
 
     def state_dict(self) -> dict[str, Any]:
-        """The plugin's; empty before the first experience."""
-        return {} if self.plugin is None else self.plugin.state_dict()
+        """The plugin's; before the first experience what was loaded, or nothing."""
+        return dict(self._saved or {}) if self.plugin is None else self.plugin.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over a state, now or when the first experience begins, of a model whose parameters
@@ -98,6 +110,10 @@ class Rehearsal(Adapter):
     Args:
         store: ``"experience"``: when one has ended its samples are stored; ``"iteration"``: each
             mini-batch after its step, for streams that are seen once.
+
+    Raises:
+        RuntimeError: before the forward pass, where each mini-batch is to be stored and a replay
+            plugin has put past samples into it.
     """
 
     def __init__(
@@ -111,6 +127,11 @@ class Rehearsal(Adapter):
         super().__init__(kind, mb_size=mb_size, **options)
         one_of(store, ("experience", "iteration"), "store", type(self).__name__)
         self._store = store
+
+    def before_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._store == "iteration":
+            check_not_joined(strategy, type(self).__name__)
 
     def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -138,6 +159,8 @@ class OnlineEWC(Adapter):
 class SI(Adapter):
     """:class:`clfast.plugins.SI` in a strategy, as `EWC`."""
 
+    _passes = False
+
     def __init__(self, **options: Any) -> None:
         super().__init__(plugins.SI, **options)
 
@@ -157,10 +180,20 @@ class RWalk(Adapter):
 
 
 class LwF(Adapter):
-    """:class:`clfast.plugins.LwF` in a strategy, as `EWC`."""
+    """:class:`clfast.plugins.LwF` in a strategy, as `EWC`.
+
+    Its term is in ``strategy.loss`` as soon as the strategy has made its forward pass, so that it
+    is of that one, whatever passes other plugins make later.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(plugins.LwF, **options)
+
+    def after_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        super().before_backward(strategy, *args, **kwargs)
+
+    def before_backward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        """Nothing: it has been added."""
 
 
 class ER(Rehearsal):

@@ -14,7 +14,7 @@ from ... import _arguments
 from ...methods import Mnemonics
 from ...methods.attachment import attached
 from ...methods.exemplar_selection import Exemplars, ExemplarSelection, Herding
-from .strategy import Strategy, columns, samples
+from .strategy import Strategy, check_one_head, columns, samples, trained_on
 
 
 class ExemplarBuffer:
@@ -27,7 +27,7 @@ class ExemplarBuffer:
     ``max_size`` being ``mem_size``; ``task_balanced_dataloader`` is not for it.
 
     Images are stored as the experience's data set gives them, and are no longer transformed then;
-    all of a class have the task label that the class was last shown with.
+    a class has one task label, where the stream has any.
 
     Args:
         max_size: of all classes together, at least 1.
@@ -42,8 +42,9 @@ class ExemplarBuffer:
 
     Raises:
         TypeError, ValueError: an argument that cannot be, here; a model without the head, a class
-            more than exemplars, and what the selection refuses, when an experience has ended. The
-            buffer is as before.
+            more than exemplars, a class that comes with another task label, and what the selection
+            refuses, when an experience has ended. The buffer is as before.
+        RuntimeError: then, for a model that wants task labels, a MultiTaskModule.
     """
 
     exemplars: Exemplars | None
@@ -77,18 +78,24 @@ class ExemplarBuffer:
         return StoredSamples(self.exemplars.x, labels, tasks, self._kind)
 
     def update(self, strategy: Strategy, **kwargs: Any) -> None:
-        """Takes in the samples of ``strategy.experience``."""
+        """Takes in the samples that were trained on: of ``strategy.experience``, or of all that
+        JointTraining has joined."""
         del kwargs
-        self.post_adapt(strategy, strategy.experience)
+        self._take(strategy, trained_on(strategy))
 
     def pre_adapt(self, agent: Strategy, exp: Any) -> None:
         """Nothing is done before an experience."""
 
     def post_adapt(self, agent: Strategy, exp: Any) -> None:
         """Takes in the samples of an experience."""
+        self._take(agent, exp.dataset)
+
+    def _take(self, agent: Strategy, dataset: Any) -> None:
         where = type(self).__name__
         device = agent.device
-        x, y, *task = columns(samples(agent, exp.dataset, None), where)
+        check_one_head(agent.model, where)
+        x, y, *task = columns(samples(agent, dataset, None), where)
+        found = self._tasks | self._labelled(y, task, where)
         x, y = x.to(device), y.to(device)
         old, new = self._parted(y.unique())
         if new is not None:
@@ -102,10 +109,9 @@ class ExemplarBuffer:
         order = labels.argsort(stable=True)
         images = torch.cat([part.x.cpu() for part in parts])
         self.exemplars = Exemplars(images[order], labels[order])
-        label = exp.dataset[0][1]
+        label = dataset[0][1]
         self._kind = torch.tensor if isinstance(label, Tensor) else type(label)
-        if task:  # of the experience's samples, which are the first of y
-            self._tasks.update(zip(y.tolist(), task[0].tolist(), strict=False))
+        self._tasks = found
 
     def resize(self, strategy: Strategy, new_size: int) -> None:
         """Another ``max_size``; where that is less, the first exemplars of each class stay."""
@@ -121,6 +127,20 @@ class ExemplarBuffer:
             self.max_size = before
             raise
         self.exemplars = _first(self.exemplars, count)
+
+    def _labelled(self, y: Tensor, task: list[Tensor], where: str) -> dict[int, int]:
+        """The task labels of classes, of which each has one."""
+        pairs = set(zip(y.tolist(), task[0].tolist(), strict=True)) if task else set()
+        found = dict(pairs)
+        for label, t in sorted(pairs):
+            before = self._tasks.get(label, found[label])
+            if before != t:
+                raise ValueError(
+                    f"{where}: samples of class {label} have the task labels {before} and {t}, but "
+                    "exemplars of a class have one; number classes over all tasks, not from zero "
+                    "in each, or use a stream without task labels"
+                )
+        return found
 
     def _parted(self, classes: Tensor) -> tuple[Exemplars | None, Exemplars | None]:
         """What is stored of other classes, and of these."""

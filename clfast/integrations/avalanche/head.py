@@ -6,10 +6,20 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from ... import _arguments
+from ... import _arguments, methods
 from ...memory import KeyValueMemory
 from ...methods.attachment import Attachment, attach, attached
-from .strategy import NOT_BEGUN, Strategy, mini_batch, samples
+from ...methods.neighbours import NeighbourLearner
+from .adapter import check_options
+from .strategy import (
+    NOT_BEGUN,
+    Strategy,
+    check_not_joined,
+    check_one_head,
+    mini_batch,
+    samples,
+    trained_on,
+)
 
 
 class PredictionHead:
@@ -34,12 +44,15 @@ class PredictionHead:
     Raises:
         TypeError, ValueError: an argument that cannot be, here; a model without the head, or whose
             head has an attachment already, with the first ``train`` or ``eval``.
+        RuntimeError: a model that wants task labels, a MultiTaskModule, with the first ``train`` or
+            ``eval``; before the forward pass, where each mini-batch is to be written and a replay
+            plugin has put past samples into it.
     """
 
     supports_distributed = False
     attachment: Attachment | None
 
-    _METHOD: ClassVar[str]
+    _KIND: ClassVar[type[NeighbourLearner]]
 
     def __init__(
         self,
@@ -56,6 +69,8 @@ class PredictionHead:
         _arguments.one_of(write, ("experience", "iteration"), "write", where)
         if mb_size is not None:
             mb_size = _arguments.integer(mb_size, "mb_size", where, least=1)
+        placed = ("head", "memory", "base_optimizer")
+        check_options(self._KIND, options, where, without=placed, beside=("write", "mb_size"))
         self.attachment = None
         self._head, self._memory, self._options = head, memory, options
         self._write, self._mb_size = write, mb_size
@@ -68,6 +83,11 @@ class PredictionHead:
         del args, kwargs
         self._follow(strategy.model)
 
+    def before_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._write == "iteration":
+            check_not_joined(strategy, type(self).__name__)
+
     def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         if self._write == "iteration":
@@ -78,7 +98,7 @@ class PredictionHead:
         del args, kwargs
         attachment = self._attached()
         if self._write == "experience":
-            for x, y, *_ in samples(strategy, strategy.experience.dataset, self._mb_size):
+            for x, y, *_ in samples(strategy, trained_on(strategy), self._mb_size):
                 attachment.write(x.to(strategy.device), y.to(strategy.device))
         attachment.on_task_end()
 
@@ -90,9 +110,11 @@ class PredictionHead:
             copied = attached(model)
             if copied is not None and copied.memory is before.memory:
                 copied.detach()
+        check_one_head(model, type(self).__name__)
         memory = self._memory if before is None else before.memory
+        method = self._KIND.__name__.lower()
         try:
-            made = attach(model, self._head, memory, method=self._METHOD, **self._options)
+            made = attach(model, self._head, memory, method=method, **self._options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{type(self).__name__}: {error}") from error
         if before is not None:
@@ -109,16 +131,16 @@ class PredictionHead:
 class Hebb(PredictionHead):
     """:class:`clfast.methods.Hebb` on the strategy's model, see `PredictionHead`."""
 
-    _METHOD = "hebb"
+    _KIND = methods.Hebb
 
 
 class MbPA(PredictionHead):
     """:class:`clfast.methods.MbPA` on the strategy's model, see `PredictionHead`."""
 
-    _METHOD = "mbpa"
+    _KIND = methods.MbPA
 
 
 class Mixture(PredictionHead):
     """:class:`clfast.methods.Mixture` on the strategy's model, see `PredictionHead`."""
 
-    _METHOD = "mixture"
+    _KIND = methods.Mixture

@@ -49,6 +49,13 @@ def accelerate_avalanche() -> Accelerated:
         raise ImportError(
             f"{where}: Avalanche cannot be imported ({error}); pip install avalanche-lib==0.6.0"
         ) from error
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        raise ImportError(
+            f"{where}: Avalanche cannot be imported, since torchvision's library does not load "
+            f"({error}); declare its operators first, as docs/avalanche.md shows"
+        ) from error
     if not version.startswith(_VERSION):
         raise RuntimeError(f"{where}: Avalanche must be version 0.6, got {version}")
     _in_use = Accelerated(_replacements())
@@ -71,15 +78,26 @@ class Accelerated:
     replaced: tuple[str, ...]
 
     def __init__(self, replacements: Sequence[_Replacement]) -> None:
-        self._before = [(r.owner, r.name, getattr(r.owner, r.name)) for r in replacements]
-        self.replaced = tuple(f"{was.__module__}.{was.__qualname__}" for _, _, was in self._before)
+        self._before = [(r, getattr(r.owner, r.name)) for r in replacements]
+        self.replaced = tuple(f"{was.__module__}.{was.__qualname__}" for _, was in self._before)
         for owner, name, by in replacements:
             setattr(owner, name, by)
 
     def undo(self) -> None:
-        """Puts back what was there. A second time changes nothing."""
+        """Puts back what was there. A second time changes nothing.
+
+        Raises:
+            RuntimeError: somebody else has replaced one of them since. Nothing is put back.
+        """
         global _in_use
-        for owner, name, was in self._before:
+        for (owner, name, by), _ in self._before:
+            now = getattr(owner, name)
+            if now is not by:
+                raise RuntimeError(
+                    f"Accelerated.undo: {name} of {owner.__name__} has been replaced since, by "
+                    f"{now!r}; undo that first"
+                )
+        for (owner, name, _), was in self._before:
             setattr(owner, name, was)
         self._before = []
         if _in_use is self:

@@ -37,22 +37,31 @@ class Protect(OfModel):
         self.reserved = reserved
         self._protection: Protection | None = None
         self._protects: nn.Module | None = None
+        self._longer: list[tuple[Tensor, Tensor]] = []  # masks, and what grown parameters have
 
     def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         self._protects = self.of(strategy, lambda model: model, self._protects)
         parameters = dict(strategy.model.named_parameters())
         masks: MutableMapping[Tensor, Tensor] = {}
+        longer = []
         for name, mask in self.reserved.items():
             if name not in parameters:
                 raise ValueError(
                     f"Protect: reserved has {name!r}, which is no parameter of strategy.model; "
                     f"there are {', '.join(parameters)}"
                 )
-            masks[parameters[name]] = _grown(mask, parameters[name])
+            held = masks[parameters[name]] = _grown(mask, parameters[name])
+            if held is not mask:
+                longer.append((mask, held))
         made = protect(strategy.optimizer, masks)
         self.remove()
-        self._protection = made
+        self._protection, self._longer = made, longer
+
+    def before_update(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del strategy, args, kwargs
+        for mask, held in self._longer:
+            held[: len(mask)] = mask
 
     def remove(self) -> None:
         """From now on steps change what they like, until the next experience begins."""

@@ -4,6 +4,7 @@ arguments and results."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ class _Penalty(NamedTuple):
     anchor = sum_t F_t theta_t / F."""
 
     key: tuple[Any, ...]
+    saved: list[Any]  # the tables it was formed of; to hold them keeps their identity
     names: list[str]
     anchors: list[Tensor]
     importances: list[Tensor]
@@ -36,9 +38,12 @@ def ewc_before_backward(plugin: Any, strategy: Any, **kwargs: Any) -> None:
         return
     parameters = dict(strategy.model.named_parameters())
     held = _penalties.get(plugin)
-    key = (ended, plugin.mode, *(p.shape for p in parameters.values()))
-    if held is None or held.key != key:
-        held = _penalties[plugin] = _collapsed(plugin, parameters, key)
+    key = (ended, plugin.mode, *((n, p.shape, p.dtype, p.device) for n, p in parameters.items()))
+    terms = range(ended) if plugin.mode == "separate" else [ended - 1]
+    # The same plugin in another strategy has other tables at the same counts.
+    saved = [table.get(t) for t in terms for table in (plugin.saved_params, plugin.importances)]
+    if held is None or held.key != key or not all(map(is_, held.saved, saved)):
+        held = _penalties[plugin] = _collapsed(plugin, parameters, terms, key, saved)
     values = [parameters[name] for name in held.names]
     if values:
         penalty = quadratic_penalty(values, held.anchors, held.importances) + held.constant
@@ -46,9 +51,13 @@ def ewc_before_backward(plugin: Any, strategy: Any, **kwargs: Any) -> None:
 
 
 @torch.no_grad()
-def _collapsed(plugin: Any, parameters: dict[str, nn.Parameter], key: tuple[Any, ...]) -> _Penalty:
-    ended = key[0]
-    terms = range(ended) if plugin.mode == "separate" else [ended - 1]
+def _collapsed(
+    plugin: Any,
+    parameters: dict[str, nn.Parameter],
+    terms: Sequence[int],
+    key: tuple[Any, ...],
+    saved: list[Any],
+) -> _Penalty:
     names, anchors, importances = [], [], []
     constant = torch.zeros((), dtype=torch.float64)
     for name, parameter in parameters.items():
@@ -68,7 +77,7 @@ def _collapsed(plugin: Any, parameters: dict[str, nn.Parameter], key: tuple[Any,
         anchors.append(anchor.to(parameter.dtype))
         importances.append(total.to(parameter.dtype))
     like = next(iter(parameters.values()))
-    return _Penalty(key, names, anchors, importances, constant.to(like))
+    return _Penalty(key, saved, names, anchors, importances, constant.to(like))
 
 
 def sorted_by_herding(selection: Any, features: Tensor) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ... import _arguments
 from ...memory import ReplayBuffer
-from .strategy import Strategy, columns, mini_batch, samples
+from .strategy import Strategy, check_not_joined, columns, mini_batch, samples, trained_on
 
 _NAMES = ("x", "y", "task")
 
@@ -45,6 +45,8 @@ class Replay:
 
     Raises:
         TypeError, ValueError: an argument that cannot be.
+        RuntimeError: when an experience of another strategy begins; when a mini-batch begins that
+            is to be stored, and into which another replay plugin has put past samples.
     """
 
     supports_distributed = False
@@ -66,11 +68,24 @@ class Replay:
         _arguments.one_of(store, ("experience", "iteration"), "store", where)
         self.buffer = ReplayBuffer(capacity, policy=policy, device=device, generator=generator)
         self.batch_size_mem, self.store = batch_size_mem, store
+        self._strategy: Strategy | None = None
         self._new = 0  # samples of the mini-batch that are not of the buffer
+
+    def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._strategy is None:
+            self._strategy = strategy
+        elif self._strategy is not strategy:
+            raise RuntimeError(
+                f"{type(self).__name__}: it is of another strategy, whose samples it would replay; "
+                "make a new one, and give it the state_dict() of this one if they shall be replayed"
+            )
 
     def before_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         batch = self._parts(strategy)
+        if self.store == "iteration":
+            check_not_joined(strategy, type(self).__name__)
         self._new = len(batch[0])
         if len(self.buffer):
             drawn = self.buffer.sample(self.batch_size_mem or strategy.train_mb_size)
@@ -88,7 +103,7 @@ class Replay:
     def after_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         if self.store == "experience":
-            read = samples(strategy, strategy.experience.dataset, None)
+            read = samples(strategy, trained_on(strategy), None)
             self._add(columns(read, type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from ...plugins.base import Batches
 
@@ -41,6 +41,36 @@ def mini_batch(strategy: Strategy, where: str) -> list[Tensor]:
     return found
 
 
+def check_not_joined(strategy: Strategy, where: str) -> None:
+    """RuntimeError where the mini-batch has more samples than the strategy takes of the experience:
+    those of a replay, which would be stored once more, as the task's that is under way."""
+    most = min(strategy.train_mb_size, len(trained_on(strategy)))
+    count = len(strategy.mbatch[0])
+    if count > most:
+        raise RuntimeError(
+            f"{where}: it stores each mini-batch, and this one has {count} samples, more than the "
+            f"{most} of the experience, as beside a replay plugin, whose samples would be stored "
+            'again; store when an experience has ended ("experience"), or take the replay plugin '
+            "out"
+        )
+
+
+class _Joined(ConcatDataset[Any]):
+    """Data sets of one benchmark."""
+
+    def __init__(self, datasets: list[Any]) -> None:
+        super().__init__(datasets)
+        self.collate_fn = getattr(datasets[0], "collate_fn", None)
+
+
+def trained_on(strategy: Strategy) -> Any:
+    """The data set of the strategy's experience, or of all those that JointTraining has joined,
+    whose ``strategy.experience`` is the first."""
+    joined = getattr(strategy, "_experiences", None) or [strategy.experience]
+    datasets = [experience.dataset for experience in joined]
+    return _Joined(datasets) if len(datasets) > 1 else datasets[0]
+
+
 def samples(strategy: Strategy, dataset: Any, size: int | None) -> Batches:
     """Batches of a data set in an order of their own, for it may be sorted by class.
 
@@ -70,6 +100,17 @@ def columns(batches: Iterable[Sequence[Tensor]], where: str) -> list[Tensor]:
     if not read:
         raise ValueError(f"{where}: the experience has no samples; leave it out of the stream")
     return [torch.cat(parts) for parts in zip(*read, strict=True)]
+
+
+def check_one_head(model: nn.Module, where: str) -> None:
+    """RuntimeError for a model whose forward wants task labels, a MultiTaskModule of Avalanche."""
+    names = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(model).__mro__}
+    if "avalanche.MultiTaskModule" in names:
+        raise RuntimeError(
+            f"{where}: strategy.model is a MultiTaskModule, which wants task labels with its "
+            "inputs, but the passes here are of inputs alone; use a model with one head for all "
+            "classes"
+        )
 
 
 Made = TypeVar("Made")

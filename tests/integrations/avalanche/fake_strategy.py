@@ -41,7 +41,7 @@ class FakeStrategy:
         self.trigger("before_train_dataset_adaptation")
         self.trigger("before_training_exp")
         self.trigger("before_training_epoch")
-        for batch in batches(dataset, self.train_mb_size):
+        for batch in self.batches(dataset):
             self.mbatch = list(batch)
             self.trigger("before_training_iteration")
             self.optimizer.zero_grad()
@@ -62,6 +62,9 @@ class FakeStrategy:
         self.trigger("after_training_exp")
         self.clock.train_exp_counter += 1
         self.trigger("after_training")
+
+    def batches(self, dataset: Sequence[Sample]) -> list[list[Tensor]]:
+        return batches(dataset, self.train_mb_size)
 
     @torch.no_grad()
     def eval(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from fake_strategy import network
 from torch import Tensor, nn
 
 import clfast
-from clfast.integrations.avalanche import replacements
+from clfast.integrations.avalanche import patches, replacements
 
 
 def update_temp(model: nn.Module, grad: Any, lr: float) -> nn.Module:
@@ -101,6 +101,20 @@ def test_it_is_undone(fake_avalanche: dict[str, Any]) -> None:
     assert in_use() == (False,) * 4
 
 
+def test_what_somebody_has_replaced_since_stays(
+    fake_avalanche: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerated = clfast.accelerate_avalanche()
+    with monkeypatch.context() as patch:
+        patch.setattr(GEMPlugin, "solve_quadprog", update_temp)
+        with pytest.raises(RuntimeError, match=r"solve_quadprog of GEMPlugin has been replaced"):
+            accelerated.undo()
+        assert GEMPlugin.solve_quadprog is update_temp
+        assert in_use() == (True, True, False, True)
+    accelerated.undo()
+    assert in_use() == (False,) * 4
+
+
 def test_an_error_inside_undoes_it(fake_avalanche: dict[str, Any]) -> None:
     with pytest.raises(KeyError), clfast.accelerate_avalanche():
         raise KeyError
@@ -119,6 +133,20 @@ def test_another_version(fake_avalanche: dict[str, Any]) -> None:
 def test_without_avalanche(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "avalanche", None)
     with pytest.raises(ImportError, match=r"cannot be imported.*pip install avalanche-lib==0\.6"):
+        clfast.accelerate_avalanche()
+
+
+def test_a_torchvision_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["operator torchvision::nms does not exist", "out of memory"]
+
+    def fails(name: str) -> None:
+        raise RuntimeError(said[0])
+
+    monkeypatch.setattr(patches, "import_module", fails)
+    with pytest.raises(ImportError, match=r"torchvision's library .*nms.* docs/avalanche.md"):
+        clfast.accelerate_avalanche()
+    del said[0]
+    with pytest.raises(RuntimeError, match=r"^out of memory"):
         clfast.accelerate_avalanche()
 
 
@@ -175,6 +203,26 @@ def test_the_penalty_of_ewc(mode: str, grown: bool) -> None:
             found = torch.autograd.grad(strategy.loss, list(model.parameters()))
             wanted = torch.autograd.grad(expected, list(model.parameters()))
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["separate", "online"])
+def test_the_penalty_of_another_strategy_is_another(mode: str) -> None:
+    """A plugin that serves two, whose counts and shapes agree."""
+    model = network()
+    plugin: Any = EWCPlugin()
+    plugin.mode, plugin.ewc_lambda = mode, 0.5
+    losses = []
+    for scale in (1.0, 3.0):
+        made = {n: Data(p.detach() + scale) for n, p in model.named_parameters()}
+        plugin.saved_params = {0: made}
+        plugin.importances = {0: {n: Data(torch.ones_like(d.data)) for n, d in made.items()}}
+        strategy = SimpleNamespace(
+            model=model, clock=SimpleNamespace(train_exp_counter=1), loss=torch.zeros(())
+        )
+        replacements.ewc_before_backward(plugin, strategy)
+        losses.append(strategy.loss.item())
+    count = sum(p.numel() for p in model.parameters())
+    assert losses == pytest.approx([0.5 * count, 0.5 * 9 * count], rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))

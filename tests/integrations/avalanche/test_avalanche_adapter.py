@@ -114,6 +114,14 @@ def test_without_a_size_batches_are_those_of_training() -> None:
     assert adapter.plugin.calls[-1] == "on_task_end [5, 5, 2]"
 
 
+def test_a_state_that_waits_is_saved_again() -> None:
+    strategy = FakeStrategy(network(), [avalanche.EWC(strength=3.0)])
+    strategy.train(experience(0))
+    state, adapter = strategy.plugins[0].state_dict(), avalanche.EWC(strength=3.0)
+    adapter.load_state_dict(state)
+    torch.testing.assert_close(adapter.state_dict(), state, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "in between"])
 def test_a_state_goes_on(begun: bool) -> None:
     """A new strategy with a loaded model and a loaded state is the strategy before."""
@@ -207,3 +215,25 @@ def test_lwf_is_that_of_the_loop(arity: int) -> None:
         teacher = copy.deepcopy(model).eval()
         torch.testing.assert_close(parameters(strategy.model), parameters(model))
     assert adapter.plugin is not None
+
+
+class Passing:
+    """As MIRPlugin: a pass of its own before the backward one."""
+
+    def before_backward(self, strategy: FakeStrategy) -> None:
+        replayed = strategy.model(torch.ones(3, 1, 2, 3))
+        strategy.loss = strategy.loss + F.cross_entropy(replayed, torch.zeros(3).long())
+
+
+def test_lwf_is_of_the_strategy_s_own_pass() -> None:
+    """Whether another plugin makes its pass before or after it."""
+    found = []
+    for plugins_of in (
+        [Passing(), avalanche.LwF(strength=2.0)],
+        [avalanche.LwF(strength=2.0), Passing()],
+    ):
+        strategy = FakeStrategy(network(), plugins_of)
+        for task in range(2):
+            strategy.train(experience(task))
+        found.append(parameters(strategy.model))
+    torch.testing.assert_close(found[0], found[1])

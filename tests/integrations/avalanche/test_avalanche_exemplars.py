@@ -15,6 +15,7 @@ import clfast
 from clfast import ops
 from clfast.integrations import avalanche
 from clfast.methods import RandomSelection
+from clfast.methods.exemplar_selection import Exemplars
 
 
 class Storing:
@@ -75,6 +76,25 @@ def test_old_classes_keep_their_first() -> None:
     assert policy.max_size == 8
     assert labels(policy) == sorted([0, 1, 2, 3] * 2)
     assert torch.equal(policy.exemplars.x[:2], first.x[:2])
+
+
+class Shifting(RandomSelection):
+    def adjust(
+        self, network: Any, exemplars: Exemplars, *, generator: torch.Generator
+    ) -> Exemplars:
+        return Exemplars(exemplars.x + 1, exemplars.y)
+
+
+def test_old_classes_are_adjusted() -> None:
+    """By the selection, and those of the experience are not."""
+    policy = avalanche.ExemplarBuffer(12, "classifier", Shifting())
+    strategy = trained(policy, 1)
+    first = policy.exemplars
+    assert first is not None
+    strategy.train(experience(1))
+    assert torch.equal(policy.exemplars.x[:6], first.x[[0, 1, 2, 6, 7, 8]] + 1)
+    stream = {tuple(x.flatten().tolist()) for x, _ in experience(1)}
+    assert {tuple(x.flatten().tolist()) for x in policy.exemplars.x[6:]} <= stream
 
 
 def test_a_class_that_comes_again_is_selected_from_all_there_is() -> None:

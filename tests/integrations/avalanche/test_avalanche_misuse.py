@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake_strategy import FakeStrategy, Network, experience, network, parameters
+from fake_strategy import FakeStrategy, Growing, Network, experience, grown, network, parameters
 from torch import nn
 
 import clfast
@@ -43,6 +43,51 @@ def test_a_model_that_is_replaced_is_refused(name: str) -> None:
     with pytest.raises(RuntimeError, match=r"replaced .* GDumbPlugin .* take one of the two"):
         strategy.train(experience(1))
     torch.testing.assert_close(parameters(strategy.model), before, rtol=0, atol=0)
+
+
+class MultiTaskModule(Network):
+    __module__ = "avalanche.models.dynamic_modules"
+
+
+class Updating:
+    """The part of ReplayPlugin that asks a policy to store."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    def after_training_exp(self, strategy: FakeStrategy) -> None:
+        self.policy.update(strategy)
+
+
+@pytest.mark.parametrize("name", ["EWC", "Hebb", "ARM", "herding"])
+def test_a_model_that_wants_task_labels(name: str) -> None:
+    class Derived(MultiTaskModule):
+        pass
+
+    policy = avalanche.HerdingBuffer(4, "classifier")
+    strategy = FakeStrategy(Derived(), [Updating(policy) if name == "herding" else EVERY[name]()])
+    with pytest.raises(RuntimeError, match=r"is a MultiTaskModule, .* use a model with one head"):
+        strategy.train(experience(0))
+    assert policy.exemplars is None
+    for plugin in (EVERY["Replay"](), EVERY["Protect"](), avalanche.SI(strength=1.0)):
+        FakeStrategy(Derived(), [plugin]).train(experience(0))  # which run the model on nothing
+
+
+def test_classes_with_another_task_label() -> None:
+    policy = avalanche.HerdingBuffer(4, "classifier")
+    strategy = FakeStrategy(network(), [Updating(policy)])
+    strategy.train(experience(0, arity=3))
+    stored = policy.exemplars
+    message = r"^HerdingBuffer: samples of class 0 have the task labels 0 and 1, but exemplars"
+    again = [(x, y, 1) for x, y, _ in experience(0, arity=3)]
+    with pytest.raises(ValueError, match=message):
+        strategy.train(again)
+    assert policy.exemplars is stored
+    assert [task for _, _, task in policy.buffer] == [0] * 4
+    policy = avalanche.HerdingBuffer(4, "classifier")
+    strategy.plugins = [Updating(policy)]
+    with pytest.raises(ValueError, match=message):
+        strategy.train([*again, *experience(0, arity=3)])
 
 
 @pytest.mark.parametrize("kind", [avalanche.Hebb, avalanche.MbPA, avalanche.Mixture])
@@ -122,6 +167,17 @@ def test_an_arity_that_changes() -> None:
         (lambda: avalanche.Hebb(3), TypeError, "^Hebb: head must be a layer's name, got int"),
         (lambda: avalanche.Hebb("fc", write="epoch"), ValueError, "write must be one of exp"),
         (lambda: avalanche.Hebb("fc", mb_size=0), ValueError, "mb_size must be at least 1, got 0"),
+        (
+            lambda: avalanche.Hebb("fc", kk=3),
+            TypeError,
+            "^Hebb: there is no option kk; there are k, eps, beta, .*mixture, write, mb_size$",
+        ),
+        (lambda: avalanche.MbPA("fc", theta=1.0), TypeError, "^MbPA: there is no option theta"),
+        (
+            lambda: avalanche.Mixture("fc", base_optimizer=None),
+            TypeError,
+            "^Mixture: there is no option base_optimizer",
+        ),
         (lambda: avalanche.EWC(), TypeError, "^EWC: strength is missing; pass strength="),
         (
             lambda: avalanche.EWC(strength=1.0, gamma=0.5),
@@ -147,6 +203,35 @@ def test_an_arity_that_changes() -> None:
 def test_arguments(make: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_replay_in_another_strategy() -> None:
+    plugin, other = avalanche.Replay(8), avalanche.Replay(8)
+    FakeStrategy(network(), [plugin]).train(experience(0))
+    strategy = FakeStrategy(network(), [plugin])
+    with pytest.raises(RuntimeError, match=r"^Replay: it is of another .* state_dict\(\) of this"):
+        strategy.train(experience(1))
+    other.load_state_dict(plugin.state_dict())
+    FakeStrategy(network(), [other]).train(experience(1))
+    assert other.buffer.counts(4).tolist() == [2, 2, 2, 2]
+
+
+class Stale:
+    """Grows after the optimiser was made, as with eval_every."""
+
+    def before_train_dataset_adaptation(self, strategy: FakeStrategy) -> None:
+        strategy.model.classifier = grown(strategy.model.classifier)
+
+
+@pytest.mark.parametrize("growing", [Growing, Stale])
+def test_recalled_images_of_a_head_that_grows(growing: Any) -> None:
+    strategy = FakeStrategy(network(2), [growing(), EVERY["ARM"]()])
+    if growing is Growing:
+        strategy.train(experience(0))
+    before = parameters(strategy.model)["features.1.weight"]
+    with pytest.raises(RuntimeError, match=r"^ARM: strategy.model has grown, .* for all classes"):
+        strategy.train(experience(1))
+    assert torch.equal(strategy.model.features[1].weight, before)
 
 
 def test_values_are_refused_when_the_plugin_is_made() -> None:

@@ -50,3 +50,24 @@ def test_masks_that_come_later_and_heads_that_grow() -> None:
     assert fresh.model.classifier.weight.shape == (2, 10)
     assert not torch.equal(after[4:], strategy.model.classifier.weight[4:].clone().zero_())
     plugin.remove()
+
+
+def test_the_mask_of_a_head_that_has_grown_is_live() -> None:
+    mask = torch.zeros(4, 10, dtype=torch.bool)
+    strategy = FakeStrategy(
+        network(2), [Growing(), avalanche.Protect({"classifier.weight": mask})], momentum=0.9
+    )
+    strategy.train(experience(0))
+
+    class Reserving:
+        """While the experience is under way."""
+
+        def before_training_epoch(self, strategy: FakeStrategy) -> None:
+            mask[1:] = True
+            self.weight = parameters(strategy.model)["classifier.weight"]
+
+    reserving = Reserving()
+    strategy.plugins = [*strategy.plugins, reserving]
+    strategy.train(experience(1))
+    moved = (strategy.model.classifier.weight != reserving.weight).any(1)
+    assert moved.tolist() == [True, False, False, False, True, True]

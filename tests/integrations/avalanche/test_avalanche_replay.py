@@ -89,10 +89,12 @@ def test_the_step_is_on_both() -> None:
 
 def test_a_state_goes_on() -> None:
     plugin, other = avalanche.Replay(20), avalanche.Replay(20)
-    run(plugin, tasks=2)
+    strategy = FakeStrategy(network(), [plugin, Watcher()])
+    for task in range(2):
+        strategy.train(experience(task))
     other.load_state_dict(plugin.state_dict())
-    for each in (plugin, other):
-        seen = run(each, tasks=1)
-        assert [len(batch[0]) for batch in seen] == [16] * 3
+    for each in (strategy, FakeStrategy(network(), [other, Watcher()])):
+        each.train(experience(0))
+        assert [len(batch[0]) for batch in each.plugins[1].seen[-3:]] == [16] * 3
     for name in ("x", "y"):
         assert torch.equal(plugin.buffer.rows[name], other.buffer.rows[name])
