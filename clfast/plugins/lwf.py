@@ -143,9 +143,10 @@ class LwF(Plugin):
             return loss
         if self._hook is None:
             raise RuntimeError(f"{where}: this plugin was closed; make a new one for the model")
-        if not trains(loss, where):
+        if not loss.requires_grad and not torch.is_grad_enabled():
             return loss
         if self._pass is None:
+            trains(loss, where)
             raise RuntimeError(
                 f"{where}: model has made no forward pass in training mode, with gradients, since "
                 "the last call; call it once after each pass, and make the plugin for the model "
