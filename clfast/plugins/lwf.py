@@ -93,6 +93,7 @@ class LwF(Plugin):
         """Classes that the loaders so far have shown."""
         self._model, self._classes = model, classes
         self._pass: _Pass | None = None
+        self._passed = self._taught = False  # in this task: with a teacher; distilled
         self._step = Step()
         self._hook: RemovableHandle | None = self._hooked()
 
@@ -121,7 +122,7 @@ class LwF(Plugin):
         if module.training and torch.is_grad_enabled() and not in_own_pass():
             # Loops write into what they are given, as -inf for classes that are masked.
             own = made.output.clone() if isinstance(made.output, Tensor) else made.output
-            self._pass = made._replace(output=own)
+            self._pass, self._passed = made._replace(output=own), True
 
     # A step
 
@@ -152,7 +153,7 @@ class LwF(Plugin):
             target = _logits(self.teacher(*self._pass.args, **self._pass.kwargs), where)
         with torch.enable_grad():
             taught = loss + self.strength * self._distilled(student, target, where)
-        self._pass = None
+        self._pass, self._taught = None, True
         return self._step.watched(taught, self._model.parameters())
 
     def _distilled(self, student: Tensor, target: Tensor, where: str) -> Tensor:
@@ -199,10 +200,16 @@ class LwF(Plugin):
 
         Raises:
             TypeError, ValueError: what the loader gives is of a wrong kind, or nothing.
-            RuntimeError: the network cannot be copied.
+            RuntimeError: the network cannot be copied; or ``before_backward`` was called of no
+                forward pass of the task, though there was a teacher.
             In each case all is as before.
         """
         where = f"{type(self).__name__}.on_task_end"
+        if self._passed and not self._taught:
+            raise RuntimeError(
+                f"{where}: no forward pass of this task was distilled; call "
+                "loss = plugin.before_backward(loss) before loss.backward()"
+            )
         shown = set() if self._classes is None else self._shown(loader, where)
         try:
             teacher = teacher_of(unwrapped(self._model))
@@ -212,6 +219,7 @@ class LwF(Plugin):
             raise RuntimeError(f"{where}: model cannot be copied: {error}") from error
         self.seen |= shown
         self.teacher, self._pass = teacher, None
+        self._passed = self._taught = False
         self._step.forget()
 
     def _shown(self, loader: Batches | None, where: str) -> set[int]:
@@ -270,6 +278,7 @@ class LwF(Plugin):
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; nothing was loaded") from None
         self.seen, self.teacher, self._pass = seen, teacher, None
+        self._passed = self._taught = False
         self._step.forget()
 
     def __getstate__(self) -> dict[str, Any]:

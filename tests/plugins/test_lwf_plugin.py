@@ -517,7 +517,7 @@ def test_loaders() -> None:
 def test_models_that_cannot_be_copied() -> None:
     model, plugin = taught()
     kept = state_of(plugin)
-    model.cache = model(tasks(1)[0][0][0])
+    model.cache = model[0](tasks(1)[0][0][0])
     with pytest.raises(
         RuntimeError, match=r"^LwF.on_task_end: model cannot be copied: Only Tensor"
     ):

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from rehearsal_cases import (
     PLUGINS,
     assert_as_before,
