@@ -116,13 +116,16 @@ class LwF(Plugin):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _saw(self, module: nn.Module, made: _Pass) -> None:
+    def _saw(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
         if module is not self._watched or self.teacher is None:
             return
         if module.training and torch.is_grad_enabled() and not in_own_pass():
             # Loops write into what they are given, as -inf for classes that are masked.
-            own = made.output.clone() if isinstance(made.output, Tensor) else made.output
-            self._pass, self._passed = made._replace(output=own), True
+            own = output.clone() if isinstance(output, Tensor) else output
+            self._pass = _Pass(args, kwargs, own, _versions(args, kwargs))
+            self._passed = True
 
     # A step
 
@@ -131,7 +134,8 @@ class LwF(Plugin):
 
         Raises:
             RuntimeError: there was no forward pass since the last call, or what the model gave then
-                does not go with what the teacher gives; the plugin was closed.
+                does not go with what the teacher gives; its inputs were written to since; the
+                plugin was closed.
             TypeError, ValueError: ``loss`` is no tensor of one number.
         """
         where = f"{type(self).__name__}.before_backward"
@@ -147,6 +151,11 @@ class LwF(Plugin):
                 f"{where}: model has made no forward pass in training mode, with gradients, since "
                 "the last call; call it once after each pass, and make the plugin for the model "
                 "that the loop calls"
+            )
+        if _versions(self._pass.args, self._pass.kwargs) != self._pass.versions:
+            raise RuntimeError(
+                f"{where}: what went into the forward pass has been written to since; call it "
+                "before an input buffer is filled again"
             )
         student = _logits(self._pass.output, where)
         with own_pass(), torch.no_grad():
@@ -295,6 +304,7 @@ class _Pass(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: object
+    versions: list[int]  # of the tensors that went in
 
 
 class _PassHook:
@@ -310,10 +320,15 @@ class _PassHook:
     ) -> None:
         plugin = None if self._plugin is None else self._plugin()
         if plugin is not None:
-            plugin._saw(module, _Pass(args, kwargs, output))
+            plugin._saw(module, args, kwargs, output)
 
     def __reduce__(self) -> tuple[type[_PassHook], tuple[None]]:
         return _PassHook, (None,)
+
+
+def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    given = (*args, *kwargs.values())
+    return [x._version for x in given if isinstance(x, Tensor) and not x.is_inference()]
 
 
 def _logits(output: object, where: str) -> Tensor:
