@@ -13,7 +13,7 @@ from penalty_cases import PLUGINS, every_plugin, float64, network, parameters, p
 from torch import Tensor, nn
 
 from clfast import plugins
-from clfast.plugins import EWC, SI
+from clfast.plugins import EWC, SI, OnlineEWC, RWalk
 
 
 @every_plugin
@@ -277,6 +277,26 @@ def test_labels_that_are_drawn_have_a_generator() -> None:
         states.append(plugin.state_dict()["importances"]["2.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("kind", [EWC, OnlineEWC, RWalk])
+def test_draws_go_on_with_the_state(kind: Any) -> None:
+    """Bit for bit, with a generator that was seeded as at the start."""
+    first, second = tasks(2)
+
+    def made() -> Any:
+        generator = torch.Generator().manual_seed(1)
+        return kind(network(), strength=1.0, targets="sample", generator=generator)
+
+    plugin, other = made(), made()
+    plugin.on_task_end(first)
+    state = plugin.state_dict()
+    other.load_state_dict(state)
+    for one in (plugin, other):
+        one.on_task_end(second)
+    torch.testing.assert_close(plugin.state_dict(), other.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="generator is no state of a CPU generator; nothing was"):
+        other.load_state_dict({**state, "generator": 3})
 
 
 def test_batches_of_three_parts() -> None:
