@@ -118,6 +118,20 @@ def check_parts(state_dict: object, parts: Collection[str], where: str) -> None:
         )
 
 
+def generator_state(given: object, where: str) -> Tensor:
+    """What a generator on the CPU takes over."""
+    try:
+        if not isinstance(given, Tensor):
+            raise TypeError
+        state = given.cpu()
+        torch.Generator("cpu").set_state(state)
+    except (TypeError, RuntimeError):
+        raise ValueError(
+            f"{where}: generator is no state of a CPU generator; nothing was loaded"
+        ) from None
+    return state
+
+
 def check_model(model: object, where: str) -> None:
     """`model` is a module with something to train."""
     if not isinstance(model, nn.Module):

@@ -92,7 +92,8 @@ class ERMIR(_Replay):
     Aljundi et al., "Online Continual Learning with Maximally Interfered Retrieval": of
     ``candidates`` past samples the ``replay`` whose loss a step on the batch alone would raise
     most, see :func:`clfast.ops.mir_scores`. That takes the gradients of the batch, so all is done
-    in ``after_backward``.
+    in ``after_backward``. Both losses are of passes in the mode that the model is in: with
+    dropout in training mode their noise chooses, too.
 
     Args:
         model, memory, replay, past_only, generator: see :class:`BufferPlugin`.

@@ -52,6 +52,7 @@ class EWC(QuadraticPlugin):
     ) -> None:
         super().__init__(model, strength)
         self._fisher = Fisher(targets, generator, type(self).__name__)
+        self._generator = generator
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -100,6 +101,7 @@ class OnlineEWC(QuadraticPlugin):
     ) -> None:
         super().__init__(model, strength)
         self._fisher = Fisher(targets, generator, type(self).__name__)
+        self._generator = generator
         self._gamma = _arguments.real(gamma, "gamma", type(self).__name__, least=0, most=1)
 
     @torch.inference_mode(False)

@@ -25,6 +25,11 @@ class Fisher:
         _arguments.one_of(targets, ("labels", "sample", "exact"), "targets", where)
         if generator is not None:
             _arguments.cpu_generator(generator, where)
+            if targets != "sample":
+                raise ValueError(
+                    f'{where}: generator draws labels of targets="sample"; leave it out with '
+                    f'targets="{targets}"'
+                )
         self._targets, self._generator = targets, generator
 
     def of_task(self, plugin: QuadraticPlugin, loader: Batches | None) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,9 +25,6 @@ from .base import (
 from .processes import together
 from .step import Step, trains
 from .teacher import distilled, teacher_of
-
-if TYPE_CHECKING:
-    from .passes import Pass
 
 Classes: TypeAlias = Literal["seen"] | None
 
@@ -94,7 +91,8 @@ class LwF(Plugin):
         self.seen: set[int] = set()
         """Classes that the loaders so far have shown."""
         self._model, self._classes = model, classes
-        self._pass: Pass | None = None
+        self._pass: _Pass | None = None
+        self._passed = self._taught = False  # in this task: with a teacher; distilled
         self._step = Step()
         self._hook: RemovableHandle | None = self._hooked()
 
@@ -119,13 +117,16 @@ class LwF(Plugin):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _saw(self, module: nn.Module, made: Pass) -> None:
+    def _saw(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
         if module is not self._watched or self.teacher is None:
             return
         if module.training and torch.is_grad_enabled() and not in_own_pass():
             # Loops write into what they are given, as -inf for classes that are masked.
-            own = made.output.clone() if isinstance(made.output, Tensor) else made.output
-            self._pass = made._replace(output=own)
+            own = output.clone() if isinstance(output, Tensor) else output
+            self._pass = _Pass(args, kwargs, own, _versions(args, kwargs))
+            self._passed = True
 
     # A step
 
@@ -134,7 +135,8 @@ class LwF(Plugin):
 
         Raises:
             RuntimeError: there was no forward pass since the last call, or what the model gave then
-                does not go with what the teacher gives; the plugin was closed.
+                does not go with what the teacher gives; its inputs were written to since; the
+                plugin was closed.
             TypeError, ValueError: ``loss`` is no tensor of one number.
         """
         where = f"{type(self).__name__}.before_backward"
@@ -152,12 +154,17 @@ class LwF(Plugin):
                 "the last call; call it once after each pass, and make the plugin for the model "
                 "that the loop calls"
             )
+        if _versions(self._pass.args, self._pass.kwargs) != self._pass.versions:
+            raise RuntimeError(
+                f"{where}: what went into the forward pass has been written to since; call it "
+                "before an input buffer is filled again"
+            )
         student = _logits(self._pass.output, where)
         with own_pass(), torch.no_grad():
             target = _logits(self.teacher(*self._pass.args, **self._pass.kwargs), where)
         with torch.enable_grad():
             taught = loss + self.strength * self._distilled(student, target, where)
-        self._pass = None
+        self._pass, self._taught = None, True
         return self._step.watched(taught, self._model.parameters())
 
     def _distilled(self, student: Tensor, target: Tensor, where: str) -> Tensor:
@@ -204,10 +211,16 @@ class LwF(Plugin):
 
         Raises:
             TypeError, ValueError: what the loader gives is of a wrong kind, or nothing.
-            RuntimeError: the network cannot be copied.
+            RuntimeError: the network cannot be copied; or ``before_backward`` was called of no
+                forward pass of the task, though there was a teacher.
             In each case all is as before.
         """
         where = f"{type(self).__name__}.on_task_end"
+        if self._passed and not self._taught:
+            raise RuntimeError(
+                f"{where}: no forward pass of this task was distilled; call "
+                "loss = plugin.before_backward(loss) before loss.backward()"
+            )
         shown = set() if self._classes is None else self._shown(loader, where)
         try:
             teacher = teacher_of(unwrapped(self._model))
@@ -217,6 +230,7 @@ class LwF(Plugin):
             raise RuntimeError(f"{where}: model cannot be copied: {error}") from error
         self.seen |= shown
         self.teacher, self._pass = teacher, None
+        self._passed = self._taught = False
         self._step.forget()
 
     def _shown(self, loader: Batches | None, where: str) -> set[int]:
@@ -275,6 +289,7 @@ class LwF(Plugin):
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; nothing was loaded") from None
         self.seen, self.teacher, self._pass = seen, teacher, None
+        self._passed = self._taught = False
         self._step.forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -283,6 +298,20 @@ class LwF(Plugin):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._hook = self._hooked() if state["_hook"] else None
+
+
+class _Pass(NamedTuple):
+    """A forward pass: what went in and what came out, with its graph."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: object
+    versions: list[int]  # of the tensors that went in
+
+
+def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    given = (*args, *kwargs.values())
+    return [x._version for x in given if isinstance(x, Tensor) and not x.is_inference()]
 
 
 def _logits(output: object, where: str) -> Tensor:

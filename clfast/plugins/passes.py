@@ -1,23 +1,15 @@
-"""`PassHook`: what a forward pass of a model was, for a plugin."""
+"""`PassHook`: tells a plugin of the forward passes of a model."""
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from .lwf import LwF
-
-
-class Pass(NamedTuple):
-    """A forward pass: what went in and what came out, with its graph."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: object
 
 
 class PassHook:
@@ -33,7 +25,7 @@ class PassHook:
     ) -> None:
         plugin = None if self._plugin is None else self._plugin()
         if plugin is not None:
-            plugin._saw(module, Pass(args, kwargs, output))
+            plugin._saw(module, args, kwargs, output)
 
     def __reduce__(self) -> tuple[type[PassHook], tuple[None]]:
         return PassHook, (None,)

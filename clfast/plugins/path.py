@@ -57,14 +57,14 @@ class PathIntegral(QuadraticPlugin):
         add_penalty_gradients_(grads, anchors, values, importances, factor)
 
     def _copy(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
-        self._moving = parameters
+        self._moving = None
         for table in (self._grads, self._before):
             for name in table.keys() - parameters.keys():  # frozen meanwhile
                 del table[name]
             for name, p in parameters.items():
                 held = table.get(name)
                 if held is None or (held.shape, held.device) != (p.shape, p.device):
-                    table[name] = torch.empty_like(self._omegas[name])
+                    table[name] = torch.zeros_like(self._omegas[name])
         names = list(parameters)
         torch._foreach_copy_([self._before[n] for n in names], list(parameters.values()))
         torch._foreach_copy_(
@@ -72,6 +72,7 @@ class PathIntegral(QuadraticPlugin):
         )
         if scale != 1:
             torch._foreach_div_(list(self._grads.values()), scale)
+        self._moving = parameters
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -103,6 +104,18 @@ class PathIntegral(QuadraticPlugin):
                     f"{where}: the path integral of {name} holds NaN or infinities, and nothing "
                     "was taken over; the task's training has diverged"
                 )
+        if not any(bool(omega.any()) for omega in self._omegas.values()):
+            values, anchors = self._values(), self._tables["anchors"]
+            if any(not torch.equal(value, anchors[name]) for name, value in values.items()):
+                raise RuntimeError(
+                    f"{where}: parameters have moved in this task, but no step of it was seen, and "
+                    "nothing was taken over; call after_backward() between loss.backward() and "
+                    "optimizer.step(), and after_step() behind that"
+                )
+
+    def _end_task(self, **tables: Table) -> None:
+        super()._end_task(**tables)
+        self._moving = None
 
     def _no_path(self) -> Table:
         return {name: torch.zeros_like(omega) for name, omega in self._omegas.items()}

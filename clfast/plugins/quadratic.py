@@ -19,6 +19,7 @@ from .base import (
     check_loss,
     check_model,
     check_parts,
+    generator_state,
     own_pass,
 )
 from .processes import together
@@ -58,6 +59,7 @@ class QuadraticPlugin(Plugin):
 
     _TABLES: ClassVar[tuple[str, ...]] = ()  # beside anchors and importances
     _FACTOR: ClassVar[float] = 1.0  # of strength
+    _generator: torch.Generator | None = None  # of draws when a task ends
     _SIGNED: ClassVar[bool] = False  # whether importances may be negative
 
     @torch.inference_mode(False)
@@ -189,13 +191,17 @@ class QuadraticPlugin(Plugin):
 
     def state_dict(self) -> dict[str, Any]:
         self._tables.fit(f"{type(self).__name__}.state_dict")
-        return {"tasks": self.tasks, **self._tables.state()}
+        drawn = {} if self._generator is None else {"generator": self._generator.get_state()}
+        return {"tasks": self.tasks, **self._tables.state(), **drawn}
 
     @torch.inference_mode(False)
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         where = f"{type(self).__name__}.load_state_dict"
-        check_parts(state_dict, ["tasks", *self._tables.names], where)
+        generator = self._generator
+        drawn = [] if generator is None else ["generator"]
+        check_parts(state_dict, ["tasks", *self._tables.names, *drawn], where)
         tasks = _arguments.integer(state_dict["tasks"], "state_dict['tasks']", where, least=0)
+        state = None if generator is None else generator_state(state_dict["generator"], where)
         try:
             if not self._SIGNED:
                 _check_not_negative(state_dict["importances"])
@@ -203,6 +209,8 @@ class QuadraticPlugin(Plugin):
         except ValueError as error:
             raise ValueError(f"{where}: {error}; nothing was loaded") from error
         self.tasks = tasks
+        if generator is not None and state is not None:
+            generator.set_state(state)
         self._step.forget()
 
 

@@ -216,14 +216,15 @@ class RehearsalPlugin(Plugin):
 
         Args:
             loader: the task's samples, batches (x, y, ...), all of which are stored as by ``store``
-                if that was not called during the task; else it is not looked at.
+                if that was not called during the task, and a buffer that several plugins share
+                holds none of the task yet; else it is not looked at.
 
         Raises:
             TypeError, ValueError: nothing was stored during the task and the loader gives nothing,
                 or something else. What is stored is as before, and the task has not ended.
         """
         where = f"{type(self).__name__}.on_task_end"
-        if self._stored != self.task:
+        if self._stored != self.task and not self._others_stored():
             self._store_all(loader, where)
         self.task += 1
         self._step.forget()
@@ -250,6 +251,10 @@ class RehearsalPlugin(Plugin):
             put_back()
             raise
         self._stored = self.task
+
+    def _others_stored(self) -> bool:
+        """Whether samples of the task have got in by another plugin."""
+        return False
 
     @abstractmethod
     def _place(self) -> torch.device:
@@ -352,6 +357,12 @@ class BufferPlugin(RehearsalPlugin):
             self.generator.set_state(state)
 
         return put_all_back
+
+    def _others_stored(self) -> bool:
+        if not len(self.memory):
+            return False
+        _check_rows(self.memory, type(self).__name__)
+        return bool((self.memory.rows["task"] == self.task).any())
 
     def _place(self) -> torch.device:
         return self.memory.device

@@ -50,6 +50,7 @@ class RWalk(PathIntegral):
         self._decay = _arguments.real(decay, "decay", where, least=0, most=1)
         self._damping = _arguments.real(damping, "damping", where, least=0, open_ends="(")
         self._fisher = Fisher(targets, generator, where)
+        self._generator = generator
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -58,8 +58,8 @@ class SI(PathIntegral):
         """Adds the importances of the task that ended; the loader is not looked at.
 
         Raises:
-            RuntimeError: an importance is not finite, or the parameters are not those of before;
-                the penalty is as it was.
+            RuntimeError: an importance is not finite, the parameters are not those of before, or
+                have moved without a step that was seen; the penalty is as it was.
         """
         self._check_path()
         before, anchors = self._tables["importances"], self._tables["anchors"]

@@ -455,6 +455,18 @@ def test_arguments_of_a_step() -> None:
     plugin.before_backward(torch.ones((), requires_grad=True))  # the pass is still there
 
 
+@pytest.mark.parametrize("keyword", [True, False])
+def test_inputs_that_were_written_to_since(keyword: bool) -> None:
+    """The teacher would see other samples than the student has seen."""
+    model, plugin = taught()
+    x, y = tasks(2)[1][0]
+    x = x.clone()
+    loss = F.cross_entropy(model(input=x) if keyword else model(x), y)
+    x.normal_()
+    with pytest.raises(RuntimeError, match=r"^LwF.before_backward: what went into the forward pa"):
+        plugin.before_backward(loss)
+
+
 def test_heads_that_shrink() -> None:
     model, plugin = taught()
     x, _ = tasks(1)[0][0]
@@ -517,7 +529,7 @@ def test_loaders() -> None:
 def test_models_that_cannot_be_copied() -> None:
     model, plugin = taught()
     kept = state_of(plugin)
-    model.cache = model(tasks(1)[0][0][0])
+    model.cache = model[0](tasks(1)[0][0][0])
     with pytest.raises(
         RuntimeError, match=r"^LwF.on_task_end: model cannot be copied: Only Tensor"
     ):

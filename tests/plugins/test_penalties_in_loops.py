@@ -7,13 +7,14 @@ import copy
 from typing import Any
 
 import pytest
+import rehearsal_cases
 import torch
 import torch.nn.functional as F
 from penalty_cases import PLUGINS, every_plugin, float64, network, parameters, pulled, tasks, train
 from torch import Tensor, nn
 
 from clfast import plugins
-from clfast.plugins import EWC, SI
+from clfast.plugins import EWC, SI, LwF, OnlineEWC, RWalk
 
 
 @every_plugin
@@ -279,6 +280,26 @@ def test_labels_that_are_drawn_have_a_generator() -> None:
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.mark.parametrize("kind", [EWC, OnlineEWC, RWalk])
+def test_draws_go_on_with_the_state(kind: Any) -> None:
+    """Bit for bit, with a generator that was seeded as at the start."""
+    first, second = tasks(2)
+
+    def made() -> Any:
+        generator = torch.Generator().manual_seed(1)
+        return kind(network(), strength=1.0, targets="sample", generator=generator)
+
+    plugin, other = made(), made()
+    plugin.on_task_end(first)
+    state = plugin.state_dict()
+    other.load_state_dict(state)
+    for one in (plugin, other):
+        one.on_task_end(second)
+    torch.testing.assert_close(plugin.state_dict(), other.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="generator is no state of a CPU generator; nothing was"):
+        other.load_state_dict({**state, "generator": 3})
+
+
 def test_batches_of_three_parts() -> None:
     (batches,) = tasks(1)
     found = []
@@ -289,13 +310,38 @@ def test_batches_of_three_parts() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
-def test_a_loop_may_make_all_calls_of_every_plugin() -> None:
-    for name in plugins.__all__:
-        kind = getattr(plugins, name)
-        for call in ("before_backward", "after_backward", "after_step", "on_task_end"):
-            assert callable(getattr(kind, call))
-    plugin = EWC(network(), strength=1.0)
-    plugin.after_step()  # needs nothing
+ALL: dict[str, Any] = {
+    **PLUGINS,
+    **rehearsal_cases.PLUGINS,
+    "LwF": lambda model: LwF(model),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_loop_may_make_all_calls_of_every_plugin(name: str) -> None:
+    """The second task is learnt otherwise than without the plugin, and the first is not."""
+    model, plain = network(), network()
+    plugin: Any = ALL[name](model)
+    for task, batches in enumerate(tasks(2)):
+        optimizers = [torch.optim.SGD(net.parameters(), lr=0.05) for net in (model, plain)]
+        for x, y in batches:
+            for net, optimizer in zip((model, plain), optimizers, strict=True):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(net(x), y)
+                (plugin.before_backward(loss) if net is model else loss).backward()
+                if net is model:
+                    plugin.after_backward()
+                optimizer.step()
+            plugin.after_step()
+        plugin.on_task_end(batches)
+        same = [torch.equal(p, parameters(plain)[n]) for n, p in parameters(model).items()]
+        assert all(same) == (task == 0)
+
+
+def test_every_plugin_is_in_such_a_loop() -> None:
+    made = {type(make(network())).__name__ for make in ALL.values()}
+    bases = {"BufferPlugin", "Plugin", "QuadraticPlugin", "RehearsalPlugin"}
+    assert made == set(plugins.__all__) - bases
 
 
 def test_the_second_of_two_path_plugins_takes_the_pull_of_the_first_for_the_tasks() -> None:

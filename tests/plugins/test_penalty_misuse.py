@@ -51,6 +51,11 @@ CONSTRUCTORS: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], st
     ),
     (EWC, {"strength": "much"}, TypeError, "strength must be a number, got str"),
     (EWC, {"targets": "true"}, ValueError, "targets must be one of labels, sample, exact, got"),
+    *(
+        (kind, {"generator": torch.Generator(), "targets": targets}, ValueError, "generator draws")
+        for kind in (EWC, OnlineEWC, RWalk)
+        for targets in ("labels", "exact")
+    ),
     (EWC, {"generator": 1}, TypeError, "generator must be a torch.Generator, got int"),
     (OnlineEWC, {"gamma": 1.5}, ValueError, r"gamma must be finite and in \[0, 1\], got 1.5"),
     (SI, {"damping": 0.0}, ValueError, r"damping must be finite and in \(0, inf\), got 0"),

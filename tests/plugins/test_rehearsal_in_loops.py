@@ -443,6 +443,16 @@ def test_one_buffer_may_serve_two_plugins(name: str) -> None:
     assert not equal(before, gradients(model))
 
 
+def test_plugins_of_one_buffer_store_a_task_once() -> None:
+    model, memory = network(), ReplayBuffer(500)
+    plugins: list[Any] = [ER(model, memory), AGEM(model, memory)]
+    for count, batches in enumerate(tasks(), start=1):
+        for plugin in plugins:
+            plugin.on_task_end(batches)
+        assert len(memory) == count * sum(len(y) for _, y in batches)
+        assert [plugin.task for plugin in plugins] == [count, count]
+
+
 def test_steps_that_were_not_taken_change_nothing() -> None:
     model, plugin = taught("AGEM")
     with_gradients(model)

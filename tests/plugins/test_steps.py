@@ -64,6 +64,9 @@ def test_losses_that_are_dropped_say_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", IN_LOSS)
 def test_a_task_that_ended_says_nothing_of_the_next(name: str) -> None:
     model, plugin, x, y = begun(name)
+    added(plugin, model, x, y)
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    plugin.after_step()
     plugin.before_backward(F.cross_entropy(model(x), y)).backward()
     plugin.on_task_end([(x, y)])
     with torch.no_grad():
@@ -142,3 +145,73 @@ def test_gradients_that_are_zeroed_in_place(name: str) -> None:
             plugin.after_step()
         finished.append(parameters(model))
     torch.testing.assert_close(*finished, rtol=0, atol=0)
+
+
+def _without_after_step(plugin: Any, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    loss.backward()
+    plugin.after_backward()
+    optimizer.step()
+
+
+def _after_backward_too_late(plugin: Any, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    loss.backward()
+    optimizer.step()
+    plugin.after_backward()
+    plugin.after_step()
+
+
+def _before_backward_alone(plugin: Any, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    plugin.before_backward(loss).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "step", [_without_after_step, _after_backward_too_late, _before_backward_alone]
+)
+@pytest.mark.parametrize("name", ["SI", "total SI", "RWalk"])
+def test_tasks_without_a_path(name: str, step: Any) -> None:
+    """Importances would be zeros without a word."""
+    model = penalty_cases.network()
+    plugin: Any = penalty_cases.PLUGINS[name](model)
+    (batches,) = penalty_cases.tasks(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for x, y in batches:
+        optimizer.zero_grad()
+        step(plugin, F.cross_entropy(model(x), y), optimizer)
+    with pytest.raises(RuntimeError, match="have moved in this task, but no step of it was seen"):
+        plugin.on_task_end(batches)
+    assert plugin.tasks == 0
+
+
+def test_tasks_that_were_not_distilled() -> None:
+    """Of a loop that makes no call but that of the end of a task."""
+    model = rehearsal_cases.network()
+    plugin = LwF(model)
+    first, second = rehearsal_cases.tasks(2)
+    plugin.on_task_end(first)
+    kept = copy.deepcopy(plugin.state_dict())
+    x, y = second[0]
+    F.cross_entropy(model(x), y).backward()
+    message = "on_task_end: no forward pass of this task was distilled; call"
+    with pytest.raises(RuntimeError, match=f"^LwF.{message}"):
+        plugin.on_task_end(second)
+    assert rehearsal_cases.equal(kept, plugin.state_dict())
+    plugin.before_backward(F.cross_entropy(model(x), y)).backward()
+    plugin.on_task_end(second)
+
+
+@pytest.mark.parametrize("name", ["SI", "RWalk"])
+def test_a_step_that_could_not_begin_has_no_end(name: str) -> None:
+    """Gradients that cannot be copied leave nothing behind that a path is made of."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 5, sparse=True), nn.Flatten(), nn.Linear(15, 4)).double()
+    plugin: Any = penalty_cases.PLUGINS[name](model)
+    model(torch.randint(9, (6, 3))).sum().backward()
+    with pytest.raises((RuntimeError, TypeError)):
+        plugin.after_backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 1
+    with pytest.raises(RuntimeError, match="after_step: there is no gradient of this step"):
+        plugin.after_step()
+    assert not any(omega.any() for omega in plugin.state_dict()["omegas"].values())
