@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from .. import _arguments
 from .._modes import evaluating
 from ..memory import KeyValueMemory
+from ..plugins.base import in_own_pass
 from . import checks
 from .hebb import Hebb, MbPA, Mixture
 from .neighbours import NeighbourLearner
@@ -214,7 +215,8 @@ class Attachment:
         if captured is not None and captured[0] is self:
             captured[1].append(_input_of(args, kwargs).detach())
             return None
-        if self.model.training or not len(self.memory):
+        # Plugins ask what the network itself says: of its importances, or as a teacher.
+        if self.model.training or in_own_pass() or not len(self.memory):
             return None
         where = "Attachment"
         head = self._head(where)

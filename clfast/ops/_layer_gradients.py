@@ -179,7 +179,7 @@ def recorded(
     finally:
         for handle in handles:
             handle.remove()
-    nodes, uses = _graph(outputs)
+    nodes, uses = graph_of(outputs)
     found = {}
     for name, (call, *more) in calls.items():
         used = max(uses[id(p)] for p in known[name]._parameters.values() if p is not None)
@@ -202,7 +202,7 @@ def _edge(output: Tensor) -> GradientEdge:
     return get_gradient_edge(whole if contiguous else output)
 
 
-def _graph(outputs: object) -> tuple[set[Any], Counter[int]]:
+def graph_of(outputs: object) -> tuple[set[Any], Counter[int]]:
     """The nodes of the outputs' graph, and how often each parameter, by its id, goes into it."""
     uses: Counter[int] = Counter()
     if not isinstance(outputs, Tensor) or outputs.grad_fn is None:

@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.func import functional_call, grad, vmap
 
 from .._modes import evaluating
 from .._wrapped import unwrapped
 from . import _call, _check
-from ._layer_gradients import LayerCall, Measure, recorded
+from ._layer_gradients import LayerCall, Measure, graph_of, recorded
 
 Objective: TypeAlias = "Callable[..., Tensor]"
 """(what the network gives [B, ...], constants [B, ...] ...) -> [B], of each sample alone."""
@@ -156,17 +157,39 @@ class PerSample:
         except RuntimeError as error:
             if type(error) is not RuntimeError:
                 raise  # of the machine: memory that is out
-        # What vmap cannot do, as branches by values or torch's recurrent layers. An error of the
-        # model's own comes again here.
+        # What vmap cannot do, as branches by values or torch's recurrent layers.
         leaves = {name: p.requires_grad_() for name, p in own.items()}
         found = []
-        with torch.enable_grad():
-            for one in zip(*samples, strict=True):
-                slopes = torch.autograd.grad(
-                    value(leaves, *one), list(leaves.values()), materialize_grads=True
-                )
-                found.append(dict(zip(leaves, slopes, strict=True)))
+        try:
+            with torch.enable_grad():
+                for one in zip(*samples, strict=True):
+                    result = value(leaves, *one)
+                    self._check_open(result, leaves)
+                    slopes = torch.autograd.grad(
+                        result, list(leaves.values()), materialize_grads=True
+                    )
+                    found.append(dict(zip(leaves, slopes, strict=True)))
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:
+                raise
+            raise RuntimeError(
+                f"clfast::{self._op}: the model fails on a sample alone, of which the gradient by "
+                f"{', '.join(own)} is needed: {error}"
+            ) from error
         return {name: torch.stack([each[name] for each in found]) for name in own}
+
+    @staticmethod
+    def _check_open(result: Tensor, leaves: dict[str, Tensor]) -> None:
+        """A function of somebody's own may use parameters that are no arguments of it, as those in
+        reentrant checkpoints: autograd.grad would take their gradient for 0."""
+        nodes, uses = graph_of(result)
+        own = [node for node in nodes if isinstance(node, BackwardCFunction)]
+        for name, leaf in leaves.items():
+            if own and not uses[id(leaf)]:
+                raise RuntimeError(
+                    f"{type(own[0]).__name__} may hide what {name} does; checkpoints must be made "
+                    "with use_reentrant=False"
+                )
 
     def _run(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
         outputs: Tensor = functional_call(self._network, {**tensors, **self._buffers()}, (x,))

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from .. import reference
 from .._backend import uses_reference
+from .._untraced import untraced
 from . import _call, _check, _derivative, _descent_derivative
 from . import _exemplar_losses_derivative as differentiable
 from . import _exemplar_losses_fakes as loss_fakes
@@ -79,8 +79,8 @@ def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     return found
 
 
-@torch.compiler.disable(
-    reason="clfast::herding: the number of classes is in the labels, which cannot be traced; "
+@untraced(
+    "clfast::herding: the number of classes is in the labels, which cannot be traced; "
     "call herding outside of the compiled function"
 )
 def _by_class(picks: Tensor, sizes: Tensor, m: int) -> list[Tensor]:

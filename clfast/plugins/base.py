@@ -39,7 +39,12 @@ class Plugin(ABC):
     """
 
     def before_backward(self, loss: Tensor) -> Tensor:
-        """The loss to call ``backward`` of."""
+        """The loss to call ``backward`` of.
+
+        Raises:
+            RuntimeError: a plugin would add something to a loss that does not require grad. Under
+                ``torch.no_grad``, as in validation, nothing is added to it.
+        """
         return loss
 
     def after_backward(self, *, scale: float = 1.0) -> None:
@@ -128,15 +133,6 @@ def check_loss(loss: object, where: str) -> None:
     if loss.numel() != 1:
         raise ValueError(
             f"{where}: loss must be one number, got shape {list(loss.shape)}; take its mean first"
-        )
-
-
-def check_gradients(parameters: Iterable[nn.Parameter], where: str) -> None:
-    """One of the parameters has a gradient."""
-    if all(p.grad is None for p in parameters):
-        raise RuntimeError(
-            f"{where}: no parameter of model has a gradient; call it after loss.backward(), "
-            f"for the model that this {where.partition('.')[0]} was made for"
         )
 
 

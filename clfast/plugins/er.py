@@ -14,6 +14,7 @@ from ..memory import ReplayBuffer
 from ..ops import mir_scores
 from .base import check_loss
 from .rehearsal import BufferPlugin
+from .step import trains
 
 
 class _Replay(BufferPlugin):
@@ -65,19 +66,21 @@ class ER(_Replay):
         Raises:
             TypeError, ValueError: ``loss`` is no tensor of one number; the model cannot take the
                 stored samples. Running statistics and draws are as before.
+            RuntimeError: ``loss`` does not require grad.
         """
-        check_loss(loss, f"{type(self).__name__}.before_backward")
-        if not self._has_past():
+        where = f"{type(self).__name__}.before_backward"
+        check_loss(loss, where)
+        if not self._has_past() or not trains(loss, where):
             return loss
         with self._whole():
             samples = self._past(self.replay)
+            self.loss = None
+            if samples is not None:
+                own = self._loss_on(samples)
+                self.loss = own.detach()
+                loss = loss + own
             # Even without samples in this process: others may have some, and take no mean later.
-            self.loss, self._in_loss = None, True
-            if samples is None:
-                return loss
-            own = self._loss_on(samples)
-            self.loss = own.detach()
-            return loss + own
+            return self._step.watched(loss, self._trainable())
 
     def _chosen(self, scale: float) -> Mapping[str, Tensor] | None:
         return self._past(self.replay)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -24,7 +23,11 @@ from .base import (
     own_pass,
 )
 from .processes import together
+from .step import Step, trains
 from .teacher import distilled, teacher_of
+
+if TYPE_CHECKING:
+    from .passes import Pass
 
 Classes: TypeAlias = Literal["seen"] | None
 
@@ -91,15 +94,17 @@ class LwF(Plugin):
         self.seen: set[int] = set()
         """Classes that the loaders so far have shown."""
         self._model, self._classes = model, classes
-        self._pass: _Pass | None = None
-        self._in_loss = False
+        self._pass: Pass | None = None
+        self._step = Step()
         self._hook: RemovableHandle | None = self._hooked()
 
     def _hooked(self) -> RemovableHandle:
         # Inside of DistributedDataParallel, which moves inputs to the network's device.
         ddp = distributed(self._model)
         self._watched = self._model if ddp is None else ddp.module
-        return self._watched.register_forward_hook(_PassHook(self), with_kwargs=True)
+        from .passes import PassHook  # it loads the compiler, two seconds of every import
+
+        return self._watched.register_forward_hook(PassHook(self), with_kwargs=True)
 
     def close(self) -> None:
         """Takes the hook off the model; nothing is distilled any more. A second call does
@@ -114,7 +119,7 @@ class LwF(Plugin):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _saw(self, module: nn.Module, made: _Pass) -> None:
+    def _saw(self, module: nn.Module, made: Pass) -> None:
         if module is not self._watched or self.teacher is None:
             return
         if module.training and torch.is_grad_enabled() and not in_own_pass():
@@ -138,6 +143,8 @@ class LwF(Plugin):
             return loss
         if self._hook is None:
             raise RuntimeError(f"{where}: this plugin was closed; make a new one for the model")
+        if not trains(loss, where):
+            return loss
         if self._pass is None:
             raise RuntimeError(
                 f"{where}: model has made no forward pass in training mode, with gradients, since "
@@ -147,9 +154,10 @@ class LwF(Plugin):
         student = _logits(self._pass.output, where)
         with own_pass(), torch.no_grad():
             target = _logits(self.teacher(*self._pass.args, **self._pass.kwargs), where)
-        taught = loss + self.strength * self._distilled(student, target, where)
-        self._pass, self._in_loss = None, True
-        return taught
+        with torch.enable_grad():
+            taught = loss + self.strength * self._distilled(student, target, where)
+        self._pass = None
+        return self._step.watched(taught, self._model.parameters())
 
     def _distilled(self, student: Tensor, target: Tensor, where: str) -> Tensor:
         outputs = target.shape[1]
@@ -175,12 +183,13 @@ class LwF(Plugin):
         """
         where = f"{type(self).__name__}.after_backward"
         _arguments.real(scale, "scale", where, least=0, open_ends="(")
-        if self._pass is not None and not self._in_loss:
+        if self._pass is not None and not self._step.in_loss():
             raise RuntimeError(
                 f"{where}: the last forward pass was not distilled; call "
                 "loss = plugin.before_backward(loss) before loss.backward()"
             )
-        self._pass, self._in_loss = None, False
+        self._pass = None
+        self._step.forget()
 
     # Between tasks
 
@@ -206,7 +215,8 @@ class LwF(Plugin):
                 raise  # of the machine: memory that is out
             raise RuntimeError(f"{where}: model cannot be copied: {error}") from error
         self.seen |= shown
-        self.teacher, self._pass, self._in_loss = teacher, None, False
+        self.teacher, self._pass = teacher, None
+        self._step.forget()
 
     def _shown(self, loader: Batches | None, where: str) -> set[int]:
         """Classes of the samples, over all processes."""
@@ -263,41 +273,15 @@ class LwF(Plugin):
                 _fill(teacher, given)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; nothing was loaded") from None
-        self.seen, self.teacher, self._pass, self._in_loss = seen, teacher, None, False
+        self.seen, self.teacher, self._pass = seen, teacher, None
+        self._step.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_hook": self._hook is not None, "_pass": None, "_in_loss": False}
+        return {**self.__dict__, "_hook": self._hook is not None, "_pass": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._hook = self._hooked() if state["_hook"] else None
-
-
-class _Pass(NamedTuple):
-    """A forward pass: what went in and what came out, with its graph."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: object
-
-
-class _PassHook:
-    """The forward hook of a plugin, which it does not keep alive. A copy of the model carries one
-    that belongs to nobody."""
-
-    def __init__(self, plugin: LwF | None) -> None:
-        self._plugin = None if plugin is None else weakref.ref(plugin)
-
-    @torch.compiler.disable(reason="what a plugin has seen is read outside of the graph")
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-    ) -> None:
-        plugin = None if self._plugin is None else self._plugin()
-        if plugin is not None:
-            plugin._saw(module, _Pass(args, kwargs, output))
-
-    def __reduce__(self) -> tuple[type[_PassHook], tuple[None]]:
-        return _PassHook, (None,)
 
 
 def _logits(output: object, where: str) -> Tensor:

@@ -34,11 +34,13 @@ class PathIntegral(QuadraticPlugin):
         # What is moved by a step that has not ended.
         self._moving: Mapping[str, nn.Parameter] | None = None
 
-    def _with_gradients(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
+    def _with_gradients(
+        self, parameters: Mapping[str, nn.Parameter], scale: float, in_loss: bool
+    ) -> None:
         if self._gradient == "total":
             return
         self._copy(parameters, scale)
-        if self._in_loss:
+        if in_loss:
             for names in grouped(self._grads):
                 self._take_pull(names, parameters)
 

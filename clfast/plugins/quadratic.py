@@ -16,12 +16,13 @@ from .base import (
     Batches,
     Plugin,
     batches,
-    check_gradients,
     check_loss,
     check_model,
     check_parts,
+    own_pass,
 )
 from .processes import together
+from .step import Step, trains
 from .tables import ParameterTables, Table
 
 
@@ -68,7 +69,7 @@ class QuadraticPlugin(Plugin):
         self._tables = ParameterTables(self._network, ("importances", *self._TABLES), where)
         self.tasks = 0
         """How many have ended."""
-        self._in_loss = False
+        self._step = Step()
 
     def penalty(self) -> Tensor:
         """The scalar that the loss has beside the task's own, up to a constant where several tasks
@@ -84,34 +85,41 @@ class QuadraticPlugin(Plugin):
 
     def before_backward(self, loss: Tensor) -> Tensor:
         """The loss with the penalty."""
-        check_loss(loss, f"{type(self).__name__}.before_backward")
-        if not self.tasks:
+        where = f"{type(self).__name__}.before_backward"
+        check_loss(loss, where)
+        if not self.tasks or not trains(loss, where):
             return loss
-        penalised = loss + self.penalty()
-        self._in_loss = True
-        return penalised
+        with torch.enable_grad():
+            penalised = loss + self.penalty()
+        return self._step.watched(penalised, self._network.parameters())
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def after_backward(self, *, scale: float = 1.0) -> None:
-        """Adds the penalty's gradient to ``p.grad``, unless ``before_backward`` was called.
+        """Adds the penalty's gradient to ``p.grad``, unless ``backward`` of a loss of
+        ``before_backward`` has done so.
 
         Raises:
-            RuntimeError: no parameter has a gradient, or the parameters are not those of before.
+            RuntimeError: no parameter has a gradient that is new since the last call, or the
+                parameters are not those of before.
         """
         where = f"{type(self).__name__}.after_backward"
         scale = _arguments.real(scale, "scale", where, least=0, open_ends="(")
         parameters = self._tables.fit(where)
-        check_gradients(parameters.values(), where)
-        self._with_gradients(parameters, scale)
-        if self.tasks and not self._in_loss:
+        self._step.check_gradients(parameters.values(), where)
+        in_loss = self._step.in_loss()
+        self._with_gradients(parameters, scale, in_loss)
+        if self.tasks and not in_loss:
             factor = scale * self._FACTOR * self.strength
             for names in grouped(parameters):
                 grads = [_grad(parameters[name]) for name in names]
                 add_penalty_gradients_(grads, *self._lists(parameters, names), factor)
         self._after_pull(parameters, scale)
-        self._in_loss = False
+        self._step.end(parameters.values())
 
-    def _with_gradients(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
+    def _with_gradients(
+        self, parameters: Mapping[str, nn.Parameter], scale: float, in_loss: bool
+    ) -> None:
         """Told of the gradients of the loss that ``backward`` was called of."""
 
     def _after_pull(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
@@ -142,7 +150,7 @@ class QuadraticPlugin(Plugin):
         device = next(self._network.parameters()).device
         totals = {n: torch.zeros_like(t) for n, t in self._tables["anchors"].items()}
         count = 0
-        with together(self._model, where):
+        with together(self._model, where), own_pass():
             for x, y in batches(loader, device, where, labels=labels):
                 for name, mean in found(self._network, x, y).items():
                     totals[name].add_(mean, alpha=len(x))
@@ -169,6 +177,7 @@ class QuadraticPlugin(Plugin):
                 )
         self._tables.replace(**tables)
         self.tasks += 1
+        self._step.forget()
 
     def _values(self) -> Table:
         """Copies of the parameters as they are."""
@@ -193,7 +202,8 @@ class QuadraticPlugin(Plugin):
             self._tables.load(state_dict)
         except ValueError as error:
             raise ValueError(f"{where}: {error}; nothing was loaded") from error
-        self.tasks, self._in_loss = tasks, False
+        self.tasks = tasks
+        self._step.forget()
 
 
 def grouped(parameters: Mapping[str, Tensor]) -> Iterator[list[str]]:

@@ -21,12 +21,12 @@ from .base import (
     Batches,
     Plugin,
     batches,
-    check_gradients,
     check_model,
     check_parts,
     own_pass,
 )
 from .gradients import all_finite, averaged
+from .step import Step
 
 
 class RehearsalPlugin(Plugin):
@@ -74,7 +74,7 @@ class RehearsalPlugin(Plugin):
         self.task = 0
         self.loss = None
         self._stored = -1  # the task of which something was stored last
-        self._in_loss = False  # whether the coming backward() sees to it all
+        self._step = Step()
 
     # A step
 
@@ -82,23 +82,22 @@ class RehearsalPlugin(Plugin):
         """Once a step, when all gradients are there: changes ``p.grad``.
 
         Raises:
-            RuntimeError: no parameter has a gradient.
+            RuntimeError: no parameter has a gradient that is new since the last call.
             TypeError, ValueError: ``scale`` is no number > 0; the model cannot take the stored
                 samples. Gradients, running statistics and draws are as before.
         """
         where = f"{type(self).__name__}.after_backward"
         scale = _arguments.real(scale, "scale", where, least=0, open_ends="(")
-        weights = self._trainable()
-        check_gradients(weights, where)
-        weights = [weight for weight in weights if weight.grad is not None]
-        in_loss, self._in_loss = self._in_loss, False
-        if in_loss:
-            return
-        if not self._has_past() or not all_finite(w.grad for w in weights if w.grad is not None):
-            self.loss = None
-            return
-        with self._whole():
-            self.loss = self._rehearse(weights, scale)
+        trainable = self._trainable()
+        self._step.check_gradients(trainable, where)
+        if not self._step.in_loss():
+            weights = [weight for weight in trainable if weight.grad is not None]
+            if self._has_past() and all_finite(w.grad for w in weights if w.grad is not None):
+                with self._whole():
+                    self.loss = self._rehearse(weights, scale)
+            else:
+                self.loss = None
+        self._step.end(trainable)
 
     @abstractmethod
     def _rehearse(self, weights: Sequence[nn.Parameter], scale: float) -> Tensor | None:
@@ -186,10 +185,10 @@ class RehearsalPlugin(Plugin):
 
     def saved(self) -> Callable[[], None]:
         """A call that puts back what steps change of the plugin, less the samples stored."""
-        loss, in_loss = self.loss, self._in_loss
+        loss = self.loss
 
         def put_back() -> None:
-            self.loss, self._in_loss = loss, in_loss
+            self.loss = loss
 
         return put_back
 
@@ -227,6 +226,7 @@ class RehearsalPlugin(Plugin):
         if self._stored != self.task:
             self._store_all(loader, where)
         self.task += 1
+        self._step.forget()
 
     def _store_all(self, loader: Batches | None, where: str) -> None:
         if loader is None:
@@ -280,7 +280,8 @@ class RehearsalPlugin(Plugin):
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where}: {error}; nothing was loaded") from error
         self.task, self._stored = task, stored
-        self.loss, self._in_loss = None, False
+        self.loss = None
+        self._step.forget()
 
     @abstractmethod
     def _own_state(self) -> dict[str, Any]: ...

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import clfast
 from clfast.memory import KeyValueMemory
 from clfast.methods import Attachment, Hebb, MbPA, Mixture, attached
+from clfast.plugins import EWC, MAS, LwF, Plugin
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "hebb": {"k": 20, "base_classes": OLD, "lr": 0.01},
@@ -432,3 +433,20 @@ def test_what_the_model_cannot_take(x: Any) -> None:
     with pytest.raises(TypeError, match=r"Attachment\.fit_memory: y must be a torch.Tensor"):
         made.fit_memory([(X, [0] * 9)])  # type: ignore[list-item]
     assert len(made.memory) == 40
+
+
+@pytest.mark.parametrize("kind", [EWC, MAS, LwF])
+def test_plugins_ask_the_network_itself(kind: Callable[..., Plugin]) -> None:
+    """Importances and teachers are those of a model without a memory."""
+    states, losses = [], []
+    for attaches in (True, False):
+        classifier = attach()[0] if attaches else Classifier()
+        plugin = kind(classifier.train(), strength=1.0)
+        plugin.on_task_end([batch(6, seed=2)])
+        x, y = batch(5, seed=3)
+        torch.manual_seed(0)  # of dropout
+        logits = classifier(x)
+        losses.append(plugin.before_backward(nn.functional.cross_entropy(logits, y)).detach())
+        states.append(plugin.state_dict())
+    assert torch.equal(*losses)
+    torch.testing.assert_close(*states, rtol=0, atol=0)

@@ -385,6 +385,24 @@ def test_what_vmap_cannot_run_is_run_for_every_sample(
     _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
 
 
+class _Reentrant(nn.Module):
+    """With checkpoints that autograd.grad cannot go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(checkpoint(self.body, x.requires_grad_(), use_reentrant=True))
+        return out
+
+
+def test_what_fails_on_single_samples_is_told_of() -> None:
+    x, y = torch.ones(2, 6), torch.tensor([0, 2])
+    with pytest.raises(RuntimeError, match=r"per_sample_fisher: the model fails .* by body.weight"):
+        ops.per_sample_fisher(_Reentrant(), x, y)
+
+
 class _Causal(nn.Module):
     """The first sample is influenced by no other one, or the last is not."""
 

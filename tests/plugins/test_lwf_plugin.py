@@ -378,7 +378,7 @@ def test_a_plugin_that_is_closed() -> None:
     model(x)
     plugin.after_backward()
     with pytest.raises(RuntimeError, match=r"^LwF.before_backward: this plugin was closed; make"):
-        plugin.before_backward(torch.ones(()))
+        plugin.before_backward(torch.ones((), requires_grad=True))
     twin = copy.deepcopy(plugin)
     assert not twin._model._forward_hooks
 
@@ -417,7 +417,7 @@ def test_constructors(changes: dict[str, Any], error: type[Exception], message: 
 
 
 def state_of(plugin: LwF) -> Any:
-    return [plugin.state_dict(), plugin._pass is None, plugin._in_loss]
+    return [plugin.state_dict(), plugin._pass is None, plugin._step.in_loss()]
 
 
 def test_calls_in_the_wrong_order() -> None:
@@ -426,7 +426,7 @@ def test_calls_in_the_wrong_order() -> None:
     kept = state_of(plugin)
     no_pass = "before_backward: model has made no forward pass in training mode, with gradients, si"
     with pytest.raises(RuntimeError, match=f"^LwF.{no_pass}"):
-        plugin.before_backward(torch.ones(()))
+        plugin.before_backward(torch.ones((), requires_grad=True))
     assert equal(kept, state_of(plugin))
     loss = F.cross_entropy(model(x), y)
     loss.backward()
@@ -452,7 +452,7 @@ def test_arguments_of_a_step() -> None:
         plugin.before_backward(torch.ones(3))
     with pytest.raises(ValueError, match=r"^LwF.after_backward: scale must be finite and in"):
         plugin.after_backward(scale=0.0)
-    plugin.before_backward(torch.ones(()))  # the pass is still there
+    plugin.before_backward(torch.ones((), requires_grad=True))  # the pass is still there
 
 
 def test_heads_that_shrink() -> None:
@@ -461,7 +461,7 @@ def test_heads_that_shrink() -> None:
     model[3] = nn.Linear(6, 3).double()
     model(x)
     with pytest.raises(RuntimeError, match=r"^LwF.before_backward: model gives 3 logits, but gave"):
-        plugin.before_backward(torch.ones(()))
+        plugin.before_backward(torch.ones((), requires_grad=True))
 
 
 def test_models_that_give_something_else() -> None:
@@ -480,7 +480,7 @@ def test_models_that_give_something_else() -> None:
     with pytest.raises(
         RuntimeError, match=r"before_backward: model must give logits \[N, C\], got"
     ):
-        plugin.before_backward(torch.ones(()))
+        plugin.before_backward(torch.ones((), requires_grad=True))
 
 
 def test_labels_that_the_head_has_not() -> None:
@@ -489,7 +489,7 @@ def test_labels_that_the_head_has_not() -> None:
     plugin.on_task_end([(x, y + 8)])
     model(x)
     with pytest.raises(RuntimeError, match=r"a loader has shown class 9, but model gave 6 logits"):
-        plugin.before_backward(torch.ones(()))
+        plugin.before_backward(torch.ones((), requires_grad=True))
 
 
 def test_loaders() -> None:

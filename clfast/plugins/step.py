@@ -1,0 +1,106 @@
+"""`Step`: what a plugin knows of the step that a loop is in."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Step:
+    """Whether ``backward`` went through a loss that the plugin has added to, and whether gradients
+    are new since its last ``after_backward``. A copy knows of no step."""
+
+    def __init__(self) -> None:
+        self._penalised: list[_Gradient] | None = None
+        self._last: list[_Gradient] = []
+
+    def watched(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """The loss, which the plugin has added to."""
+        held = list(parameters)
+
+        def ended() -> None:
+            self._penalised = _gradients(held)
+
+        def began(_: Tensor) -> None:
+            # Gradients are there at the end of backward(); losses that are dropped have none.
+            torch.autograd.Variable._execution_engine.queue_callback(ended)
+
+        loss.register_hook(began)
+        return loss
+
+    def in_loss(self) -> bool:
+        """Whether the gradients have what the plugin has added to a loss."""
+        # Else they are of a later step: loops set gradients to None, or have moved the parameters.
+        penalised = self._penalised
+        return penalised is not None and (
+            not penalised or any(gradient.of_this_step() for gradient in penalised)
+        )
+
+    def check_gradients(self, parameters: Iterable[nn.Parameter], where: str) -> None:
+        """One of the parameters has a gradient that ``after_backward`` has not seen."""
+        own = [p for p in parameters if p.grad is not None]
+        name = where.partition(".")[0]
+        what = f"call it after loss.backward(), for the model that this {name} was made for"
+        if not own:
+            raise RuntimeError(f"{where}: no parameter of model has a gradient; {what}")
+        last = {id(gradient.parameter): gradient for gradient in self._last}
+        if all(id(p) in last and last[id(p)].unchanged() for p in own):
+            raise RuntimeError(
+                f"{where}: the gradients of model are those of the last call; call it once a "
+                f"step, and {what.removeprefix('call it ')}"
+            )
+
+    def end(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Gradients are as ``after_backward`` leaves them."""
+        self._penalised, self._last = None, _gradients(parameters)
+
+    def forget(self) -> None:
+        self._penalised = None
+
+    def __reduce__(self) -> tuple[type[Step], tuple[()]]:
+        return Step, ()
+
+
+class _Gradient(NamedTuple):
+    """A gradient, which is not kept alive, at some moment."""
+
+    parameter: nn.Parameter
+    held: weakref.ref[Tensor]
+    version: int
+    value: int  # the version of the parameter
+
+    def unchanged(self) -> bool:
+        grad = self.parameter.grad
+        return grad is not None and self.held() is grad and grad._version == self.version
+
+    def of_this_step(self) -> bool:
+        grad = self.parameter.grad
+        return grad is not None and self.held() is grad and self.parameter._version == self.value
+
+
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[_Gradient]:
+    return [
+        _Gradient(p, weakref.ref(p.grad), p.grad._version, p._version)
+        for p in parameters
+        if p.grad is not None
+    ]
+
+
+def trains(loss: Tensor, where: str) -> bool:
+    """Whether ``backward`` will be called of the loss: False for one without a graph under
+    ``torch.no_grad``, as in validation.
+
+    Raises:
+        RuntimeError: it has no graph otherwise.
+    """
+    if not loss.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{where}: loss does not require grad, so that what is added would be trained on "
+            "alone; compute it outside of torch.no_grad() and without detach(), or evaluate under "
+            "torch.no_grad()"
+        )
+    return loss.requires_grad
