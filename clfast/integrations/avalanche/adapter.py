@@ -190,6 +190,9 @@ class LwF(Adapter):
         super().__init__(plugins.LwF, **options)
 
     def after_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        if not strategy.loss.requires_grad:
+            # The criterion, which is added in place, is not there yet: a zero, no leaf, of a graph.
+            strategy.loss = strategy.loss.detach().requires_grad_().clone()
         super().before_backward(strategy, *args, **kwargs)
 
     def before_backward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:

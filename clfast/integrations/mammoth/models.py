@@ -28,7 +28,17 @@ from ...plugins import Plugin
 _Made = TypeVar("_Made")
 
 
-class _MammothModel(nn.Module):
+class _Tasks:
+    """What ContinualModel, which stands between these bases and this one, does with a task."""
+
+    def begin_task(self, dataset: Any) -> None:
+        """Before it."""
+
+    def end_task(self, dataset: Any) -> None:
+        """After it."""
+
+
+class _MammothModel(nn.Module, _Tasks):
     """What all share: the option ``--clfast``, and the samples of a task."""
 
     NAME: ClassVar[str]
@@ -56,11 +66,11 @@ class _MammothModel(nn.Module):
         Raises:
             TypeError, ValueError: options that the method does not take.
         """
-        super().begin_task(dataset)  # type: ignore[misc]
+        super().begin_task(dataset)
 
     def end_task(self, dataset: Any) -> None:
         """Gives the method the samples of the task."""
-        super().end_task(dataset)  # type: ignore[misc]
+        super().end_task(dataset)
 
     def _made(self, kind: Callable[..., _Made], *parts: Any) -> _Made:
         """Of the options on the command line."""

@@ -49,7 +49,7 @@ class FakeStrategy:
             self.trigger("before_forward")
             self.mb_output = self.model(self.mbatch[0])
             self.trigger("after_forward")
-            self.loss = self.loss + F.cross_entropy(self.mb_output, self.mbatch[1])
+            self.loss += F.cross_entropy(self.mb_output, self.mbatch[1])
             self.trigger("before_backward")
             self.losses.append(float(self.loss.detach()))
             self.loss.backward()

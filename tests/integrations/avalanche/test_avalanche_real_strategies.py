@@ -383,5 +383,5 @@ def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     threads = torch.get_num_threads()
     benchmark.main(["--small", "--threads", str(threads), "--out", str(tmp_path / "found.json")])
     rows = json.loads((tmp_path / "found.json").read_text())["rows"]
-    assert len(rows) == len(capsys.readouterr().out.splitlines()) == 7
+    assert len(rows) == len(capsys.readouterr().out.splitlines()) == 9
     assert all(row["times"] > 0 for row in rows)
