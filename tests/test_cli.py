@@ -214,3 +214,12 @@ def test_experiments_name_what_is_missing(command: list[str], tmp_path: Path) ->
     assert str(tmp_path) in found.stderr
     assert not (tmp_path / "run").exists()
     assert call(*command).exit_code == 2
+
+
+def test_importing_clfast_loads_neither_the_compiler_nor_an_adapter() -> None:
+    program = (
+        "import sys, clfast\n"
+        "print([n for n in sys.modules if n.startswith(('torch._dynamo', 'clfast.integrations'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
