@@ -38,8 +38,14 @@ class _Network(nn.Module):
     def __init__(self, params: Tensors, grads: Grads) -> None:
         super().__init__()
         self.all = nn.ParameterList(p.clone() for p in params)
-        for parameter, grad in zip(self.all, grads, strict=True):
-            parameter.grad = grad.clone()
+        self._next = [[grad.clone() for grad in grads] for _ in range(2)]
+        self.renew()
+
+    def renew(self) -> None:
+        """Other gradients, as a backward pass leaves them: a plugin takes none twice."""
+        self._next.reverse()
+        for parameter, grad in zip(self.all, self._next[0], strict=True):
+            parameter.grad = grad
 
     @property
     def grads(self) -> Grads:
@@ -77,6 +83,7 @@ def ewc(network: str, tasks: int) -> Case:
         return made, model
 
     def ours(plugin: EWC, model: _Network) -> Grads:
+        model.renew()
         plugin.after_backward()
         return model.grads
 
@@ -136,9 +143,10 @@ def si(network: str) -> Case:
     def plugin(x: Walk) -> tuple[Any, ...]:
         model = _Network(_split(x.params, shapes), _split(x.grads, shapes))
         params = [p.detach() for p in model.parameters()]
-        return SI(model, strength=STRENGTH), params, _split(x.steps, shapes)
+        return SI(model, strength=STRENGTH), model, params, _split(x.steps, shapes)
 
-    def ours(plugin: SI, params: list[Tensor], steps: Tensors) -> Tensors:
+    def ours(plugin: SI, model: _Network, params: list[Tensor], steps: Tensors) -> Tensors:
+        model.renew()
         plugin.after_backward()
         opponents.stepped(params, steps)
         plugin.after_step()
