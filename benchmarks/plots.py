@@ -187,6 +187,8 @@ _OF_OTHERS: dict[str, dict[str, Callable[[dict[str, Any]], Figure]]] = {
     families.OBSERVE: {},
     families.INDEX: {"ratios": ratios},
     families.ONLINE: {"overhead": overhead},
+    # What other people's loops take; much of it is not work that is counted.
+    ",".join((families.IMPORTANCE, families.PLUGINS, families.REPLAY)): {"ratios": ratios},
 }
 
 
