@@ -75,6 +75,7 @@ def test_a_run(images: tuple[Samples, Samples], tmp_path: Path) -> None:
     assert again.to_json() == results.to_json()
 
 
+@pytest.mark.slow
 def test_recalled_images_are_shown_and_change_nothing(
     images: tuple[Samples, Samples], tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_cifar_draws_ten_classes_and_names_them_in_order() -> None:
     assert stream.class_order == tuple(drawn) != other.class_order
 
 
+@pytest.mark.slow
 def test_a_short_run_on_cifar(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(10).repeat(6)
