@@ -91,7 +91,7 @@ FEATURES: list[tuple[Callable[[Tensor], Any], type[Exception], str]] = [
     (lambda h: h.long(), TypeError, r"floating-point tensor, got torch.int64"),
     (lambda h: (h, h), TypeError, r"floating-point tensor, got tuple"),
     (lambda h: h.to("meta"), ValueError, r"features are on meta, but memory is on cpu"),
-    (lambda h: h.log(), ValueError, r"features of x hold NaN or Inf in row 0"),
+    (lambda h: (-h.abs()).log(), ValueError, r"features of x hold NaN or Inf in row 0"),
     (lambda h: h * 1e38 * 1e38, ValueError, r"features of x hold NaN or Inf"),
 ]
 
