@@ -1,4 +1,5 @@
-"""Plugins for a model on a GPU learn what they learn on the CPU."""
+"""Plugins for a model on a GPU learn what they learn on the CPU; named after their ops, so that
+`make gpu-check` finds it."""
 
 from __future__ import annotations
 
