@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ... import _arguments
 from ...memory import ReplayBuffer
-from .strategy import Strategy, check_not_joined, columns, mini_batch, samples, trained_on
+from .strategy import Often, Strategy, check_not_joined, columns, mini_batch, samples, trained_on
 
 _NAMES = ("x", "y", "task")
 
@@ -57,7 +57,7 @@ class Replay:
         *,
         policy: Literal["class_balanced", "reservoir", "ring"] = "class_balanced",
         batch_size_mem: int | None = None,
-        store: Literal["experience", "iteration"] = "experience",
+        store: Often = "experience",
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
     ) -> None:
