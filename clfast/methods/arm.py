@@ -6,14 +6,14 @@ and the Brain". Where the authors' code differs from the paper, the code is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ..nn.chain import linear_chain
+from ..nn.chain import linear_chains
 from ..ops import recall_gradients
 from ..ops.recall import Divergence
 from .image_recall import Drawn, ImageRecall, Objective, RecallOptions
@@ -37,7 +37,7 @@ class ArmOptions(RecallOptions):
 
 
 Pair: TypeAlias = "tuple[Tensor, Tensor]"
-Gradient: TypeAlias = "Callable[[Sequence[Tensor]], Tensor]"
+Gradient: TypeAlias = "Callable[[list[Tensor]], Tensor]"
 
 
 class DisagreeingImages(ImageRecall):
@@ -83,15 +83,15 @@ class DisagreeingImages(ImageRecall):
             plain = logits[0].detach(), logits[1].detach()
             return plain, lambda slopes: torch.autograd.grad(logits, images, slopes)[0]
 
-        first, second = linear_chain(old), linear_chain(new)
-        if first is None or second is None or self.options.autocast is not None:
+        chains = None if self.options.autocast is not None else linear_chains(old, new)
+        if chains is None:
             return by_autograd
 
         def by_chains(images: Tensor) -> tuple[Pair, Gradient]:
             if torch.is_autocast_enabled(images.device.type):
                 return by_autograd(images)
-            (before, of_old), (now, of_new) = first.vjp(images), second.vjp(images)
-            return (before, now), lambda slopes: of_old(slopes[0]).add_(of_new(slopes[1]))
+            logits, gradient = chains.vjp(images)
+            return (logits[0], logits[1]), lambda slopes: gradient(torch.stack(slopes))
 
         return by_chains
 

@@ -17,8 +17,9 @@ from .._arguments import boolean, cpu_generator, integer, one_of, real
 from .._backend import backend_in_use
 from .._warnings import warn_caller
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
-from ..nn.chain import linear_chain
+from ..nn.chain import is_linear_chain
 from ..ops import recall_step_
+from ..plugins.gradients import all_finite
 from . import checks
 from .graphed import Graphed
 
@@ -130,7 +131,7 @@ class ImageRecall(ABC):
             )
         if not len(x):
             raise ValueError(f"{where}: x is an empty batch")
-        if not bool(x.isfinite().all()):
+        if not all_finite([x]):
             raise ValueError(f"{where}: x holds NaN or Inf")
 
     def random_state(self) -> Tensor:
@@ -216,7 +217,7 @@ class ImageRecall(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Of recalled images and of the batch, each of which is a batch of its own for layers that
         look at batches; in one pass of a network that has none."""
-        if linear_chain(network) is not None:
+        if is_linear_chain(network):
             both = self.logits(network, torch.cat([images, x]))
             recalled, here = both.split([len(images), len(x)])
             return recalled, here

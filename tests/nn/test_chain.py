@@ -9,61 +9,75 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from clfast.nn.chain import linear_chain
+from clfast.nn.chain import is_linear_chain, linear_chains
 
 
-def _chains() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+def _deep() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4))
+    ).double()
+
+
+def _flattened() -> nn.Sequential:
+    """Without biases, in parts, and with a rectifier at the end."""
+    first = nn.Sequential(nn.Flatten(), nn.Linear(6, 9, bias=False), nn.ReLU(inplace=True))
+    return nn.Sequential(first, nn.Sequential(nn.Linear(9, 4, bias=False), nn.ReLU())).double()
+
+
+def _linear() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).double()
+
+
+def _one_layer() -> nn.Linear:
+    return nn.Linear(6, 4).double()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(_deep, (6,)), (_flattened, (1, 2, 3)), (_linear, (6,)), (_one_layer, (6,))],
+)
+def test_chains_give_what_networks_give_and_autograd_finds(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], count: int
+) -> None:
     torch.manual_seed(3)
-    networks: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-        "one layer": (nn.Linear(6, 4), (6,)),
-        "deep": (
-            nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)),
-            (6,),
-        ),
-        "no biases, nested": (
-            nn.Sequential(
-                nn.Sequential(nn.Flatten(), nn.Linear(6, 9, bias=False), nn.ReLU(inplace=True)),
-                nn.Sequential(nn.Linear(9, 4, bias=False), nn.ReLU()),
-            ),
-            (1, 2, 3),
-        ),
-        "no rectifier between": (nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), (6,)),
-    }
-    return {name: (network.double(), shape) for name, (network, shape) in networks.items()}
-
-
-@pytest.mark.parametrize("name", _chains())
-def test_a_chain_gives_what_the_network_gives_and_autograd_finds(name: str) -> None:
-    network, shape = _chains()[name]
-    chain = linear_chain(network)
-    assert chain is not None
+    networks = [make() for _ in range(count)]
+    chains = linear_chains(*networks)
+    assert chains is not None
+    assert all(map(is_linear_chain, networks))
     x = torch.randn(5, *shape, dtype=torch.float64)
-    slope = torch.randn(5, 4, dtype=torch.float64)
+    slopes = torch.randn(count, 5, 4, dtype=torch.float64)
     kept = x.clone()
-    outputs, gradient = chain.vjp(x)
-    found = gradient(slope)
+    outputs, gradient = chains.vjp(x)
+    found = gradient(slopes)
     assert not outputs.requires_grad
     assert not found.requires_grad
     assert torch.equal(x, kept)
-    assert all(p.grad is None for p in network.parameters())
-    expected = network(x.requires_grad_())
-    (by_x,) = torch.autograd.grad(expected, x, slope)
-    torch.testing.assert_close(outputs, expected.detach(), rtol=0, atol=1e-14)
+    expected = [network(x.requires_grad_()) for network in networks]
+    (by_x,) = torch.autograd.grad(expected, x, list(slopes))
+    torch.testing.assert_close(outputs, torch.stack(expected).detach(), rtol=0, atol=1e-14)
     torch.testing.assert_close(found, by_x, rtol=0, atol=1e-14)
     assert found.shape == x.shape
+    assert all(p.grad is None for network in networks for p in network.parameters())
 
 
-def test_a_chain_sees_its_parameters_as_they_are_at_a_call() -> None:
-    network, _ = _chains()["deep"]
-    chain = linear_chain(network)
-    assert chain is not None
-    x = torch.randn(2, 6, dtype=torch.float64)
-    before, _ = chain.vjp(x)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(2)
-        torch.testing.assert_close(chain.vjp(x)[0], network(x))
-    assert not torch.equal(chain.vjp(x)[0], before)
+def test_networks_that_differ_are_not_run_together() -> None:
+    network = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
+    others = [
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)),
+        nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 5)),
+        nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4, bias=False)),
+        nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 4)),
+        nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)),
+        nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)).double(),
+        nn.Linear(6, 4),
+    ]
+    for other in others:
+        assert linear_chains(other) is not None
+        assert linear_chains(network, other) is None
+    tanh = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4))
+    assert linear_chains(network, tanh) is None
 
 
 def _with_dropout(network: nn.Sequential) -> nn.Module:
@@ -133,19 +147,19 @@ def _flattened_in_part(network: nn.Sequential) -> nn.Module:
         nn.Sequential.half,
     ],
 )
-def test_what_is_more_than_a_chain_is_none(change: Callable[[nn.Sequential], nn.Module]) -> None:
+def test_what_is_more_than_a_chain(change: Callable[[nn.Sequential], nn.Module]) -> None:
     network = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
-    assert linear_chain(network) is not None
-    assert linear_chain(change(network)) is None
+    assert is_linear_chain(network)
+    assert not is_linear_chain(change(network))
 
 
-def test_a_network_without_layers_and_one_under_global_hooks_are_none() -> None:
+def test_networks_without_layers_and_networks_under_global_hooks() -> None:
     network = nn.Sequential(nn.Linear(6, 4))
-    assert linear_chain(nn.Sequential()) is None
-    assert linear_chain(nn.ReLU()) is None
+    assert not is_linear_chain(nn.Sequential())
+    assert not is_linear_chain(nn.ReLU())
     hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
-        assert linear_chain(network) is None
+        assert not is_linear_chain(network)
     finally:
         hook.remove()
-    assert linear_chain(network) is not None
+    assert is_linear_chain(network)
