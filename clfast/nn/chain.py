@@ -116,7 +116,7 @@ def is_linear_chain(network: nn.Module) -> bool:
     a row of a batch depends on this row alone.
 
     It is not with another forward or hooks in it, for which a call of a module is more than its
-    layer, nor with weights in 16 bits.
+    layer, nor with weights of another kind than plain float32 or float64.
     """
     return _followed(network) is not None
 
@@ -127,7 +127,7 @@ def _followed(network: nn.Module) -> _Chain | None:
     for module in _in_a_row(network):
         if _is_watched(module):
             return None
-        if type(module) is nn.Linear and module.weight.dtype in (torch.float32, torch.float64):
+        if type(module) is nn.Linear and _is_plain(module.weight):
             layers.append(_Layer(module, rectified=False))
         elif type(module) is nn.ReLU and layers:
             layers[-1] = layers[-1]._replace(rectified=True)
@@ -148,6 +148,12 @@ def _in_a_row(network: nn.Module) -> Iterator[nn.Module]:
 def _is_watched(module: nn.Module) -> bool:
     own = vars(module)
     return _has_any_global_hook() or "forward" in own or any(own[name] for name in _HOOKS)
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Not quantised, distributed or sparse, nor in 16 bits."""
+    wide = weight.dtype in (torch.float32, torch.float64)
+    return wide and type(weight) is nn.Parameter and weight.layout is torch.strided
 
 
 def _of_rows(flatten: nn.Flatten) -> bool:

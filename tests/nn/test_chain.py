@@ -119,6 +119,19 @@ def _weight_normalised(network: nn.Sequential) -> nn.Module:
     return network
 
 
+def _of_another_kind_of_tensor(network: nn.Sequential) -> nn.Module:
+    class Tagged(Tensor):
+        pass
+
+    network[0].weight = nn.Parameter(network[0].weight.detach().as_subclass(Tagged))
+    return network
+
+
+def _sparse(network: nn.Sequential) -> nn.Module:
+    network[0].weight = nn.Parameter(network[0].weight.detach().to_sparse())
+    return network
+
+
 def _rectified_first(network: nn.Sequential) -> nn.Module:
     return nn.Sequential(nn.ReLU(), network)
 
@@ -141,6 +154,8 @@ def _flattened_in_part(network: nn.Sequential) -> nn.Module:
         _with_a_forward_of_its_own,
         _parametrized,
         _weight_normalised,
+        _of_another_kind_of_tensor,
+        _sparse,
         _rectified_first,
         _flattened_late,
         _flattened_in_part,
