@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import cmath
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -18,7 +18,7 @@ def all_finite(gradients: Iterable[Tensor]) -> bool:
     # A finite sum has finite terms, and so has a finite norm, of which a GPU forms all in one
     # kernel; the exact look is needed only when they overflow.
     if all(g.is_cpu for g in dense):
-        finite = all(math.isfinite(g.sum().item()) for g in dense)
+        finite = all(cmath.isfinite(g.sum().item()) for g in dense)
     else:
         finite = bool(get_total_norm(dense).isfinite())
     return finite or all(bool(g.isfinite().all()) for g in dense)

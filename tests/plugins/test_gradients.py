@@ -30,6 +30,8 @@ def test_gradients_are_finite_where_every_entry_is(entries: list[float], finite:
     assert all_finite(iter([gradient.expand(4, 2)])) is finite
 
 
-def test_largest_numbers_of_sixteen_bits_are_finite() -> None:
+def test_gradients_of_other_dtypes() -> None:
     assert all_finite([torch.full((9,), torch.finfo(torch.float16).max, dtype=torch.float16)])
     assert all_finite([])
+    assert all_finite([torch.ones(2, dtype=torch.complex64)])
+    assert not all_finite([torch.tensor([complex(1, float("nan"))])])
