@@ -9,7 +9,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def untraced(reason: str) -> Callable[[F], F]:
-    """As ``torch.compiler.disable``, which would load the compiler, two seconds of every import."""
+    """As ``torch.compiler.disable``, which would load the compiler with every import of clfast."""
 
     def mark(function: F) -> F:
         vars(function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=reason)

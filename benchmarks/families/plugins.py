@@ -38,18 +38,21 @@ class _Network(nn.Module):
     def __init__(self, params: Tensors, grads: Grads) -> None:
         super().__init__()
         self.all = nn.ParameterList(p.clone() for p in params)
-        self._next = [[grad.clone() for grad in grads] for _ in range(2)]
+        self._all = list(self.all)
+        own = [grad.clone() for grad in grads]
+        self._next = [[grad.detach() for grad in own] for _ in range(2)]
         self.renew()
 
     def renew(self) -> None:
-        """Other gradients, as a backward pass leaves them: a plugin takes none twice."""
+        """Gradients of the same storage that are others, as after a backward pass: a plugin takes
+        none twice."""
         self._next.reverse()
-        for parameter, grad in zip(self.all, self._next[0], strict=True):
+        for parameter, grad in zip(self._all, self._next[0], strict=True):
             parameter.grad = grad
 
     @property
     def grads(self) -> Grads:
-        return tuple(p.grad for p in self.parameters() if p.grad is not None)
+        return tuple(self._next[0])
 
 
 def _split(row: Tensor, shapes: Shapes) -> Tensors:

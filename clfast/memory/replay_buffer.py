@@ -267,7 +267,7 @@ def _draw(n: int, size: int, generator: torch.Generator) -> Tensor:
     that are drawn with replacement.
     """
     n = min(n, size)
-    if 2 * n > size or size < 2048:  # it costs 30 µs there, as the other way does for few
+    if 2 * n > size or size < 2048:  # where few are wanted, it is no slower there
         return torch.randperm(size, device="cpu", generator=generator)[:n]
     drawn: dict[int, None] = {}
     while len(drawn) < n:  # rarely twice: about size ln(size / (size - n)) < 1.4 n are needed

@@ -70,6 +70,7 @@ class PerSample:
         self._op, self._network, self._x = op, network, x
         self._parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
         self._layers: list[LayerCall] = []
+        self._maps = True  # until vmap has failed
         outputs, layers = recorded(network, self._buffers(), x)
         _check.tensors(op, **{"what the model returns": outputs})
         _check.require(
@@ -118,17 +119,18 @@ class PerSample:
                     for name, found in call.summed(delta, measure).items():
                         totals[name] += found
         if rest:
-            totals.update(self._by_vmap(rest, objective, terms, measure))
+            totals.update(self._of_others(rest, objective, terms, measure))
         return {name: totals[name] / len(self._x) for name in self._parameters}
 
     @torch.no_grad()
-    def _by_vmap(
+    def _of_others(
         self,
         names: list[str],
         objective: Objective,
         terms: Sequence[tuple[Tensor, ...]],
         measure: Measure,
     ) -> dict[str, Tensor]:
+        """Of parameters that are not those of the layers that are followed."""
         own = {name: self._parameters[name].detach() for name in names}
         totals = {name: self._zeros(name) for name in names}
         size = max(1, _ROOM // max(1, sum(p.numel() for p in own.values())))
@@ -149,15 +151,17 @@ class PerSample:
         self, value: Callable[..., Tensor], own: dict[str, Tensor], samples: tuple[Tensor, ...]
     ) -> dict[str, Tensor]:
         """Of every sample, [n, ...] by name."""
-        in_dims = (None, *(0 for _ in samples))
-        try:
-            each = vmap(grad(value), in_dims=in_dims, randomness="different")
-            gradients: dict[str, Tensor] = each(own, *samples)
-            return gradients
-        except RuntimeError as error:
-            if type(error) is not RuntimeError:
-                raise  # of the machine: memory that is out
-        # What vmap cannot do, as branches by values or torch's recurrent layers.
+        if self._maps:
+            in_dims = (None, *(0 for _ in samples))
+            try:
+                each = vmap(grad(value), in_dims=in_dims, randomness="different")
+                gradients: dict[str, Tensor] = each(own, *samples)
+                return gradients
+            except RuntimeError as error:
+                if type(error) is not RuntimeError:
+                    raise  # of the machine: memory that is out
+            # It cannot do branches by values, nor some of torch's recurrent layers.
+            self._maps = False
         leaves = {name: p.requires_grad_() for name, p in own.items()}
         found = []
         try:

@@ -103,7 +103,29 @@ def batches(
                 f"{where}: loader must give {wanted} of tensors, got {_named(batch)} instead"
             )
         x, *rest = (part.to(device) for part in parts[: 1 + labels])
+        if rest:
+            check_samples(x, rest[0], where)
         yield x, rest[0] if rest else None
+
+
+def check_samples(x: Tensor, y: Tensor, where: str) -> None:
+    """x [N, ...] and class labels y [N] of it."""
+    samples: dict[str, object] = {"x": x, "y": y}
+    for name, given in samples.items():
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{where}: {name} must be a torch.Tensor, got {type(given).__name__}")
+    if y.dtype != torch.int64:
+        raise TypeError(f"{where}: y must be int64, got {y.dtype}; convert it with y.long()")
+    if not x.ndim or y.shape != x.shape[:1]:
+        raise ValueError(
+            f"{where}: y must have one label a sample of x, got x {list(x.shape)} and y "
+            f"{list(y.shape)}"
+        )
+    if len(y) and int(y.min()) < 0:
+        raise ValueError(
+            f"{where}: y must be class labels >= 0, got {int(y.min())}; leave samples out that "
+            "have no label"
+        )
 
 
 def check_parts(state_dict: object, parts: Collection[str], where: str) -> None:

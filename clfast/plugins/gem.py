@@ -102,6 +102,9 @@ class GEM(RehearsalPlugin):
         given = state["memories"]
         if not isinstance(given, Mapping):
             raise ValueError(f"memories must be a mapping, got {type(given).__name__}")
+        for task in given:
+            if type(task) is not int or not 0 <= task <= state["task"]:
+                raise ValueError(f"memories must be of tasks 0 to {state['task']}, got {task!r}")
         rings = {task: self._new_ring() for task in given}
         for task, ring in rings.items():
             ring.load_state_dict(given[task])

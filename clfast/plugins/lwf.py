@@ -24,6 +24,7 @@ from .base import (
 )
 from .processes import together
 from .step import Step, trains
+from .tables import may_become
 from .teacher import distilled, teacher_of
 
 Classes: TypeAlias = Literal["seen"] | None
@@ -100,7 +101,7 @@ class LwF(Plugin):
         # Inside of DistributedDataParallel, which moves inputs to the network's device.
         ddp = distributed(self._model)
         self._watched = self._model if ddp is None else ddp.module
-        from .passes import PassHook  # it loads the compiler, two seconds of every import
+        from .passes import PassHook  # which loads the compiler, and should not at every import
 
         return self._watched.register_forward_hook(PassHook(self), with_kwargs=True)
 
@@ -240,14 +241,7 @@ class LwF(Plugin):
         with together(self._model, where):
             for _, y in batches(loader, torch.device("cpu"), where, labels=True):
                 assert y is not None
-                if y.dtype != torch.int64 or y.dim() != 1:
-                    raise TypeError(
-                        f"{where}: y must be int64 [N], got {y.dtype} {list(y.shape)}; with "
-                        "classes=None labels are not needed"
-                    )
                 found.update(y.tolist())
-            if found and min(found) < 0:
-                raise ValueError(f"{where}: y must be class labels >= 0, got {min(found)}")
         if (ddp := distributed(self._model)) is not None:
             highest = torch.tensor(max(found, default=-1), device=device)
             dist.all_reduce(highest, dist.ReduceOp.MAX, ddp.process_group)
@@ -340,16 +334,10 @@ def _fill(network: nn.Module, given: object) -> None:
         value = given[name]
         if not isinstance(value, Tensor) or value.dtype != tensor.dtype:
             raise ValueError(f"teacher's {name} must be a tensor of {tensor.dtype}")
-        shapes = list(value.shape), list(tensor.shape)
-        fits = shapes[0] == shapes[1] or (
-            len(shapes[0]) == len(shapes[1]) > 0
-            and shapes[0][1:] == shapes[1][1:]
-            and shapes[0][0] < shapes[1][0]
-        )
-        if not fits:
+        if not may_become(value.shape, tensor.shape):
             raise ValueError(
-                f"teacher's {name} has shape {shapes[0]}, but that of model {shapes[1]}; only "
-                "dimension 0 may have grown"
+                f"teacher's {name} has shape {list(value.shape)}, but that of model "
+                f"{list(tensor.shape)}; only dimension 0 may have grown"
             )
     for name, tensor in own.items():
         tensor.data = given[name].to(tensor.device, copy=True)

@@ -23,6 +23,7 @@ from .base import (
     batches,
     check_model,
     check_parts,
+    check_samples,
     own_pass,
 )
 from .gradients import all_finite, averaged
@@ -205,7 +206,7 @@ class RehearsalPlugin(Plugin):
         Raises:
             TypeError, ValueError: other than that, or than what is stored; nothing has changed.
         """
-        _check_samples(x, y, f"{type(self).__name__}.store")
+        check_samples(x, y, f"{type(self).__name__}.store")
         if len(y):
             self._keep(x, y)
             self._stored = self.task
@@ -239,7 +240,6 @@ class RehearsalPlugin(Plugin):
         try:
             for x, y in batches(loader, self._place(), where, labels=True):
                 assert y is not None
-                _check_samples(x, y, where)
                 if len(y):
                     self._keep(x, y)
                 count += len(y)
@@ -391,23 +391,4 @@ def _check_rows(memory: ReplayBuffer, where: str) -> None:
     if len(memory) and memory.rows.keys() != {"x", "y", "task"}:
         raise ValueError(
             f"{where}: memory must be empty or hold x, y and task, got {', '.join(memory.rows)}"
-        )
-
-
-def _check_samples(x: Tensor, y: Tensor, where: str) -> None:
-    samples: dict[str, object] = {"x": x, "y": y}
-    for name, given in samples.items():
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{where}: {name} must be a torch.Tensor, got {type(given).__name__}")
-    if y.dtype != torch.int64:
-        raise TypeError(f"{where}: y must be int64, got {y.dtype}; convert it with y.long()")
-    if not x.ndim or y.shape != x.shape[:1]:
-        raise ValueError(
-            f"{where}: y must have one label a sample of x, got x {list(x.shape)} and y "
-            f"{list(y.shape)}"
-        )
-    if len(y) and int(y.min()) < 0:
-        raise ValueError(
-            f"{where}: y must be class labels >= 0, got {int(y.min())}; leave samples out that "
-            "have no label"
         )

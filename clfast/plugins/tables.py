@@ -128,11 +128,15 @@ def _extended(held: Tensor | None, value: Tensor, table: str) -> Tensor:
     return fresh
 
 
+def may_become(before: torch.Size, now: torch.Size) -> bool:
+    """Whether a parameter is as it was, or has grown in dimension 0, as heads do."""
+    grown = len(now) == len(before) > 0 and now[1:] == before[1:] and now[0] > before[0]
+    return grown or now == before
+
+
 def _check_grown(held: torch.Size, parameter: Tensor, name: str, where: str) -> None:
     shape = parameter.shape
-    if shape == held:
-        return
-    if not (len(shape) == len(held) > 0 and shape[1:] == held[1:] and shape[0] > held[0]):
+    if not may_become(held, shape):
         raise RuntimeError(
             f"{where}: {name} has shape {list(held)}, but the parameter of model has "
             f"{list(shape)}; only dimension 0 may grow. Make a new plugin for another model"

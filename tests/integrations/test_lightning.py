@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning_cases import PLUGINS, Batch, network, parameters, plain_loop, tasks, tasks_ended
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -48,7 +48,7 @@ class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
 
 
 def loaded(batches: list[Batch]) -> DataLoader[Batch]:
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    return DataLoader(cast("Dataset[Batch]", batches), batch_size=None)
 
 
 def trainer(*callbacks: Any, **options: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,10 @@ from clfast.integrations import lightning as adapter
 from clfast.plugins import EWC, LwF, QuadraticPlugin
 
 
+def loss_of(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(module(x), y)
+
+
 class Callback:
     """Lightning's base class does nothing in any hook."""
 
@@ -29,8 +34,8 @@ class Callback:
 
 @pytest.fixture
 def callbacks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    package = ModuleType("lightning.pytorch")
-    package.Callback = Callback  # type: ignore[attr-defined]
+    package: Any = ModuleType("lightning.pytorch")
+    package.Callback = Callback
     monkeypatch.setitem(sys.modules, "lightning.pytorch", package)
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     forget(monkeypatch)
@@ -59,14 +64,14 @@ class Trainer:
         self.strategy = SimpleNamespace(
             model=module, batch_to_device=lambda batch, dataloader_idx: batch
         )
-        module._on_before_batch_transfer = lambda batch, dataloader_idx: batch  # type: ignore[assignment]
-        self.train_dataloader = batches
+        vars(module)["_on_before_batch_transfer"] = lambda batch, dataloader_idx: batch
+        self.train_dataloader: Any = batches
         try:
             self.call("on_fit_start", module)
             if batches:
                 self.call("on_train_start", module)
                 for x, y in batches:
-                    self.step(module, lambda x=x, y=y: F.cross_entropy(module(x), y))  # type: ignore[misc]
+                    self.step(module, partial(loss_of, module, x, y))
                 self.call("on_train_end", module)
             self.call("on_fit_end", module)
         except BaseException as error:
@@ -74,15 +79,15 @@ class Trainer:
             raise
 
     def step(self, module: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
-        def closure() -> torch.Tensor:
+        def closure() -> float:
             optimizer.zero_grad()
             value = loss()
             value.backward()
             self.call("on_before_optimizer_step", module, optimizer)
-            return value
+            return value.item()
 
         optimizer = self.optimizers[0]
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
 
     def call(self, hook: str, module: nn.Module, *args: Any) -> None:
         for callback in self.callbacks:
@@ -260,7 +265,7 @@ def test_loaders_of_odd_batches(callbacks: Any) -> None:
     trainer = Trainer(callback)
     trainer.fit(model, tasks()[0])
     for batches in ([torch.zeros(2, 5)], [(torch.zeros(2, 5),)]):
-        trainer.train_dataloader = batches  # type: ignore[assignment]
+        trainer.train_dataloader = batches
         with pytest.raises(TypeError, match=r"EWC.on_task_end: loader must give batches \(x, y\)"):
             callback.on_train_end(trainer, model)
     assert callback.plugins[0].tasks == 1
@@ -268,7 +273,8 @@ def test_loaders_of_odd_batches(callbacks: Any) -> None:
 
 @pytest.mark.parametrize("kind", [dict, list])
 def test_several_loaders_are_refused(callbacks: Any, kind: type) -> None:
-    loaders = [DataLoader(tasks()[0], batch_size=None) for _ in range(2)]  # type: ignore[arg-type, var-annotated]
+    samples: Any = tasks()[0]
+    loaders: list[Any] = [DataLoader(samples, batch_size=None) for _ in range(2)]
     batches: Any = loaders if kind is list else {"a": loaders[0]}
     model = network()
     with pytest.raises(TypeError, match=r"several training loaders.* use end_task=False, and call"):
@@ -352,11 +358,11 @@ def test_callbacks_are_lightning_s(callbacks: Any) -> None:
 def test_the_package_that_is_imported_is_taken(
     callbacks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = ModuleType("pytorch_lightning")
-    older.Callback = type("Older", (Callback,), {})  # type: ignore[attr-defined]
+    older: Any = ModuleType("pytorch_lightning")
+    older.Callback = type("Older", (Callback,), {})
     monkeypatch.setitem(sys.modules, "pytorch_lightning", older)
     monkeypatch.delitem(sys.modules, "lightning.pytorch")
-    assert issubclass(callbacks.PluginCallback, older.Callback)  # type: ignore[attr-defined]
+    assert issubclass(callbacks.PluginCallback, older.Callback)
 
 
 def test_no_lightning_here(monkeypatch: pytest.MonkeyPatch) -> None:

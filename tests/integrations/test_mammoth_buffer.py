@@ -20,7 +20,7 @@ ATTRIBUTES = ("examples", "labels", "logits", "task_labels", "true_labels")
 @pytest.fixture
 def buffer_class(monkeypatch: pytest.MonkeyPatch) -> Any:
     checkout(monkeypatch)
-    return sys.modules["utils.buffer"].Buffer  # type: ignore[attr-defined]
+    return vars(sys.modules["utils.buffer"])["Buffer"]
 
 
 def batch(start: int, count: int) -> dict[str, Any]:

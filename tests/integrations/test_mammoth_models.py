@@ -63,7 +63,7 @@ def tasks() -> list[list[Batch]]:
 
 def network() -> Any:
     torch.manual_seed(0)
-    return sys.modules["backbone"].MammothBackbone(16, 8, 4)  # type: ignore[attr-defined]
+    return module("backbone").MammothBackbone(16, 8, 4)
 
 
 def make(kind: Any, **options: Any) -> Any:
@@ -71,8 +71,12 @@ def make(kind: Any, **options: Any) -> Any:
     return kind(network(), F.cross_entropy, args, None, dataset=None)
 
 
+def module(name: str) -> Any:
+    return sys.modules[name]
+
+
 def training() -> Any:
-    return sys.modules["utils.training"]
+    return module("utils.training")
 
 
 def parameters(net: nn.Module) -> dict[str, Tensor]:
@@ -80,8 +84,8 @@ def parameters(net: nn.Module) -> dict[str, Tensor]:
 
 
 def test_all_are_registered_continual_models(models: dict[str, Any]) -> None:
-    base = sys.modules["models.utils.continual_model"].ContinualModel  # type: ignore[attr-defined]
-    registered = sys.modules["models"].REGISTERED_MODELS  # type: ignore[attr-defined]
+    base = module("models.utils.continual_model").ContinualModel
+    registered = module("models").REGISTERED_MODELS
     assert registered == models
     for name, model in models.items():
         assert issubclass(model, base)
@@ -193,7 +197,9 @@ def test_deep_copies_have_the_memory_and_an_attachment_of_their_own(models: dict
         teacher(x)
         assert torch.equal(model(x), before)
     assert attached(teacher) is not model.attachment
-    assert attached(teacher).memory is model.attachment.memory  # type: ignore[union-attr]
+    copied = attached(teacher)
+    assert copied is not None
+    assert copied.memory is model.attachment.memory
 
 
 def test_arm_against_the_learner(models: dict[str, Any]) -> None:
@@ -241,7 +247,7 @@ def test_protected_weights_outlive_mammoth_s_optimizers(models: dict[str, Any]) 
 
 
 def test_a_plugin_of_one_s_own(models: dict[str, Any]) -> None:
-    base = sys.modules["models.utils.continual_model"].ContinualModel  # type: ignore[attr-defined]
+    base = module("models.utils.continual_model").ContinualModel
 
     class Mine(mammoth.PluginModel, base):
         NAME = "mine"
@@ -340,9 +346,10 @@ def test_no_task_has_begun(models: dict[str, Any], name: str) -> None:
 
 
 def test_another_base_is_refused() -> None:
-    for base in (nn.Module, "ContinualModel"):
+    wrong: list[Any] = [nn.Module, "ContinualModel"]
+    for base in wrong:
         with pytest.raises(TypeError, match="base must be Mammoth's ContinualModel"):
-            mammoth.continual_models(base)  # type: ignore[arg-type]
+            mammoth.continual_models(base)
 
 
 def test_no_mammoth_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from exemplar_learners import DIM, LEARNERS, PHASES, First, learner, optimizer_of, samples
+from selections import images, mnemonics, network, seeded
 from torch import Tensor
 
 from clfast.memory import ExemplarMemory
@@ -82,3 +83,19 @@ def test_a_head_of_cosines() -> None:
     head = made.model.get_submodule("head")
     there = head(x.to(CUDA)).cpu()
     torch.testing.assert_close(there, head.cpu()(x))
+
+
+@pytest.mark.parametrize("objective", ["bop_full", "bop_fc", "proto"])
+def test_exemplars_are_trained_as_on_the_cpu(objective: str) -> None:
+    found = []
+    for device in (torch.device("cpu"), CUDA):
+        net = network()
+        net.features.to(device)
+        net.head.to(device)
+        x, y = (t.to(device) for t in images(9))
+        selection = mnemonics(objective, batch=5)
+        chosen = selection.select(net, x, y, 2, generator=seeded())
+        adjusted = selection.adjust(net, chosen, generator=seeded(2))
+        assert adjusted.x.device.type == device.type
+        found.append(torch.stack([chosen.x.cpu(), adjusted.x.cpu()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-10)

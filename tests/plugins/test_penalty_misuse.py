@@ -179,7 +179,13 @@ def test_loaders(name: str) -> None:
         ([(x, y), ("x", y)], TypeError, r"loader must .*, got \(str, Tensor\) instead"),
     ]
     if labels:
-        bad += [([x], TypeError, "loader must .*, got Tensor"), ([(x,)], TypeError, "loader must")]
+        one_a_sample = r"y must have one label a sample of x, got x .* and y \[5\]"
+        bad += [
+            ([x], TypeError, "loader must .*, got Tensor"),
+            ([(x,)], TypeError, "loader must"),
+            ([(x, y[:5])], ValueError, one_a_sample),
+            ([(x, y.int())], TypeError, "y must be int64, got torch.int32; convert it"),
+        ]
     for loader, error, message in bad:
         with pytest.raises(error, match=f"^{kind}.on_task_end: {message}"):
             plugin.on_task_end(loader)

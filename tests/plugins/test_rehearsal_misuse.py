@@ -313,6 +313,8 @@ def test_states(
         ("ER", {"generator": 3}, "generator is no state of a CPU generator; nothing was loaded"),
         ("ER", {"generator": torch.zeros(3)}, "generator is no state of a CPU generator"),
         ("GEM", {"memories": 3}, "memories must be a mapping, got int; nothing was loaded"),
+        ("GEM", {"memories": {"a": {}}}, "memories must be of tasks 0 to [0-9]+, got 'a'"),
+        ("GEM", {"memories": {7: {}}}, "memories must be of tasks 0 to [0-9]+, got 7"),
         ("GEM", {"memories": {0: 3}}, "ReplayBuffer.load_state_dict: .*nothing was loaded"),
         (
             *("GEM", {"memories": {0: ReplayBuffer(6, policy="ring").state_dict()}}),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ... import plugins
-from ..._arguments import integer, one_of
+from ..._arguments import integer
 from ...plugins import Plugin, QuadraticPlugin, RehearsalPlugin
 from .strategy import (
     OfModel,
+    Often,
+    Stores,
     Strategy,
-    check_not_joined,
     check_one_head,
-    mini_batch,
     samples,
     trained_on,
 )
@@ -104,7 +104,7 @@ class Adapter(OfModel):
         return plugin
 
 
-class Rehearsal(Adapter):
+class Rehearsal(Stores, Adapter):
     """A :class:`clfast.plugins.RehearsalPlugin` in a strategy, see `Adapter`.
 
     Args:
@@ -120,26 +120,17 @@ class Rehearsal(Adapter):
         self,
         kind: Callable[..., RehearsalPlugin],
         *,
-        store: Literal["experience", "iteration"] = "experience",
+        store: Often = "experience",
         mb_size: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(kind, mb_size=mb_size, **options)
-        one_of(store, ("experience", "iteration"), "store", type(self).__name__)
-        self._store = store
+        self._store_every(store, "store")
 
-    def before_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        if self._store == "iteration":
-            check_not_joined(strategy, type(self).__name__)
-
-    def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        if self._store == "iteration":
-            x, y, *_ = mini_batch(strategy, type(self).__name__)
-            plugin = self._begun(self.plugin)
-            assert isinstance(plugin, RehearsalPlugin)
-            plugin.store(x, y)
+    def _keep(self, x: Tensor, y: Tensor) -> None:
+        plugin = self._begun(self.plugin)
+        assert isinstance(plugin, RehearsalPlugin)
+        plugin.store(x, y)
 
 
 class EWC(Adapter):
@@ -190,9 +181,6 @@ class LwF(Adapter):
         super().__init__(plugins.LwF, **options)
 
     def after_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
-        if not strategy.loss.requires_grad:
-            # The criterion, which is added in place, is not there yet: a zero, no leaf, of a graph.
-            strategy.loss = strategy.loss.detach().requires_grad_().clone()
         super().before_backward(strategy, *args, **kwargs)
 
     def before_backward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:

@@ -217,13 +217,10 @@ class StoredSamples(Dataset[tuple[Any, ...]]):
         return len(self._x)
 
     def __getitem__(self, row: int) -> tuple[Any, ...]:
-        found = self._x[row], self._label(self.targets[row])
+        found = self._x[row], self._kind(self.targets[row])
         if not self.targets_task_labels:
             return found
         return *found, self.targets_task_labels[row]
-
-    def _label(self, label: int) -> Any:
-        return self._kind(label)
 
 
 class _Network(NamedTuple):

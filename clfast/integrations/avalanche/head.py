@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ... import _arguments, methods
 from ...memory import KeyValueMemory
@@ -13,16 +13,16 @@ from ...methods.neighbours import NeighbourLearner
 from .adapter import check_options
 from .strategy import (
     NOT_BEGUN,
+    Often,
+    Stores,
     Strategy,
-    check_not_joined,
     check_one_head,
-    mini_batch,
     samples,
     trained_on,
 )
 
 
-class PredictionHead:
+class PredictionHead(Stores):
     """:func:`clfast.attach` in a strategy: in ``strategy.eval`` the model's output layer adapts to
     the neighbours of its input; training is as without.
 
@@ -59,21 +59,21 @@ class PredictionHead:
         head: str,
         *,
         memory: KeyValueMemory | None = None,
-        write: Literal["experience", "iteration"] = "experience",
+        write: Often = "experience",
         mb_size: int | None = None,
         **options: Any,
     ) -> None:
         where = type(self).__name__
         if not isinstance(head, str):
             raise TypeError(f"{where}: head must be a layer's name, got {type(head).__name__}")
-        _arguments.one_of(write, ("experience", "iteration"), "write", where)
+        self._store_every(write, "write")
         if mb_size is not None:
             mb_size = _arguments.integer(mb_size, "mb_size", where, least=1)
         placed = ("head", "memory", "base_optimizer")
         check_options(self._KIND, options, where, without=placed, beside=("write", "mb_size"))
         self.attachment = None
         self._head, self._memory, self._options = head, memory, options
-        self._write, self._mb_size = write, mb_size
+        self._mb_size = mb_size
 
     def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -83,21 +83,13 @@ class PredictionHead:
         del args, kwargs
         self._follow(strategy.model)
 
-    def before_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        if self._write == "iteration":
-            check_not_joined(strategy, type(self).__name__)
-
-    def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        if self._write == "iteration":
-            x, y, *_ = mini_batch(strategy, type(self).__name__)
-            self._attached().write(x, y)
+    def _keep(self, x: Tensor, y: Tensor) -> None:
+        self._attached().write(x, y)
 
     def after_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
         attachment = self._attached()
-        if self._write == "experience":
+        if self._often == "experience":
             for x, y, *_ in samples(strategy, trained_on(strategy), self._mb_size):
                 attachment.write(x.to(strategy.device), y.to(strategy.device))
         attachment.on_task_end()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
+from ..._arguments import one_of
 from ...plugins.base import Batches
 
 NOT_BEGUN = (
@@ -53,6 +55,36 @@ def check_not_joined(strategy: Strategy, where: str) -> None:
             'again; store when an experience has ended ("experience"), or take the replay plugin '
             "out"
         )
+
+
+Often: TypeAlias = Literal["experience", "iteration"]
+"""When samples are stored: at an experience's end, or each mini-batch after its step, for streams
+that are seen once."""
+
+
+class Stores:
+    """Keeps samples as often as it was asked to."""
+
+    _often: Often
+
+    def _store_every(self, often: Often, argument: str) -> None:
+        one_of(often, ("experience", "iteration"), argument, type(self).__name__)
+        self._often = often
+
+    def before_forward(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._often == "iteration":
+            check_not_joined(strategy, type(self).__name__)
+
+    def after_training_iteration(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        if self._often == "iteration":
+            x, y, *_ = mini_batch(strategy, type(self).__name__)
+            self._keep(x, y)
+
+    @abstractmethod
+    def _keep(self, x: Tensor, y: Tensor) -> None:
+        """Samples x [N, ...] and their labels y [N]."""
 
 
 class _Joined(ConcatDataset[Any]):

@@ -88,7 +88,8 @@ def batches(dataset: Sequence[Sample], size: int) -> list[list[Tensor]]:
 def loaded(dataset: Sequence[Sample], size: int) -> list[list[Tensor]]:
     """As an adapter reads them."""
     generator = torch.Generator().manual_seed(0)
-    loader: Any = DataLoader(dataset, size, shuffle=True, generator=generator)  # type: ignore[arg-type]
+    samples: Any = dataset
+    loader: Any = DataLoader(samples, size, shuffle=True, generator=generator)
     return list(loader)
 
 

@@ -134,7 +134,8 @@ def test_samples_are_like_the_stream_s(arity: int, as_tensor: bool) -> None:
             made = [(x, torch.tensor(y), *rest) for x, y, *rest in made]
         strategy.train(made)
         stream += made
-    joined: Any = ConcatDataset([stream, policy.buffer])  # type: ignore[list-item]
+    parts: list[Any] = [stream, policy.buffer]
+    joined: Any = ConcatDataset(parts)
     (batch,) = DataLoader(joined, batch_size=100)
     assert len(batch) == arity
     assert batch[1].tolist() == [y for _, y, *_ in stream] + [0, 0, 1, 1, 2, 2, 3, 3]

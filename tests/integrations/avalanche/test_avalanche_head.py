@@ -104,7 +104,8 @@ def test_a_head_that_grows() -> None:
     for task in range(3):
         strategy.train(experience(task))
     assert strategy.eval(torch.ones(2, 1, 2, 3)).shape == (2, 8)
-    assert len(plugin.attachment.memory) == 72  # type: ignore[union-attr]
+    assert plugin.attachment is not None
+    assert len(plugin.attachment.memory) == 72
 
 
 def test_samples_of_a_device_and_a_size() -> None:

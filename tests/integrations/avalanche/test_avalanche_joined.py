@@ -11,7 +11,7 @@ from fake_strategy import FakeStrategy, Sample, experience, loaded, network, par
 
 from clfast.integrations import avalanche
 from clfast.memory import ReplayBuffer
-from clfast.plugins import EWC
+from clfast.plugins import EWC, RehearsalPlugin
 
 
 class Joint(FakeStrategy):
@@ -47,8 +47,9 @@ def test_all_that_was_joined_is_stored(arity: int) -> None:
     datasets = [experience(task, arity=arity) for task in range(3)]
     strategy.train_on_all(datasets)
     assert replay.buffer.counts(6).tolist() == [12] * 6
-    assert er.plugin is not None
-    assert er.plugin.memory.counts(6).tolist() == [12] * 6  # type: ignore[attr-defined]
+    assert isinstance(er.plugin, RehearsalPlugin)
+    assert er.plugin.memory is not None
+    assert er.plugin.memory.counts(6).tolist() == [12] * 6
     assert hebb.attachment is not None
     assert hebb.attachment.memory.values.bincount().tolist() == [12] * 6
     assert [y for _, y, *_ in policy.buffer] == sorted(list(range(6)) * 2)
