@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..nn import batch_moments
 from ..ops import divergence
-from .image_recall import Drawn, ImageRecall, RecallOptions
+from .image_recall import Drawn, ImageRecall, Objective, RecallOptions
 from .image_replay import ImageReplay
 
 
@@ -53,19 +53,22 @@ class InvertedImages(PastClassImages):
 
     options: AdiOptions
 
-    def objective(
-        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
-    ) -> tuple[Tensor, Tensor]:
+    def objective(self, old: nn.Module, new: nn.Module, drawn: Drawn) -> Objective:
         o = self.options
         counts = drawn.multiplicity
-        with statistics_distances(old, counts) as distances:
-            before = self.logits(old, images)
-        each = F.cross_entropy(before, drawn.classes, reduction="none")
-        each = each + o.divergence_weight * (1 - divergence(before, self.logits(new, images)))
-        loss = each.mean() if counts is None else (each * counts).sum() / counts.sum()
-        if distances:
-            loss = loss + o.statistics_weight * torch.stack(distances).mean()
-        return loss.detach(), torch.autograd.grad(loss, images)[0]
+
+        def value_and_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+            images = images.detach().requires_grad_()
+            with statistics_distances(old, counts) as distances:
+                before = self.logits(old, images)
+            each = F.cross_entropy(before, drawn.classes, reduction="none")
+            each = each + o.divergence_weight * (1 - divergence(before, self.logits(new, images)))
+            loss = each.mean() if counts is None else (each * counts).sum() / counts.sum()
+            if distances:
+                loss = loss + o.statistics_weight * torch.stack(distances).mean()
+            return loss.detach(), torch.autograd.grad(loss, images)[0]
+
+        return value_and_gradient
 
 
 @contextmanager

@@ -6,14 +6,17 @@ and the Brain". Where the authors' code differs from the paper, the code is the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..nn.chain import linear_chains
 from ..ops import recall_gradients
 from ..ops.recall import Divergence
-from .image_recall import Drawn, ImageRecall, RecallOptions
+from .image_recall import Drawn, ImageRecall, Objective, RecallOptions
 from .image_replay import ImageReplay
 
 
@@ -33,6 +36,10 @@ class ArmOptions(RecallOptions):
             raise ValueError(f"{where}: divergence must be ag, js or ce, got {self.divergence!r}")
 
 
+Pair: TypeAlias = "tuple[Tensor, Tensor]"
+Gradient: TypeAlias = "Callable[[list[Tensor]], Tensor]"
+
+
 class DisagreeingImages(ImageRecall):
     """Images on which two networks disagree (Eq. 8)."""
 
@@ -46,22 +53,47 @@ class DisagreeingImages(ImageRecall):
         distinct, copies, counts = rows.unique(return_inverse=True, return_counts=True)
         return Drawn(distinct, counts.to(x.device), copies, y.unique())
 
-    def objective(
-        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
-    ) -> tuple[Tensor, Tensor]:
+    def objective(self, old: nn.Module, new: nn.Module, drawn: Drawn) -> Objective:
         o = self.options
-        logits = self.logits(old, images), self.logits(new, images)
-        loss, *slopes = recall_gradients(
-            *(logits[0].detach(), logits[1].detach(), drawn.classes),
-            divergence_weight=o.divergence_weight,
-            not_local_old=o.not_local_old,
-            not_local_new=o.not_local_new,
-            diversity=o.diversity,
-            sharpness=o.sharpness,
-            divergence=o.divergence,
-            multiplicity=drawn.multiplicity,
-        )
-        return loss, torch.autograd.grad(logits, images, slopes)[0]
+        vjp = self._vjp(old, new)
+
+        def value_and_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+            logits, gradient = vjp(images)
+            loss, *slopes = recall_gradients(
+                *(*logits, drawn.classes),
+                divergence_weight=o.divergence_weight,
+                not_local_old=o.not_local_old,
+                not_local_new=o.not_local_new,
+                diversity=o.diversity,
+                sharpness=o.sharpness,
+                divergence=o.divergence,
+                multiplicity=drawn.multiplicity,
+            )
+            return loss, gradient(slopes)
+
+        return value_and_gradient
+
+    def _vjp(self, old: nn.Module, new: nn.Module) -> Callable[[Tensor], tuple[Pair, Gradient]]:
+        """From images [K, ...] to both networks' logits [K, C], without a graph, and a call that
+        takes gradients by them to the gradient by the images."""
+
+        def by_autograd(images: Tensor) -> tuple[Pair, Gradient]:
+            images = images.detach().requires_grad_()
+            logits = self.logits(old, images), self.logits(new, images)
+            plain = logits[0].detach(), logits[1].detach()
+            return plain, lambda slopes: torch.autograd.grad(logits, images, slopes)[0]
+
+        chains = None if self.options.autocast is not None else linear_chains(old, new)
+        if chains is None:
+            return by_autograd
+
+        def by_chains(images: Tensor) -> tuple[Pair, Gradient]:
+            if torch.is_autocast_enabled(images.device.type):
+                return by_autograd(images)
+            logits, gradient = chains.vjp(images)
+            return (logits[0], logits[1]), lambda slopes: gradient(torch.stack(slopes))
+
+        return by_chains
 
 
 class ARM(ImageReplay):

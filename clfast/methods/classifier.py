@@ -146,7 +146,8 @@ class Classifier(Restorable, Learner):
         checks.check_gradients(self.optimizer, where)
 
     def _modules(self) -> list[nn.Module]:
-        """What is put back when learning fails."""
+        """Whose buffers are put back when learning fails: the model, and networks that are not
+        trained."""
         return [self.model]
 
     def _logits(self, x: Tensor, where: str, network: nn.Module | None = None) -> Tensor:
@@ -224,9 +225,9 @@ def _training(model: nn.Module) -> Iterator[None]:
 def _undone_if_it_fails(
     model: nn.Module, modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer
 ) -> Iterator[None]:
-    """Puts parameters and buffers of the modules, the gradients of the model and the optimizer's
-    state back when the block raises."""
-    live = [parameter for module in modules for parameter in module.parameters()]
+    """Puts the parameters and gradients of the model, the buffers of the modules and the
+    optimizer's state back when the block raises."""
+    live = list(model.parameters())
     put_back = saved_buffers(*modules)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     with torch.no_grad():

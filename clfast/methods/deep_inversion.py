@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .._arguments import integer, real
 from .._modes import evaluating
 from .adi import PastClassImages, statistics_distances
-from .image_recall import Drawn, RecallOptions
+from .image_recall import Drawn, Objective, RecallOptions
 from .image_replay import ImageReplay
 
 _BETAS = (0.5, 0.9)  # of Adam
@@ -65,36 +65,40 @@ class ImagesFromNoise(PastClassImages):
         self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
     ) -> tuple[Tensor, Tensor]:
         o = self.options
-        images = images.clone().requires_grad_()
+        images = images.clone()
         optimizer = torch.optim.Adam([images], lr=o.lr, betas=_BETAS)
         loss = images.new_zeros(())
+        objective = self.objective(old, new, drawn)
         with evaluating(old, new):
             for step in range(o.steps):
-                loss, images.grad = self.objective(old, new, images, drawn)
+                loss, images.grad = objective(images)
                 optimizer.param_groups[0]["lr"] = o.lr * _schedule(step, o.steps, o.warm_up)
                 optimizer.step()
-                images.data.clamp_(*o.values)
-        return images.detach(), loss
+                images.clamp_(*o.values)
+        return images, loss
 
-    def objective(
-        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
-    ) -> tuple[Tensor, Tensor]:
+    def objective(self, old: nn.Module, new: nn.Module, drawn: Drawn) -> Objective:
         o = self.options
-        moved = self._moved(images.view(len(images), *(o.image_shape or images.shape[1:])))
-        inputs = moved.reshape(images.shape)
-        with statistics_distances(old, None, unbiased=False) as distances:
-            before = self.logits(old, inputs)
-        loss = F.cross_entropy(before, drawn.classes)
-        if o.divergence_weight:
-            after = self.logits(new, inputs)
-            loss = loss + o.divergence_weight * (1 - _competition(before, after))
-        for i, distance in enumerate(distances):
-            loss = loss + o.statistics_weight * (1.0 if i else _FIRST_LAYER) * distance
-        differences = four_directions(moved)
-        loss = loss + o.tv_weight * sum(each.norm() for each in differences)
-        loss = loss + o.l1_variation_weight * sum(each.abs().mean() for each in differences)
-        loss = loss + o.l2_weight * moved.flatten(1).norm(dim=1).mean()
-        return loss.detach(), torch.autograd.grad(loss, images)[0]
+
+        def value_and_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
+            images = images.detach().requires_grad_()
+            moved = self._moved(images.view(len(images), *(o.image_shape or images.shape[1:])))
+            inputs = moved.reshape(images.shape)
+            with statistics_distances(old, None, unbiased=False) as distances:
+                before = self.logits(old, inputs)
+            loss = F.cross_entropy(before, drawn.classes)
+            if o.divergence_weight:
+                after = self.logits(new, inputs)
+                loss = loss + o.divergence_weight * (1 - _competition(before, after))
+            for i, distance in enumerate(distances):
+                loss = loss + o.statistics_weight * (1.0 if i else _FIRST_LAYER) * distance
+            differences = four_directions(moved)
+            loss = loss + o.tv_weight * sum(each.norm() for each in differences)
+            loss = loss + o.l1_variation_weight * sum(each.abs().mean() for each in differences)
+            loss = loss + o.l2_weight * moved.flatten(1).norm(dim=1).mean()
+            return loss.detach(), torch.autograd.grad(loss, images)[0]
+
+        return value_and_gradient
 
     def _moved(self, images: Tensor) -> Tensor:
         """Rolled by up to `jitter` pixels along both axes, and every other time mirrored."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from .._arguments import boolean, cpu_generator, integer, one_of, real
 from .._backend import backend_in_use
 from .._warnings import warn_caller
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
+from ..nn.chain import is_linear_chain
 from ..ops import recall_step_
+from ..plugins.gradients import all_finite
 from . import checks
 from .graphed import Graphed
 
@@ -79,6 +82,10 @@ class Drawn(NamedTuple):
     classes: Tensor  # int64: [P] of the batch, or [K] that the images shall be of
 
 
+Objective: TypeAlias = "Callable[[Tensor], tuple[Tensor, Tensor]]"
+"""From images [K, ...] to a loss and its gradient by them."""
+
+
 class ImageRecall(ABC):
     """Draws images from a batch and optimises them; `generator`, on the CPU, decides which.
 
@@ -102,11 +109,8 @@ class ImageRecall(ABC):
         """With the same draws whether copies are run once or not; `seen`: classes learnt so far."""
 
     @abstractmethod
-    def objective(
-        self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
-    ) -> tuple[Tensor, Tensor]:
-        """The loss, less the prior, and its gradient with respect to images [K, ...], which require
-        it."""
+    def objective(self, old: nn.Module, new: nn.Module, drawn: Drawn) -> Objective:
+        """What images minimise besides the prior."""
 
     def check(self, x: object, where: str) -> None:
         """Raises TypeError or ValueError for samples that are no images to optimise."""
@@ -127,7 +131,7 @@ class ImageRecall(ABC):
             )
         if not len(x):
             raise ValueError(f"{where}: x is an empty batch")
-        if not bool(x.isfinite().all()):
+        if not all_finite([x]):
             raise ValueError(f"{where}: x holds NaN or Inf")
 
     def random_state(self) -> Tensor:
@@ -184,9 +188,9 @@ class ImageRecall(ABC):
         shape = (len(images), *(o.image_shape or images.shape[1:]))
         loss = images.new_zeros(())
         with self.counted(drawn, old, new):
+            objective = self.objective(old, new, drawn)
             for _ in range(o.steps):
-                loss, grad = self.objective(old, new, images.requires_grad_(), drawn)
-                images = images.detach()
+                loss, grad = objective(images)
                 recall_step_(
                     *(images.view(shape), grad.view(shape)),
                     lr=o.lr,
@@ -207,6 +211,19 @@ class ImageRecall(ABC):
         with self.passes(x.device):
             logits: Tensor = network(x)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def logits_of_both(
+        self, network: nn.Module, images: Tensor, x: Tensor, drawn: Drawn
+    ) -> tuple[Tensor, Tensor]:
+        """Of recalled images and of the batch, each of which is a batch of its own for layers that
+        look at batches; in one pass of a network that has none."""
+        if is_linear_chain(network):
+            both = self.logits(network, torch.cat([images, x]))
+            recalled, here = both.split([len(images), len(x)])
+            return recalled, here
+        with self.counted(drawn, network):
+            recalled = self.logits(network, images)
+        return recalled, self.logits(network, x)
 
     def _rows(self, batch: int) -> Tensor:
         """[M]; with replacement where the batch is smaller."""

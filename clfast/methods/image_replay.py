@@ -175,12 +175,8 @@ class ImageReplay(TaughtAfterwards):
                 images = self._recall.begin(x, drawn)
             images, of_recall = self._recall.refine(old, self.model, images, drawn)
             with torch.no_grad():
-                with self._recall.counted(drawn, old):
-                    target = self._recall.logits(old, images)
-                target_here = self._recall.logits(old, x)
-            with self._recall.counted(drawn, self.model):
-                recalled = self._recall.logits(self.model, images)
-            here = self._recall.logits(self.model, x)
+                target, target_here = self._recall.logits_of_both(old, images, x, drawn)
+            recalled, here = self._recall.logits_of_both(self.model, images, x, drawn)
             replay = soft_cross_entropy(recalled, target, multiplicity=drawn.multiplicity)
             distill = soft_cross_entropy(here, target_here)
             self._step(weights[0] * replay + weights[1] * distill, where)

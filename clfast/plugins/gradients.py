@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -14,8 +15,13 @@ from torch.nn.utils import get_total_norm
 def all_finite(gradients: Iterable[Tensor]) -> bool:
     """No NaN and no Inf in dense or sparse gradients."""
     dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    # A finite norm has finite terms; the exact look is needed only when the norm overflows.
-    return bool(get_total_norm(dense).isfinite()) or all(bool(g.isfinite().all()) for g in dense)
+    # A finite sum has finite terms, and so has a finite norm, of which a GPU forms all in one
+    # kernel; the exact look is needed only when they overflow.
+    if all(g.is_cpu for g in dense):
+        finite = all(cmath.isfinite(g.sum().item()) for g in dense)
+    else:
+        finite = bool(get_total_norm(dense).isfinite())
+    return finite or all(bool(g.isfinite().all()) for g in dense)
 
 
 def averaged(

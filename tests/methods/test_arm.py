@@ -88,6 +88,23 @@ def test_distinct_images_alone_are_exact(flat: bool, joint: str) -> None:
             torch.testing.assert_close(ours, b[name], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("images", [20, 3])
+def test_a_network_whose_calls_are_watched_learns_the_same(images: int) -> None:
+    """A hook, that does nothing, has the network called; a plain one is run layer by layer."""
+    learners = []
+    for watched in (False, True):
+        model = _flat()
+        if watched:
+            model.register_forward_hook(lambda *_: None)
+        learners.append(_arm(model, images=images, image_shape=(2, 4, 6)))
+    for x, y in batches(6, 2, 4, 6):
+        losses = [learner.observe(x.flatten(1), y) for learner in learners]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+    plain, watched_too = (learner.model.state_dict() for learner in learners)
+    for name, ours in plain.items():
+        torch.testing.assert_close(ours, watched_too[name], rtol=0, atol=1e-12)
+
+
 def test_recalled_images_leave_the_batch_and_the_model_alone() -> None:
     learner = _arm(_residual(), bn_track_recall=False)
     stream = batches(4, 2, 4, 6)
