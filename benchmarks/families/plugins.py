@@ -38,18 +38,19 @@ class _Network(nn.Module):
     def __init__(self, params: Tensors, grads: Grads) -> None:
         super().__init__()
         self.all = nn.ParameterList(p.clone() for p in params)
+        self._own = list(self.all)
         self._next = [[grad.clone() for grad in grads] for _ in range(2)]
         self.renew()
 
     def renew(self) -> None:
         """Other gradients, as a backward pass leaves them: a plugin takes none twice."""
         self._next.reverse()
-        for parameter, grad in zip(self.all, self._next[0], strict=True):
+        for parameter, grad in zip(self._own, self._next[0], strict=True):
             parameter.grad = grad
 
     @property
     def grads(self) -> Grads:
-        return tuple(p.grad for p in self.parameters() if p.grad is not None)
+        return tuple(p.grad for p in self._own if p.grad is not None)
 
 
 def _split(row: Tensor, shapes: Shapes) -> Tensors:
