@@ -19,10 +19,10 @@ Gradient: TypeAlias = Literal["task", "total"]
 class _Walk(NamedTuple):
     """A step of the parameters of a group, which it has begun with these values and gradients."""
 
+    names: list[str]
     parameters: list[Tensor]
     before: list[Tensor]
     grads: list[Tensor]
-    omegas: list[Tensor]
 
 
 class PathIntegral(QuadraticPlugin):
@@ -64,11 +64,12 @@ class PathIntegral(QuadraticPlugin):
         if self._walkers is not groups:
             self._walks = [_walk_of(group) for group in groups]
             self._walkers = groups
-        for walk in self._walks:
-            torch._foreach_copy_(walk.before, walk.parameters)
-            torch._foreach_copy_(walk.grads, [_grad_or_zeros(p) for p in walk.parameters])
-            if scale != 1:
-                torch._foreach_div_(walk.grads, scale)
+        with torch.no_grad():
+            for walk in self._walks:
+                grads = [_zeros(p) if (g := p.grad) is None else g for p in walk.parameters]
+                torch._foreach_copy_(walk.before + walk.grads, walk.parameters + grads)
+                if scale != 1:
+                    torch._foreach_div_(walk.grads, scale)
         self._moving = True
 
     def after_step(self) -> None:
@@ -83,10 +84,9 @@ class PathIntegral(QuadraticPlugin):
                 "after_backward() between loss.backward() and optimizer.step()"
             )
         self._moving = False
-        with torch.no_grad():
-            for walk in self._walks:
-                deltas = torch._foreach_sub(walk.parameters, walk.before)
-                path_integral_(walk.omegas, walk.grads, deltas)
+        for walk in self._walks:
+            omegas = [self._omegas[name] for name in walk.names]
+            path_integral_(omegas, walk.grads, walk.parameters, before=walk.before)
 
     def _check_path(self) -> None:
         where = f"{type(self).__name__}.on_task_end"
@@ -122,11 +122,12 @@ class PathIntegral(QuadraticPlugin):
         self._moving = False
 
 
+@torch.inference_mode(False)
 def _walk_of(group: Group) -> _Walk:
     omegas = group.kept["omegas"]
     before, grads = ([torch.zeros_like(omega) for omega in omegas] for _ in range(2))
-    return _Walk(list(group.parameters), before, grads, omegas)
+    return _Walk(group.names, list(group.parameters), before, grads)
 
 
-def _grad_or_zeros(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+def _zeros(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter, requires_grad=False)

@@ -108,13 +108,12 @@ class QuadraticPlugin(Plugin):
         parameters = [p for group in groups for p in group.parameters]
         self._step.check_gradients(parameters, where)
         in_loss = self._step.in_loss()
-        with torch.inference_mode(False), torch.no_grad():
-            self._with_gradients(groups, scale, in_loss)
-            if self.tasks and not in_loss:
-                factor = scale * self._FACTOR * self.strength
-                for group in groups:
-                    add_penalty_gradients_(_grads(group.parameters), *pull_of(group), factor)
-            self._after_pull(groups, scale)
+        self._with_gradients(groups, scale, in_loss)
+        if self.tasks and not in_loss:
+            factor = scale * self._FACTOR * self.strength
+            for group in groups:
+                add_penalty_gradients_(_grads(group.parameters), *pull_of(group), factor)
+        self._after_pull(groups, scale)
         self._step.end(parameters)
 
     def _with_gradients(self, groups: list[Group], scale: float, in_loss: bool) -> None:
@@ -208,7 +207,8 @@ def _grads(parameters: list[nn.Parameter]) -> list[Tensor]:
     """Zeros where a parameter took no part, as autograd would have made them for the penalty."""
     for parameter in parameters:
         if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+            with torch.inference_mode(False):
+                parameter.grad = torch.zeros_like(parameter)
     return [grad for p in parameters if (grad := p.grad) is not None]
 
 
