@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .policies import Classes, Policy
-from .table import Table
+from .table import Table, indices
 
 
 class Content(ABC):
@@ -56,7 +56,8 @@ class Content(ABC):
         if self._policy is not None:
             room = min(count, self._policy.capacity - len(self.rows))
         if room:
-            self.rows.append({name: given[:room] for name, given in rows.items()})
+            fitting = {name: given[:room] for name, given in rows.items()} if room < count else rows
+            self.rows.append(fitting)
             self._count(room, labels[:room])
         if self._policy is None or room == count:
             return torch.empty(0, dtype=torch.int64, device=self.rows.device)
@@ -65,19 +66,19 @@ class Content(ABC):
         self._count(len(arriving), labels[room:])
         # Of rows with the same slot the last one stays.
         last = {slot: row for row, slot in enumerate(taken, start=room) if slot >= 0}
+        if not last:  # the usual thing late in a stream
+            return torch.empty(0, dtype=torch.int64, device=self.rows.device)
         # A copy from pageable memory has read it when `to` returns, and nothing waits for the GPU.
-        slots = torch.tensor(list(last), dtype=torch.int64, device="cpu")
-        slots = slots.to(self.rows.device, non_blocking=True)
-        if last:
-            chosen = torch.tensor(list(last.values()), dtype=torch.int64, device="cpu")
-            on = {
-                device: chosen.to(device, non_blocking=True)
-                for device in {given.device for given in rows.values()}
-            }
-            self.rows.overwrite(
-                slots,
-                {name: given.index_select(0, on[given.device]) for name, given in rows.items()},
-            )
+        slots = indices(last).to(self.rows.device, non_blocking=True)
+        chosen = indices(last.values())
+        on = {
+            device: chosen.to(device, non_blocking=True)
+            for device in {given.device for given in rows.values()}
+        }
+        self.rows.overwrite(
+            slots,
+            {name: given.index_select(0, on[given.device]) for name, given in rows.items()},
+        )
         return slots
 
     def to(self, device: torch.device) -> None:
@@ -120,7 +121,8 @@ class Content(ABC):
 
     def _count(self, rows: int, labels: list[int]) -> None:
         self.seen += rows
-        self.seen_of.update(labels)
+        if labels:
+            self.seen_of.update(labels)
 
     def _classes(self, labels: list[int]) -> Classes | None:
         if self.label is None:

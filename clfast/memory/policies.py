@@ -78,8 +78,11 @@ class Reservoir(Policy):
 
     def replace(self, arriving: range, classes: Classes | None) -> list[int]:
         draws = uniforms(len(arriving), self._generator).tolist()
-        drawn = (int(u * (t + 1)) for t, u in zip(arriving, draws, strict=True))
-        return [slot if slot < self.capacity else -1 for slot in drawn]
+        capacity = self.capacity
+        return [
+            slot if (slot := int(u * (t + 1))) < capacity else -1
+            for t, u in zip(arriving, draws, strict=True)
+        ]
 
 
 class ClassBalanced(Policy):

@@ -15,7 +15,7 @@ from .config import ReplayConfig
 from .content import Content
 from .policies import POLICIES, uniforms
 from .state import check_stream, check_tensors, require
-from .table import Table
+from .table import Table, indices
 
 _LABEL = "y"
 _PREFIX = "rows."  # of rows in a file: their names are the user's
@@ -94,7 +94,6 @@ class ReplayBuffer(Memory):
         """
         return self._content.rows.columns
 
-    @torch.no_grad()
     def add(self, /, **tensors: Tensor) -> None:
         """Store samples; when the buffer is full, the policy says which, and in place of which.
 
@@ -113,7 +112,7 @@ class ReplayBuffer(Memory):
         where = "ReplayBuffer.add"
         if not tensors:
             raise ValueError(f"{where}: tensors must be given by name, as add(x=x, y=y)")
-        stored = self.rows if len(self) else {}
+        stored = self._content.rows.allocated if len(self) else {}
         if stored and stored.keys() != tensors.keys():
             raise ValueError(
                 f"{where}: tensors must be {', '.join(stored)} as the rows that are stored, "
@@ -126,7 +125,8 @@ class ReplayBuffer(Memory):
             checks.check_labels(tensors[_LABEL], _LABEL, len(tensors[_LABEL]), where)
         if not len(self):
             self._content.rows.create(tensors)
-        self._content.add(tensors)
+        with torch.no_grad():
+            self._content.add(tensors)
 
     def sample(
         self, n: int, generator: torch.Generator | None = None, *, where: Tensor | None = None
@@ -151,19 +151,21 @@ class ReplayBuffer(Memory):
         """
         at = "ReplayBuffer.sample"
         n = _arguments.integer(n, "n", at, least=0)
-        drawn_from = self._content.generator
+        content, size = self._content, len(self)
+        drawn_from = content.generator
         if generator is not None:
             drawn_from = _arguments.cpu_generator(generator, at)
-        if not len(self):
+        if not size:
             raise ValueError(f"{at}: the buffer is empty; add rows first")
+        device = content.rows.device
         if where is None:
-            slots = _draw(n, len(self), drawn_from).to(self.device, non_blocking=True)
+            slots = _draw(n, size, drawn_from).to(device, non_blocking=True)
         else:
-            checks.check_mask(where, "where", len(self), at)
-            among = where.nonzero()[:, 0].to(self.device)
-            drawn = _draw(n, len(among), drawn_from).to(self.device, non_blocking=True)
+            checks.check_mask(where, "where", size, at)
+            among = where.nonzero()[:, 0].to(device)
+            drawn = _draw(n, len(among), drawn_from).to(device, non_blocking=True)
             slots = among.index_select(0, drawn)
-        return ReplayBatch(self._content.rows.gather(slots), slots)
+        return ReplayBatch(content.rows.gather(slots), slots)
 
     @torch.no_grad()
     def update(self, slots: Tensor, /, **tensors: Tensor) -> None:
@@ -273,4 +275,4 @@ def _draw(n: int, size: int, generator: torch.Generator) -> Tensor:
     while len(drawn) < n:  # rarely twice: about size ln(size / (size - n)) < 1.4 n are needed
         numbers = (uniforms(n + n // 2, generator) * size).long()
         drawn.update(dict.fromkeys(numbers.tolist()))
-    return torch.tensor(list(drawn)[:n], dtype=torch.int64, device="cpu")
+    return indices(drawn)[:n]

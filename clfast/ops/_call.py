@@ -22,6 +22,7 @@ _CHECK_OF_KIND = {
     "Optional[Tensor]": _check.optional_tensors,
     "List[Tensor]": _check.lists_of_tensors,
     "List[Optional[Tensor]]": _check.lists_of_optional_tensors,
+    "Optional[List[Tensor]]": _check.optional_lists_of_tensors,
     "str": _check.strings,
 }
 # Arguments of the schemas that are parts of one of the public functions.

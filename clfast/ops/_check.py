@@ -65,6 +65,10 @@ def lists_of_optional_tensors(op: str, **given: Any) -> None:
         optional_tensors(op, **{f"{name}[{i}]": tensor for i, tensor in enumerate(value)})
 
 
+def optional_lists_of_tensors(op: str, **given: Any) -> None:
+    lists_of_tensors(op, **{name: value for name, value in given.items() if value is not None})
+
+
 def integer(op: str, name: str, value: Any) -> Any:
     """`value` as an int, or the SymInt that it is.
 

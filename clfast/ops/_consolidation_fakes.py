@@ -98,9 +98,16 @@ def add_penalty_gradients_(
 
 
 @torch.library.register_fake("clfast::path_integral_")
-def path_integral_(omegas: list[Tensor], grads: list[Tensor], deltas: list[Tensor]) -> None:
+def path_integral_(
+    omegas: list[Tensor],
+    grads: list[Tensor],
+    deltas: list[Tensor],
+    before: list[Tensor] | None = None,
+) -> None:
     op = "path_integral_"
     _check_lists(op, omegas=omegas, grads=grads, deltas=deltas)
+    if before is not None:
+        _check_lists(op, omegas=omegas, before=before)
     _check_not_expanded(op, "omegas", omegas)
 
 

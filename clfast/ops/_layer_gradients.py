@@ -51,6 +51,10 @@ def _summed(measure: Measure, left: Tensor, right: Tensor) -> Tensor:
 
 def _linear(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
     places = math.prod(x.shape[1:-1])  # that share the layer
+    if places == 1:
+        measured = measure(delta.reshape(len(x), -1))
+        found = measured.T @ measure(x.reshape(len(x), -1))
+        return {"weight": found, "bias": measured.sum(0)}
     rows = x.reshape(len(x), 1, places, x.shape[-1])
     slopes = delta.reshape(len(x), 1, places, delta.shape[-1]).mT
     return {
@@ -175,7 +179,7 @@ def recorded(
             hook = record(name, named)
             handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
     try:
-        outputs = functional_call(network, dict(buffers), (x,))
+        outputs = called(network, buffers, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -187,6 +191,11 @@ def recorded(
         if call is not None and not more and used == 1 and call.edge.node in nodes:
             found[name] = call
     return outputs, found
+
+
+def called(network: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Any:
+    """What the network gives for x with these tensors in place of its own."""
+    return functional_call(network, dict(tensors), (x,)) if tensors else network(x)
 
 
 def _edge(output: Tensor) -> GradientEdge:

@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from .._modes import evaluating
 from .._wrapped import unwrapped
 from . import _call, _check
-from ._layer_gradients import LayerCall, Measure, graph_of, recorded
+from ._layer_gradients import LayerCall, Measure, called, graph_of, recorded
 
 Objective: TypeAlias = "Callable[..., Tensor]"
 """(what the network gives [B, ...], constants [B, ...] ...) -> [B], of each sample alone."""
@@ -100,10 +100,8 @@ class PerSample:
         """
         layers = self._layers
         totals: dict[str, Tensor] = {}
-        for call in layers:
-            for name in call.parameters.values():
-                totals[name] = self._zeros(name)
-        rest = [name for name in self._parameters if name not in totals]
+        followed = {name for call in layers for name in call.parameters.values()}
+        rest = [name for name in self._parameters if name not in followed]
         for i, constants in enumerate(terms if layers else ()):
             value = objective(self._outputs, *constants).sum()
             deltas: Sequence[Tensor | None] = torch.autograd.grad(
@@ -117,10 +115,22 @@ class PerSample:
                     if delta is None:  # nothing of it reaches the objective
                         continue
                     for name, found in call.summed(delta, measure).items():
-                        totals[name] += found
+                        self._add(totals, name, found)
         if rest:
             totals.update(self._of_others(rest, objective, terms, measure))
-        return {name: totals[name] / len(self._x) for name in self._parameters}
+        return {
+            name: totals[name].div_(len(self._x)) if name in totals else self._zeros(name)
+            for name in self._parameters
+        }
+
+    def _add(self, totals: dict[str, Tensor], name: str, found: Tensor) -> None:
+        """Adds what nobody else holds."""
+        if name in totals:
+            totals[name] += found
+        elif found.stride() == self._parameters[name].stride():
+            totals[name] = found
+        else:  # results lie in memory as parameters do
+            totals[name] = self._zeros(name).copy_(found)
 
     @torch.no_grad()
     def _of_others(
@@ -196,7 +206,7 @@ class PerSample:
                 )
 
     def _run(self, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(self._network, {**tensors, **self._buffers()}, (x,))
+        outputs: Tensor = called(self._network, {**tensors, **self._buffers()}, x)
         return outputs
 
     @torch.no_grad()

@@ -130,7 +130,11 @@ def add_penalty_gradients_(
 
 
 def path_integral_(
-    omegas: Sequence[Tensor], grads: Sequence[Tensor], deltas: Sequence[Tensor]
+    omegas: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    *,
+    before: Sequence[Tensor] | None = None,
 ) -> None:
     """What a step of each parameter has brought the loss down by, added in place: SI, Eq. 3.
 
@@ -145,7 +149,10 @@ def path_integral_(
     Args:
         omegas: list of tensors, changed.
         grads: list of tensors of the same shapes, the gradients at the beginning of the step.
-        deltas: list of tensors of the same shapes, the parameters after the step less before it.
+        deltas: list of tensors of the same shapes, the parameters after the step less before it;
+            with ``before``, the parameters after the step.
+        before: list of tensors of the same shapes, the parameters before the step, which are
+            subtracted in the same pass.
 
     Raises:
         RuntimeError: wrong shape, dtype or device. A tensor that a transform of torch.func
@@ -153,13 +160,15 @@ def path_integral_(
     """
     op = "path_integral_"
     _check.lists(op, omegas=omegas, grads=grads, deltas=deltas)
-    if not any((omegas, grads, deltas)):
+    if before is not None:
+        _check.lists(op, before=before)
+    if not any((omegas, grads, deltas, before)):
         return
     if uses_reference():
-        _call.check_for_reference(op, fakes.path_integral_, omegas, grads, deltas)
-        in_torch.consolidation.path_integral_(omegas, grads, deltas)
+        _call.check_for_reference(op, fakes.path_integral_, omegas, grads, deltas, before)
+        in_torch.consolidation.path_integral_(omegas, grads, deltas, before=before)
         return
-    _call.compiled(op, omegas, grads, deltas)
+    _call.compiled(op, omegas, grads, deltas, before)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(omegas)
 

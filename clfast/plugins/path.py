@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .. import _arguments
 from ..ops import add_penalty_gradients_, path_integral_
-from .quadratic import QuadraticPlugin, grouped
-from .tables import Table
+from .quadratic import QuadraticPlugin, pull_of
+from .tables import Group, Table
 
 Gradient: TypeAlias = Literal["task", "total"]
+
+
+class _Walk(NamedTuple):
+    """A step of the parameters of a group, which it has begun with these values and gradients."""
+
+    names: list[str]
+    parameters: list[Tensor]
+    before: list[Tensor]
+    grads: list[Tensor]
 
 
 class PathIntegral(QuadraticPlugin):
     """Keeps omega, the sum over the task's steps of -gradient x step, in its table of that name.
 
     ``after_backward`` copies gradients and parameters, ``after_step`` looks at how far these have
-    moved. A step that is skipped, as GradScaler does, adds nothing.
+    moved. Gradients are copied since they need not stay until then: clipping scales them in place,
+    and optimisers may add to them. A step that is skipped, as GradScaler does, adds nothing.
     """
 
     _TABLES: ClassVar[tuple[str, ...]] = ("omegas",)
@@ -29,71 +39,54 @@ class PathIntegral(QuadraticPlugin):
         super().__init__(model, strength)
         _arguments.one_of(gradient, ("task", "total"), "gradient", type(self).__name__)
         self._gradient = gradient
-        self._grads: Table = {}
-        self._before: Table = {}
-        # What is moved by a step that has not ended.
-        self._moving: Mapping[str, nn.Parameter] | None = None
+        self._walks: list[_Walk] = []
+        self._walkers: list[Group] | None = None  # whose they are
+        self._moving = False  # a step has begun, and not ended
 
-    def _with_gradients(
-        self, parameters: Mapping[str, nn.Parameter], scale: float, in_loss: bool
-    ) -> None:
+    def _with_gradients(self, groups: list[Group], scale: float, in_loss: bool) -> None:
         if self._gradient == "total":
             return
-        self._copy(parameters, scale)
+        self._begin(groups, scale)
         if in_loss:
-            for names in grouped(self._grads):
-                self._take_pull(names, parameters)
+            factor = self._FACTOR * self.strength
+            for group, walk in zip(groups, self._walks, strict=True):
+                # The penalty's gradient is taken from the copies: that around the parameters of
+                # the anchors.
+                values, anchors, importances = pull_of(group)
+                add_penalty_gradients_(walk.grads, anchors, values, importances, factor)
 
-    def _after_pull(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
+    def _after_pull(self, groups: list[Group], scale: float) -> None:
         if self._gradient == "total":
-            self._copy(parameters, scale)
+            self._begin(groups, scale)
 
-    def _take_pull(self, names: list[str], parameters: Mapping[str, Tensor]) -> None:
-        """Takes the penalty's gradient from the copies: that around the parameters of the
-        anchors."""
-        values, anchors, importances = self._lists(parameters, names)
-        factor = self._FACTOR * self.strength
-        grads = [self._grads[name] for name in names]
-        add_penalty_gradients_(grads, anchors, values, importances, factor)
+    def _begin(self, groups: list[Group], scale: float) -> None:
+        self._moving = False
+        if self._walkers is not groups:
+            self._walks = [_walk_of(group) for group in groups]
+            self._walkers = groups
+        with torch.no_grad():
+            for walk in self._walks:
+                grads = [_zeros(p) if (g := p.grad) is None else g for p in walk.parameters]
+                torch._foreach_copy_(walk.before + walk.grads, walk.parameters + grads)
+                if scale != 1:
+                    torch._foreach_div_(walk.grads, scale)
+        self._moving = True
 
-    def _copy(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
-        self._moving = None
-        for table in (self._grads, self._before):
-            for name in table.keys() - parameters.keys():  # frozen meanwhile
-                del table[name]
-            for name, p in parameters.items():
-                held = table.get(name)
-                if held is None or (held.shape, held.device) != (p.shape, p.device):
-                    table[name] = torch.zeros_like(self._omegas[name])
-        names = list(parameters)
-        torch._foreach_copy_([self._before[n] for n in names], list(parameters.values()))
-        torch._foreach_copy_(
-            [self._grads[n] for n in names], [_grad_or_zeros(p) for p in parameters.values()]
-        )
-        if scale != 1:
-            torch._foreach_div_(list(self._grads.values()), scale)
-        self._moving = parameters
-
-    @torch.no_grad()
     def after_step(self) -> None:
         """Adds what the step has brought.
 
         Raises:
             RuntimeError: ``after_backward`` was not called before the step.
         """
-        where = f"{type(self).__name__}.after_step"
-        if self._moving is None:
+        if not self._moving:
             raise RuntimeError(
-                f"{where}: there is no gradient of this step; call after_backward() between "
-                "loss.backward() and optimizer.step()"
+                f"{type(self).__name__}.after_step: there is no gradient of this step; call "
+                "after_backward() between loss.backward() and optimizer.step()"
             )
-        moving, self._moving = self._moving, None
-        deltas = self._before  # from here on
-        for name, p in moving.items():
-            torch.sub(p, deltas[name], out=deltas[name])
-        for names in grouped(deltas):
-            tables = (self._omegas, self._grads, deltas)
-            path_integral_(*([table[name] for name in names] for table in tables))
+        self._moving = False
+        for walk in self._walks:
+            omegas = [self._omegas[name] for name in walk.names]
+            path_integral_(omegas, walk.grads, walk.parameters, before=walk.before)
 
     def _check_path(self) -> None:
         where = f"{type(self).__name__}.on_task_end"
@@ -115,7 +108,7 @@ class PathIntegral(QuadraticPlugin):
 
     def _end_task(self, **tables: Table) -> None:
         super()._end_task(**tables)
-        self._moving = None
+        self._moving = False
 
     def _no_path(self) -> Table:
         return {name: torch.zeros_like(omega) for name, omega in self._omegas.items()}
@@ -126,8 +119,15 @@ class PathIntegral(QuadraticPlugin):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._moving = None
+        self._moving = False
 
 
-def _grad_or_zeros(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+@torch.inference_mode(False)
+def _walk_of(group: Group) -> _Walk:
+    omegas = group.kept["omegas"]
+    before, grads = ([torch.zeros_like(omega) for omega in omegas] for _ in range(2))
+    return _Walk(group.names, list(group.parameters), before, grads)
+
+
+def _zeros(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter, requires_grad=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +24,7 @@ from .base import (
 )
 from .processes import together
 from .step import Step, trains
-from .tables import ParameterTables, Table
+from .tables import Group, ParameterTables, Table
 
 
 class QuadraticPlugin(Plugin):
@@ -76,12 +76,11 @@ class QuadraticPlugin(Plugin):
     def penalty(self) -> Tensor:
         """The scalar that the loss has beside the task's own, up to a constant where several tasks
         are held in one; differentiable in the parameters."""
-        parameters = self._tables.fit(f"{type(self).__name__}.penalty")
+        groups = self._tables.fit(f"{type(self).__name__}.penalty")
         value = next(self._network.parameters()).new_zeros((), requires_grad=False)
         if self.tasks:
-            for names in grouped(parameters):
-                lists = self._lists(parameters, names)
-                found = quadratic_penalty(*lists).to(value.device)
+            for group in groups:
+                found = quadratic_penalty(*pull_of(group)).to(value.device)
                 value = value + self._FACTOR * self.strength * found
         return value
 
@@ -95,8 +94,6 @@ class QuadraticPlugin(Plugin):
             penalised = loss + self.penalty()
         return self._step.watched(penalised, self._network.parameters())
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def after_backward(self, *, scale: float = 1.0) -> None:
         """Adds the penalty's gradient to ``p.grad``, unless ``backward`` of a loss of
         ``before_backward`` has done so.
@@ -107,36 +104,23 @@ class QuadraticPlugin(Plugin):
         """
         where = f"{type(self).__name__}.after_backward"
         scale = _arguments.real(scale, "scale", where, least=0, open_ends="(")
-        parameters = self._tables.fit(where)
-        self._step.check_gradients(parameters.values(), where)
+        groups = self._tables.fit(where)
+        parameters = [p for group in groups for p in group.parameters]
+        self._step.check_gradients(parameters, where)
         in_loss = self._step.in_loss()
-        self._with_gradients(parameters, scale, in_loss)
+        self._with_gradients(groups, scale, in_loss)
         if self.tasks and not in_loss:
             factor = scale * self._FACTOR * self.strength
-            for names in grouped(parameters):
-                grads = [_grad(parameters[name]) for name in names]
-                add_penalty_gradients_(grads, *self._lists(parameters, names), factor)
-        self._after_pull(parameters, scale)
-        self._step.end(parameters.values())
+            for group in groups:
+                add_penalty_gradients_(_grads(group.parameters), *pull_of(group), factor)
+        self._after_pull(groups, scale)
+        self._step.end(parameters)
 
-    def _with_gradients(
-        self, parameters: Mapping[str, nn.Parameter], scale: float, in_loss: bool
-    ) -> None:
+    def _with_gradients(self, groups: list[Group], scale: float, in_loss: bool) -> None:
         """Told of the gradients of the loss that ``backward`` was called of."""
 
-    def _after_pull(self, parameters: Mapping[str, nn.Parameter], scale: float) -> None:
+    def _after_pull(self, groups: list[Group], scale: float) -> None:
         """Told of the gradients that the optimiser will see."""
-
-    def _lists(
-        self, parameters: Mapping[str, Tensor], names: list[str]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """What an op takes of the penalty."""
-        anchors, importances = self._tables["anchors"], self._tables["importances"]
-        return (
-            [parameters[name] for name in names],
-            [anchors[name] for name in names],
-            [importances[name] for name in names],
-        )
 
     def mean_over(
         self,
@@ -214,19 +198,18 @@ class QuadraticPlugin(Plugin):
         self._step.forget()
 
 
-def grouped(parameters: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """Names of those that an op takes at once: on one device, and in float64 or in none."""
-    groups: dict[tuple[torch.device, bool], list[str]] = {}
-    for name, p in parameters.items():
-        groups.setdefault((p.device, p.dtype == torch.float64), []).append(name)
-    yield from groups.values()
+def pull_of(group: Group) -> tuple[list[nn.Parameter], list[Tensor], list[Tensor]]:
+    """What an op takes of the penalty."""
+    return group.parameters, group.kept["anchors"], group.kept["importances"]
 
 
-def _grad(parameter: nn.Parameter) -> Tensor:
-    """Where the parameter took no part, as autograd would have made it for the penalty."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+def _grads(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Zeros where a parameter took no part, as autograd would have made them for the penalty."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            with torch.inference_mode(False):
+                parameter.grad = torch.zeros_like(parameter)
+    return [grad for p in parameters if (grad := p.grad) is not None]
 
 
 def _check_not_negative(importances: object) -> None:

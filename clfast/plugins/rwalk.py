@@ -12,7 +12,7 @@ from ..ops import rwalk_importance_
 from .base import Batches
 from .fisher import Fisher, FisherTargets
 from .path import Gradient, PathIntegral
-from .quadratic import grouped
+from .tables import grouped
 
 
 class RWalk(PathIntegral):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -16,14 +17,16 @@ class Step:
 
     def __init__(self) -> None:
         self._penalised: list[_Gradient] | None = None
-        self._last: list[_Gradient] = []
+        self._last: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # versions, by id
 
     def watched(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
         """The loss, which the plugin has added to."""
         held = list(parameters)
 
         def ended() -> None:
-            self._penalised = _gradients(held)
+            self._penalised = [
+                _Gradient(p, weakref.ref(p.grad), p._version) for p in held if p.grad is not None
+            ]
 
         def began(_: Tensor) -> None:
             # Gradients are there at the end of backward(); losses that are dropped have none.
@@ -42,21 +45,29 @@ class Step:
 
     def check_gradients(self, parameters: Iterable[nn.Parameter], where: str) -> None:
         """One of the parameters has a gradient that ``after_backward`` has not seen."""
-        own = [p for p in parameters if p.grad is not None]
+        own = _gradients(parameters)
+        if not all(map(self._is_last, own)):
+            return
         name = where.partition(".")[0]
         what = f"call it after loss.backward(), for the model that this {name} was made for"
         if not own:
             raise RuntimeError(f"{where}: no parameter of model has a gradient; {what}")
-        last = {id(gradient.parameter): gradient for gradient in self._last}
-        if all(id(p) in last and last[id(p)].unchanged() for p in own):
-            raise RuntimeError(
-                f"{where}: the gradients of model are those of the last call; call it once a "
-                f"step, and {what.removeprefix('call it ')}"
-            )
+        raise RuntimeError(
+            f"{where}: the gradients of model are those of the last call; call it once a "
+            f"step, and {what.removeprefix('call it ')}"
+        )
+
+    def _is_last(self, grad: Tensor) -> bool:
+        """Whether it is as the last ``after_backward`` has left it."""
+        held, version = self._last.get(id(grad), (None, 0))
+        return held is not None and held() is grad and grad._version == version
 
     def end(self, parameters: Iterable[nn.Parameter]) -> None:
         """Gradients are as ``after_backward`` leaves them."""
-        self._penalised, self._last = None, _gradients(parameters)
+        grads = _gradients(parameters)
+        # Not kept alive, so that loops may free them.
+        held = zip(map(weakref.ref, grads), map(_version, grads), strict=True)
+        self._penalised, self._last = None, dict(zip(map(id, grads), held, strict=True))
 
     def forget(self) -> None:
         self._penalised = None
@@ -66,28 +77,22 @@ class Step:
 
 
 class _Gradient(NamedTuple):
-    """A gradient, which is not kept alive, at some moment."""
+    """A gradient, which is not kept alive, of a penalised loss."""
 
     parameter: nn.Parameter
     held: weakref.ref[Tensor]
-    version: int
     value: int  # the version of the parameter
-
-    def unchanged(self) -> bool:
-        grad = self.parameter.grad
-        return grad is not None and self.held() is grad and grad._version == self.version
 
     def of_this_step(self) -> bool:
         grad = self.parameter.grad
         return grad is not None and self.held() is grad and self.parameter._version == self.value
 
 
-def _gradients(parameters: Iterable[nn.Parameter]) -> list[_Gradient]:
-    return [
-        _Gradient(p, weakref.ref(p.grad), p.grad._version, p._version)
-        for p in parameters
-        if p.grad is not None
-    ]
+_version: Callable[[Tensor], int] = attrgetter("_version")
+
+
+def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [grad for p in parameters if (grad := p.grad) is not None]
 
 
 def trains(loss: Tensor, where: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from operator import attrgetter, is_
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,15 @@ from torch.nn.parameter import is_lazy
 from ..ops import _check
 
 Table: TypeAlias = "dict[str, Tensor]"
+
+
+class Group(NamedTuple):
+    """Trainable parameters that an op takes at once, and what is kept of them: lists of one
+    order."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+    kept: dict[str, list[Tensor]]  # by table
 
 
 class ParameterTables:
@@ -25,6 +35,8 @@ class ParameterTables:
 
     def __init__(self, network: nn.Module, zeros: Sequence[str], where: str) -> None:
         self._network = network
+        self._seen: _Seen | None = None  # of `_groups`
+        self._groups: list[Group] = []
         self._tables: dict[str, Table] = {name: {} for name in ("anchors", *zeros)}
         for name, parameter in network.named_parameters():
             if is_lazy(parameter):
@@ -43,14 +55,33 @@ class ParameterTables:
 
     def replace(self, **tables: Table) -> None:
         self._tables.update(tables)
+        self._seen = None
 
-    def fit(self, where: str) -> dict[str, nn.Parameter]:
+    def fit(self, where: str) -> list[Group]:
         """Makes the tables fit the network as it is, and returns its trainable parameters.
 
         Raises:
             RuntimeError: a parameter is gone, or has another shape; nothing has changed.
         """
-        now, anchors = dict(self._network.named_parameters()), self._tables["anchors"]
+        if self._seen is None or not self._seen.is_now():
+            self._seen = None
+            parameters = dict(self._network.named_parameters())
+            self._fit_to(parameters, where)
+            trainable = {name: p for name, p in parameters.items() if p.requires_grad}
+            self._groups = [
+                Group(
+                    names,
+                    [trainable[name] for name in names],
+                    {key: [table[name] for name in names] for key, table in self._tables.items()},
+                )
+                for names in grouped(trainable)
+            ]
+            self._seen = _Seen(self._network)
+        return self._groups
+
+    @torch.inference_mode(False)
+    def _fit_to(self, now: Mapping[str, nn.Parameter], where: str) -> None:
+        anchors = self._tables["anchors"]
         for name in anchors:
             if name not in now:
                 raise RuntimeError(
@@ -62,7 +93,6 @@ class ParameterTables:
         for name, parameter in now.items():
             if name in anchors or parameter.requires_grad:
                 self._follow(name, parameter.detach())
-        return {name: p for name, p in now.items() if p.requires_grad}
 
     def _follow(self, name: str, value: Tensor) -> None:
         dtype, held = _check.compute_dtype(value), self._tables["anchors"].get(name)
@@ -105,7 +135,46 @@ class ParameterTables:
             if parameter.requires_grad and name not in made["anchors"]:
                 for key, table in made.items():
                     table[name] = _extended(None, parameter.detach(), key)
-        self._tables = made
+        self._tables, self._seen = made, None
+
+
+def grouped(parameters: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """Names of those that an op takes at once: on one device, and in float64 or in none."""
+    groups: dict[tuple[torch.device, bool], list[str]] = {}
+    for name, p in parameters.items():
+        groups.setdefault((p.device, p.dtype == torch.float64), []).append(name)
+    yield from groups.values()
+
+
+class _Seen:
+    """A network at some moment: which modules and parameters it has under which names, and what
+    the parameters are like. To look at it again takes a fraction of ``named_parameters()``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._modules = list(network.modules())
+        self._parameters = list(network.parameters())
+        self._held, self._forms = self._now()
+
+    def is_now(self) -> bool:
+        held, forms = self._now()
+        # Objects are compared: == of parameters is one of their values.
+        same = len(held) == len(self._held) and all(map(is_, held, self._held))
+        return same and forms == self._forms
+
+    def _now(self) -> tuple[list[object], list[object]]:
+        # Modules that hold what they held, from the root on, are all modules that there are.
+        held: list[object] = []
+        for module in self._modules:
+            held.append(module)
+            for part in (module._parameters, module._modules):
+                if part:
+                    held += part.keys()
+                    held += part.values()
+        # A parameter may be given other values by its `data`.
+        return held, list(map(_form, self._parameters))
+
+
+_form = attrgetter("requires_grad", "dtype", "device", "shape")
 
 
 def _tensors(table: object, key: str) -> Iterator[tuple[str, Tensor]]:

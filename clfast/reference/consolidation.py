@@ -87,10 +87,17 @@ def add_penalty_gradients_(
 
 
 def path_integral_(
-    omegas: Sequence[Tensor], grads: Sequence[Tensor], deltas: Sequence[Tensor]
+    omegas: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    *,
+    before: Sequence[Tensor] | None = None,
 ) -> None:
     """SI, Eq. 3: omega -= g delta, which is nothing where delta = 0."""
     with torch.no_grad():
+        if before is not None:
+            moved = zip(deltas, before, strict=True)
+            deltas = [_widened(after) - _widened(start) for after, start in moved]
         for omega, g, delta in zip(omegas, grads, deltas, strict=True):
             brought = (_widened(g) * _widened(delta)).masked_fill(delta == 0, 0)
             omega.copy_(_widened(omega) - brought)

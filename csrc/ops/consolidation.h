@@ -1,6 +1,7 @@
 // What every device checks and prepares for the consolidation ops.
 #pragma once
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "../kernels/common/gradient_lists.h"
@@ -130,13 +131,15 @@ void add_penalty_gradients_(std::vector<Tensor> grads, std::vector<Tensor> param
 struct PathInputs {
   ScalarType dtype;
   std::vector<Tensor> omegas, grads, deltas;
+  std::vector<Tensor> before;  // empty where deltas are given as they are
 
   template <class T>
   std::vector<PathTensor<T>> tensors() const {
     std::vector<PathTensor<T>> found;
     for (size_t i = 0; i < omegas.size(); ++i) {
       found.push_back({omegas[i].mutable_data_ptr<T>(), grads[i].const_data_ptr<T>(),
-                       deltas[i].const_data_ptr<T>()});
+                       deltas[i].const_data_ptr<T>(),
+                       before.empty() ? nullptr : before[i].const_data_ptr<T>()});
     }
     return found;
   }
@@ -146,13 +149,17 @@ using PathIntegral = void(const char*, const PathInputs&);
 
 template <PathIntegral* path_integral>
 void path_integral_(std::vector<Tensor> omegas, std::vector<Tensor> grads,
-                    std::vector<Tensor> deltas) {
+                    std::vector<Tensor> deltas, std::optional<std::vector<Tensor>> before) {
   const char* op = "path_integral_";
   check_lists(op, {"omegas", omegas}, {{"grads", grads}, {"deltas", deltas}});
+  if (before.has_value()) check_lists(op, {"omegas", omegas}, {{"before", *before}});
   check_not_expanded(op, {"omegas", omegas});
-  PathInputs in{compute_dtype(omegas[0]), omegas, grads, deltas};
+  PathInputs in{compute_dtype(omegas[0]), omegas, grads, deltas,
+                before.value_or(std::vector<Tensor>{})};
   for (size_t i = 0; i < omegas.size(); ++i) {
-    align(in.dtype, {&in.omegas[i], &in.grads[i], &in.deltas[i]});
+    std::vector<Tensor*> tensors = {&in.omegas[i], &in.grads[i], &in.deltas[i]};
+    if (before.has_value()) tensors.push_back(&in.before[i]);
+    align(in.dtype, tensors);
   }
   path_integral(op, in);
   write_back(omegas, in.omegas);

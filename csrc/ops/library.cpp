@@ -62,7 +62,9 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   m.def(
       "add_penalty_gradients_(Tensor(a!)[] grads, Tensor[] params, Tensor[] anchors, "
       "Tensor[] importances, float strength) -> ()");
-  m.def("path_integral_(Tensor(a!)[] omegas, Tensor[] grads, Tensor[] deltas) -> ()");
+  m.def(
+      "path_integral_(Tensor(a!)[] omegas, Tensor[] grads, Tensor[] deltas, Tensor[]? before) "
+      "-> ()");
 
   // masks; what is reserved is bool, or packed by pack_mask
   m.def("masked_weight(Tensor weight, Tensor embedding, float scale, float? max_scale) -> Tensor");

@@ -50,10 +50,11 @@ class PathTensors : public TensorLists<T> {
   using TensorLists<T>::TensorLists;
 
   std::vector<PathTensor<T>> of(const std::vector<T*>& omegas) {
-    const std::vector<T*> grads = this->list("grads"), deltas = this->list("deltas");
+    const std::vector<T*> grads = this->list("grads"), after = this->list("after");
+    const std::vector<T*> before = this->list("before");
     std::vector<PathTensor<T>> tensors;
     for (int64_t i = 0; i < this->tensors(); ++i) {
-      tensors.push_back({omegas[i], grads[i], deltas[i]});
+      tensors.push_back({omegas[i], grads[i], after[i], before[i]});
     }
     return tensors;
   }

@@ -120,7 +120,8 @@ class PathIntegral:
 
     omegas: Array  # [P]
     grads: Array  # [P]
-    deltas: Array  # [P]
+    after: Array  # [P]
+    before: Array | None  # [P]; None: zeros
     ends: Array  # [tensors]
 
     def outputs(self) -> Shapes:
@@ -128,16 +129,25 @@ class PathIntegral:
 
     def oracle(self) -> list[Array]:
         omega = tensor(self.omegas).clone()
-        reference.consolidation.path_integral_([omega], [tensor(self.grads)], [tensor(self.deltas)])
+        deltas = self.after if self.before is None else self.after - self.before
+        reference.consolidation.path_integral_([omega], [tensor(self.grads)], [tensor(deltas)])
         return [omega.numpy()]
 
 
-def path_integral(sizes: Sequence[int], dtype: str, rng: np.random.Generator) -> PathIntegral:
-    """With gradients of inf and NaN, some of them where nothing moves."""
-    omegas, grads, deltas = rng.standard_normal((3, sum(sizes))).astype(dtype)
-    grads[::7], deltas[::7] = np.inf, 0
+def path_integrals(
+    sizes: Sequence[int], dtype: str, rng: np.random.Generator
+) -> list[PathIntegral]:
+    """Of deltas, and of parameters before and after a step; with gradients of inf and NaN, some of
+    them where nothing moves."""
+    omegas, grads, after, before = rng.standard_normal((4, sum(sizes))).astype(dtype)
+    grads[::7] = np.inf
     grads[3::11] = np.nan
-    return PathIntegral(omegas, grads, deltas, np.cumsum(sizes))
+    made = []
+    for start in (None, before):
+        end = after.copy()
+        end[::7] = 0 if start is None else start[::7]
+        made.append(PathIntegral(omegas, grads, end, start, np.cumsum(sizes)))
+    return made
 
 
 def penalties(sizes: Sequence[int], dtype: str, rng: np.random.Generator) -> list[Penalty]:

@@ -68,3 +68,11 @@ def add_penalty_gradients(s: Sizes, dtype: torch.dtype, rng: torch.Generator) ->
 
 def path_integral(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
     return tuple(_gradients(s, dtype, rng) for _ in range(3)), {}
+
+
+def path_integral_of_a_step(s: Sizes, dtype: torch.dtype, rng: torch.Generator) -> Any:
+    """Some of what there is has not moved."""
+    lists, _ = path_integral(s, dtype, rng)
+    before = _gradients(s, dtype, rng)
+    before[0] = lists[2][0].clone()
+    return lists, {"before": before}

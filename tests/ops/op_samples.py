@@ -236,6 +236,11 @@ CASES = [
     OpCase("quadratic_penalty", consolidation_samples.quadratic_penalty),
     OpCase("add_penalty_gradients_", consolidation_samples.add_penalty_gradients, in_place=True),
     OpCase("path_integral_", consolidation_samples.path_integral, in_place=True),
+    OpCase(
+        *("path_integral_", consolidation_samples.path_integral_of_a_step),
+        in_place=True,
+        variant="of a step",
+    ),
     OpCase("masked_weight", mask_samples.masked_weight, differentiable_in=2),
     OpCase("masked_weight", mask_samples.masked_by_units, differentiable_in=2, variant="units"),
     OpCase("mask_sparsity", mask_samples.mask_sparsity),

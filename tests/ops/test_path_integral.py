@@ -37,6 +37,33 @@ def test_by_hand(dtype: torch.dtype, simd_level: str, rng: torch.Generator) -> N
     torch.testing.assert_close([w.double() for w in lists[0]], wanted, rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, float64], ids=str)
+def test_of_parameters_before_and_after(
+    dtype: torch.dtype, simd_level: str, rng: torch.Generator
+) -> None:
+    """With the bits of the differences, and the parameters are left."""
+    omegas, grads, after, before = (
+        [torch.randn(n, generator=rng, dtype=dtype) for n in SIZES] for _ in range(4)
+    )
+    wanted = [w.clone() for w in omegas]
+    ops.path_integral_(wanted, grads, [a - b for a, b in zip(after, before, strict=True)])
+    kept = [t.clone() for t in (*after, *before)]
+    ops.path_integral_(omegas, grads, after, before=before)
+    torch.testing.assert_close(omegas, wanted, rtol=0, atol=0)
+    assert all(torch.equal(t, k) for t, k in zip((*after, *before), kept, strict=True))
+
+
+@backends
+def test_parameters_in_sixteen_bits_before_and_after(backend: str) -> None:
+    """Their difference is formed in float32."""
+    after = torch.tensor([1.0078125, -3.0], dtype=torch.bfloat16)
+    omega, before = torch.zeros(2), torch.tensor([1.0001, -3.0])
+    with clfast.backend(backend):
+        ops.path_integral_([omega], [torch.tensor([2.0, math.nan])], [after], before=[before])
+    wanted = torch.tensor([-2.0 * (1.0078125 - 1.0001), 0.0])
+    torch.testing.assert_close(omega, wanted, rtol=1e-4, atol=0)
+
+
 @backends
 def test_a_descent_adds_up_to_what_the_loss_fell_by(backend: str) -> None:
     """Small steps on a quadratic: the sum over parameters is the loss before less after."""

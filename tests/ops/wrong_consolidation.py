@@ -123,6 +123,29 @@ for _op, (_first, *_others) in _LISTS.items():
             (_op, f"{_name}[0]", "dense", entry(_at, 0, Tensor.to_sparse)),
         ]
 
+
+def _before(index: int, change: Callable[[Tensor], Any]) -> Change:
+    """A change of one tensor of such a list as the op may have."""
+
+    def apply(args: list[Any], kwargs: dict[str, Any]) -> None:
+        kwargs["before"] = [change(t) if i == index else t for i, t in enumerate(args[2])]
+
+    return apply
+
+
+_op = "path_integral_"
+WRONG += [
+    (_op, "before must hold 7 tensors, as omegas does, got 0", put("before", [])),
+    (_op, "before[5] must have shape [7, 37], as omegas[5] has, got", _before(5, Tensor.t)),
+    (_op, "before[1] is torch.float64 but omegas[0]", _before(1, Tensor.double)),
+    (_op, "before[4] must be float16, bfloat16", _before(4, Tensor.bool)),
+]
+WRONG_KINDS += [
+    (_op, "before", "a list of tensors", put("before", 3)),
+    (_op, "before[2]", "a tensor", _before(2, lambda _: None)),
+    (_op, "before[0]", "dense", _before(0, Tensor.to_sparse)),
+]
+
 _op = "add_penalty_gradients_"
 WRONG += [
     (_op, "grads[0] must not be expanded", entry(0, 0, lambda t: t[:1].expand_as(t))),

@@ -187,6 +187,82 @@ def test_new_modules_are_free_at_first(name: str) -> None:
     assert pulled(plugin, model)["3.weight"].any()
 
 
+def _grown_in_place(model: nn.Module) -> None:
+    assert isinstance(model, nn.Sequential)
+    for p in model[2].parameters():
+        p.data = torch.cat([p.data, torch.ones_like(p.data[:2])])
+
+
+def _in_other_values(model: nn.Module) -> None:
+    """The same objects, wherever the plugin has pointed to."""
+    for p in model.parameters():
+        p.data = p.data.clone()
+
+
+def _other_objects(model: nn.Module) -> None:
+    assert isinstance(model, nn.Sequential)
+    model[0].weight = nn.Parameter(model[0].weight.detach().clone())
+
+
+def _swapped(model: nn.Module) -> None:
+    """Modules keep their parameters and have other names."""
+    assert isinstance(model, nn.Sequential)
+    model[0], model[2] = model[2], model[0]
+
+
+@every_plugin
+@pytest.mark.parametrize(
+    "change", [_grown_in_place, _in_other_values, _other_objects, _swapped, nn.Module.float]
+)
+def test_a_plugin_sees_what_one_that_is_made_anew_sees(name: str, change: Any) -> None:
+    """Whatever it has held from step to step."""
+    first, _ = tasks(2)
+    found = []
+    for anew in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).to(float64)
+        plugin: Any = PLUGINS[name](model)
+        train(plugin, model, first, 0.05)
+        plugin.on_task_end(first)
+        for step in range(3):
+            if step == 1:
+                change(model)
+            if anew:
+                state, plugin = plugin.state_dict(), PLUGINS[name](model)
+                plugin.load_state_dict(state)
+            for i, p in enumerate(model.parameters()):
+                p.grad = torch.full_like(p, 0.1 * i + step)
+            plugin.after_backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    assert p.grad is not None
+                    p -= 0.01 * p.grad
+            plugin.after_step()
+        found.append((parameters(model), plugin.state_dict()))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@every_plugin
+def test_steps_in_inference_mode(name: str) -> None:
+    """What a plugin makes there can be trained with later."""
+    model = network()
+    plugin: Any = PLUGINS[name](model)
+    (batches,) = tasks(1)
+    train(plugin, model, batches, 0.05)
+    plugin.on_task_end(batches)
+    assert isinstance(model, nn.Sequential)
+    model.zero_grad()
+    (model[0].weight ** 2).sum().backward()
+    model.append(nn.Linear(4, 4).to(float64))
+    with torch.inference_mode():
+        plugin.after_backward()
+        plugin.after_step()
+    train(plugin, model, batches, 0.05)
+    plugin.on_task_end(batches)
+    assert not any(t.is_inference() for t in plugin.state_dict()["importances"].values())
+    assert not any(p.grad is None or p.grad.is_inference() for p in model.parameters())
+
+
 @every_plugin
 def test_a_state_continues_bit_for_bit(name: str, tmp_path: Any) -> None:
     """In the middle of a task."""

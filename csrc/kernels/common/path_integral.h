@@ -6,7 +6,7 @@ namespace clfast {
 template <class T>
 struct PathTensor {
   T* omega;  // omega -= grad * delta where delta is not 0, whatever the gradient is there
-  const T *grad, *delta;
+  const T *grad, *after, *before;  // delta = after - before; no before: zeros
 };
 
 }  // namespace clfast

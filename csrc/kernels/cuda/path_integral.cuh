@@ -10,7 +10,7 @@ __global__ void __launch_bounds__(kThreads)
     path_integral_kernel(ListTable<PathTensor<T>> table, int64_t elements) {
   for_elements(table, elements, [&](int64_t at, int64_t i) {
     const PathTensor<T>& tensor = table.of[at];
-    const T delta = tensor.delta[i];
+    const T delta = tensor.before == nullptr ? tensor.after[i] : tensor.after[i] - tensor.before[i];
     if (delta != T(0)) tensor.omega[i] -= tensor.grad[i] * delta;
   });
 }
