@@ -46,15 +46,21 @@ def per_sample(op: str, model: nn.Module, inputs: Tensor) -> Iterator[PerSample]
 
 @contextmanager
 def _buffers_kept(network: nn.Module) -> Iterator[None]:
-    """Runs have copies of the buffers; what checkpoints run again in a backward pass has not."""
-    saved = [(buffer, buffer._version, buffer.clone()) for buffer in network.buffers()]
+    """Runs have copies of the buffers; what checkpoints run again in a backward pass has not, nor
+    do they have copies of embeddings, which shorten their rows where there is a ``max_norm``."""
+    embeddings = (nn.Embedding, nn.EmbeddingBag)
+    changing = [
+        *network.buffers(),
+        *(m.weight for m in network.modules() if isinstance(m, embeddings) and m.max_norm),
+    ]
+    saved = [(each, each._version, each.detach().clone()) for each in changing]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, version, values in saved:
-                if buffer._version != version:
-                    buffer.copy_(values)
+            for each, version, values in saved:
+                if each._version != version:
+                    each.copy_(values)
 
 
 class PerSample:

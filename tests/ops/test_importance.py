@@ -316,6 +316,20 @@ def test_token_embeddings(rng: torch.Generator) -> None:
     _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
 
 
+def test_embeddings_that_are_shortened_stay(rng: torch.Generator) -> None:
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Embedding(9, 4, max_norm=0.5), nn.Flatten(), nn.Linear(12, 3))
+
+    model = _made(made)
+    before = copy.deepcopy(model.state_dict())
+    x, y = torch.randint(9, (5, 3), generator=rng), torch.arange(5) % 3
+    found = ops.per_sample_fisher(model, x, y)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    _assert_near(found, _fisher(model, x, y), 1e-12)
+    model(x)
+    assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
+
+
 # --- wrong use ------------------------------------------------------------------------------------
 
 

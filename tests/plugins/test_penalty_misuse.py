@@ -244,6 +244,7 @@ def _without(table: str, name: str) -> Callable[[Any], Any]:
         (lambda s: {**s, "more": 1}, ValueError, "state_dict must have the parts"),
         (lambda s: {**s, "tasks": -1}, ValueError, r"state_dict\['tasks'\] must be at least 0"),
         (lambda s: {**s, "anchors": 3}, ValueError, "anchors must be a mapping, got int"),
+        (lambda s: {**s, "anchors": {}}, ValueError, "anchors is empty, although 1 tasks have"),
         (
             lambda s: {**s, "anchors": {**s["anchors"], "9.bias": torch.ones(2)}},
             ValueError,
