@@ -190,7 +190,7 @@ def _add_penalty_gradients(given: Empty) -> Arguments:
 
 def _path_integral(given: Empty) -> Arguments:
     lists = ([given.images], [given.images], [given.images])
-    return Arguments(lists, {}, lists)
+    return Arguments(lists, {}, (*lists, None))
 
 
 def _layer(given: Empty) -> tuple[Tensor, Tensor]:

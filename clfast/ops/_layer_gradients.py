@@ -13,6 +13,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import torch
@@ -156,10 +157,14 @@ def recorded(
     """
     known = {name: module for name, module in network.named_modules() if _follows(module)}
     calls: dict[str, list[LayerCall | None]] = defaultdict(list)
+    thread = get_ident()
 
     def record(name: str, named: Mapping[str, str]) -> Callable[..., None]:
-        def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            fits = len(args) == 1 and not kwargs and _fit(layer, args[0], output, len(x))
+        def hook(layer: nn.Module, args: Any, output: Any) -> None:
+            if get_ident() != thread:  # which may run the same network
+                return
+            # Keywords are not among them; these layers take one argument.
+            fits = len(args) == 1 and _fit(layer, args[0], output, len(x))
             calls[name].append(
                 LayerCall(layer, named, args[0].detach(), output.shape, _edge(output))
                 if fits
@@ -177,7 +182,7 @@ def recorded(
         if names.issuperset(named.values()):  # else it shares them, under other names
             # Before other hooks, which may replace what the layer gave.
             hook = record(name, named)
-            handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
+            handles.append(module.register_forward_hook(hook, prepend=True))
     try:
         outputs = called(network, buffers, x)
     finally:

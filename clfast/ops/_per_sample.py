@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
@@ -20,6 +21,9 @@ from ._layer_gradients import LayerCall, Measure, called, graph_of, recorded
 Objective: TypeAlias = "Callable[..., Tensor]"
 """(what the network gives [B, ...], constants [B, ...] ...) -> [B], of each sample alone."""
 
+# Of threads: a call gives a network other parameters for a while (`functional_call`).
+_turns = threading.RLock()
+
 _ROOM = 2**23  # elements of the gradients by samples that are there at once
 
 
@@ -33,6 +37,7 @@ def per_sample(op: str, model: nn.Module, inputs: Tensor) -> Iterator[PerSample]
         )
     network = unwrapped(model)
     with ExitStack() as stack:
+        stack.enter_context(_turns)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(inputs.device.type, enabled=False))
@@ -174,9 +179,9 @@ class PerSample:
                 gradients: dict[str, Tensor] = each(own, *samples)
                 return gradients
             except RuntimeError as error:
-                if type(error) is not RuntimeError:
+                if type(error) not in (RuntimeError, NotImplementedError):
                     raise  # of the machine: memory that is out
-            # It cannot do branches by values, nor some of torch's recurrent layers.
+            # It cannot do branches by values, sparse gradients, some of torch's recurrent layers.
             self._maps = False
         leaves = {name: p.requires_grad_() for name, p in own.items()}
         found = []
@@ -188,7 +193,8 @@ class PerSample:
                     slopes = torch.autograd.grad(
                         result, list(leaves.values()), materialize_grads=True
                     )
-                    found.append(dict(zip(leaves, slopes, strict=True)))
+                    dense = (slope.to_dense() if slope.is_sparse else slope for slope in slopes)
+                    found.append(dict(zip(leaves, dense, strict=True)))
         except RuntimeError as error:
             if type(error) is not RuntimeError:
                 raise

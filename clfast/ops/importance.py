@@ -50,6 +50,9 @@ def per_sample_fisher(
     first and the last: a model in which only others are influenced, or by less than sqrt(eps) of
     the largest output (a hundredth in float32 on CUDA), is taken for one in which none is.
 
+    Hooks on parameters, which change their gradients in a loop, are not called. Threads take turns;
+    while the call lasts none may run the model for another purpose.
+
     Nothing of the model changes: no parameter, gradient, buffer, mode. The graph of the whole batch
     is held, so pass what fits and average over batches, weighted by their sizes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ..memory import ReplayBuffer
 from ..ops import mir_scores
 from .base import check_loss
 from .rehearsal import BufferPlugin
-from .step import trains
+from .step import check_loss_of, trains
 
 
 class _Replay(BufferPlugin):
@@ -60,18 +61,21 @@ class ER(_Replay):
         ...     er.on_task_end(loader)
     """
 
+    _DENSE: ClassVar[bool] = False
+
     def before_backward(self, loss: Tensor) -> Tensor:
         """The loss with that of past samples.
 
         Raises:
             TypeError, ValueError: ``loss`` is no tensor of one number; the model cannot take the
                 stored samples. Running statistics and draws are as before.
-            RuntimeError: ``loss`` does not require grad.
+            RuntimeError: ``loss`` does not require grad, or is of another model.
         """
         where = f"{type(self).__name__}.before_backward"
         check_loss(loss, where)
         if not self._has_past() or not trains(loss, where):
             return loss
+        check_loss_of(loss, self._trainable(), where)
         with self._whole():
             samples = self._past(self.replay)
             self.loss = None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
@@ -22,6 +22,16 @@ def all_finite(gradients: Iterable[Tensor]) -> bool:
     else:
         finite = bool(get_total_norm(dense).isfinite())
     return finite or all(bool(g.isfinite().all()) for g in dense)
+
+
+def check_dense(parameters: Iterable[nn.Parameter], where: str) -> None:
+    """RuntimeError for a gradient that is sparse."""
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            raise RuntimeError(
+                f"{where}: a parameter {list(parameter.shape)} of model has a sparse gradient, "
+                "which this plugin cannot change; make the embedding with sparse=False"
+            )
 
 
 def averaged(

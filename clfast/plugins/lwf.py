@@ -43,7 +43,7 @@ class LwF(Plugin):
     ``before_backward``. The teacher runs under the autocast that the call is under.
 
     * ``torch.compile``, DistributedDataParallel: pass the model that the loop calls. The one inside
-      of a compiled model does, too, unless it is compiled with ``fullgraph=True``.
+      of a compiled model does, too, unless it is compiled with ``fullgraph=True``, or has run.
     * Heads may grow: the teacher has the outputs that the network had, and the first of the
       student's are compared to them.
     * A deep copy of the model, a pickled one included, has no hook that does anything; a copy of

@@ -22,8 +22,9 @@ from .base import (
     generator_state,
     own_pass,
 )
+from .gradients import check_dense
 from .processes import together
-from .step import Step, trains
+from .step import Step, check_loss_of, trains
 from .tables import Group, ParameterTables, Table
 
 
@@ -60,7 +61,7 @@ class QuadraticPlugin(Plugin):
     _TABLES: ClassVar[tuple[str, ...]] = ()  # beside anchors and importances
     _FACTOR: ClassVar[float] = 1.0  # of strength
     _generator: torch.Generator | None = None  # of draws when a task ends
-    _SIGNED: ClassVar[bool] = False  # whether importances may be negative
+    _NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("importances",)  # tables
 
     @torch.inference_mode(False)
     def __init__(self, model: nn.Module, strength: float) -> None:
@@ -85,11 +86,16 @@ class QuadraticPlugin(Plugin):
         return value
 
     def before_backward(self, loss: Tensor) -> Tensor:
-        """The loss with the penalty."""
+        """The loss with the penalty.
+
+        Raises:
+            RuntimeError: the loss does not require grad, or is of another model.
+        """
         where = f"{type(self).__name__}.before_backward"
         check_loss(loss, where)
         if not self.tasks or not trains(loss, where):
             return loss
+        check_loss_of(loss, self._network.parameters(), where)
         with torch.enable_grad():
             penalised = loss + self.penalty()
         return self._step.watched(penalised, self._network.parameters())
@@ -107,6 +113,7 @@ class QuadraticPlugin(Plugin):
         groups = self._tables.fit(where)
         parameters = [p for group in groups for p in group.parameters]
         self._step.check_gradients(parameters, where)
+        check_dense(parameters, where)
         in_loss = self._step.in_loss()
         self._with_gradients(groups, scale, in_loss)
         if self.tasks and not in_loss:
@@ -191,8 +198,8 @@ class QuadraticPlugin(Plugin):
                 f"{where}: anchors is empty, although {tasks} tasks have ended; nothing was loaded"
             )
         try:
-            if not self._SIGNED:
-                _check_not_negative(state_dict["importances"])
+            for table in self._NOT_NEGATIVE:
+                _check_not_negative(state_dict[table], table)
             self._tables.load(state_dict)
         except ValueError as error:
             raise ValueError(f"{where}: {error}; nothing was loaded") from error
@@ -216,8 +223,8 @@ def _grads(parameters: list[nn.Parameter]) -> list[Tensor]:
     return [grad for p in parameters if (grad := p.grad) is not None]
 
 
-def _check_not_negative(importances: object) -> None:
-    tensors = importances.items() if isinstance(importances, Mapping) else ()
+def _check_not_negative(given: object, table: str) -> None:
+    tensors = given.items() if isinstance(given, Mapping) else ()
     for name, tensor in tensors:
         if isinstance(tensor, Tensor) and bool((tensor < 0).any()):
-            raise ValueError(f"importances of {name} are negative somewhere")
+            raise ValueError(f"{table} of {name} are negative somewhere")

@@ -26,7 +26,7 @@ from .base import (
     check_samples,
     own_pass,
 )
-from .gradients import all_finite, averaged
+from .gradients import all_finite, averaged, check_dense
 from .step import Step
 
 
@@ -61,6 +61,7 @@ class RehearsalPlugin(Plugin):
     """
 
     _PARTS: ClassVar[tuple[str, ...]]  # of `_own_state`
+    _DENSE: ClassVar[bool] = True  # whether sparse gradients are refused
 
     model: nn.Module
     """May be replaced between steps."""
@@ -91,6 +92,8 @@ class RehearsalPlugin(Plugin):
         scale = _arguments.real(scale, "scale", where, least=0, open_ends="(")
         trainable = self._trainable()
         self._step.check_gradients(trainable, where)
+        if self._DENSE:
+            check_dense(trainable, where)
         if not self._step.in_loss():
             weights = [weight for weight in trainable if weight.grad is not None]
             if self._has_past() and all_finite(w.grad for w in weights if w.grad is not None):
@@ -227,7 +230,10 @@ class RehearsalPlugin(Plugin):
         where = f"{type(self).__name__}.on_task_end"
         if self._stored != self.task and not self._others_stored():
             self._store_all(loader, where)
-        self.task += 1
+        self._begin(self.task + 1)
+
+    def _begin(self, task: int) -> None:
+        self.task = task
         self._step.forget()
 
     def _store_all(self, loader: Batches | None, where: str) -> None:
@@ -284,9 +290,9 @@ class RehearsalPlugin(Plugin):
             self._load_own_state(state_dict)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where}: {error}; nothing was loaded") from error
-        self.task, self._stored = task, stored
+        self._stored = stored
         self.loss = None
-        self._step.forget()
+        self._begin(task)
 
     @abstractmethod
     def _own_state(self) -> dict[str, Any]: ...
@@ -333,6 +339,7 @@ class BufferPlugin(RehearsalPlugin):
         if len(memory):
             self.task = int(memory.rows["task"].max()) + 1
         self.memory = memory
+        self._seen = memory.seen  # by the buffer, when the task began
         self.replay = _arguments.integer(replay, "replay", where, least=1)
         self.past_only = _arguments.boolean(past_only, "past_only", where)
         self.generator = _arguments.cpu_generator(generator, where)
@@ -358,11 +365,18 @@ class BufferPlugin(RehearsalPlugin):
 
         return put_all_back
 
+    def _begin(self, task: int) -> None:
+        super()._begin(task)
+        self._seen = self.memory.seen
+
     def _others_stored(self) -> bool:
         if not len(self.memory):
             return False
         _check_rows(self.memory, type(self).__name__)
-        return bool((self.memory.rows["task"] == self.task).any())
+        # A buffer need not have kept any; a state that was loaded in the middle of a task has not
+        # seen them come.
+        stored = bool((self.memory.rows["task"] == self.task).any())
+        return stored or self.memory.seen > self._seen
 
     def _place(self) -> torch.device:
         return self.memory.device

@@ -33,6 +33,7 @@ class RWalk(PathIntegral):
     """
 
     _TABLES: ClassVar[tuple[str, ...]] = ("omegas", "fishers", "scores")
+    _NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("importances", "fishers", "scores")
 
     def __init__(
         self,

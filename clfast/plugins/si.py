@@ -38,7 +38,7 @@ class SI(PathIntegral):
         ...     si.on_task_end()
     """
 
-    _SIGNED: ClassVar[bool] = True
+    _NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

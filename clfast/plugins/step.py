@@ -5,10 +5,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 
 class Step:
@@ -16,7 +17,7 @@ class Step:
     are new since its last ``after_backward``. A copy knows of no step."""
 
     def __init__(self) -> None:
-        self._penalised: list[_Gradient] | None = None
+        self._penalised: list[tuple[nn.Parameter, int]] | None = None  # with versions
         self._last: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # versions, by id
 
     def watched(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -24,9 +25,7 @@ class Step:
         held = list(parameters)
 
         def ended() -> None:
-            self._penalised = [
-                _Gradient(p, weakref.ref(p.grad), p._version) for p in held if p.grad is not None
-            ]
+            self._penalised = [(p, p._version) for p in held if p.grad is not None]
 
         def began(_: Tensor) -> None:
             # Gradients are there at the end of backward(); losses that are dropped have none.
@@ -37,10 +36,11 @@ class Step:
 
     def in_loss(self) -> bool:
         """Whether the gradients have what the plugin has added to a loss."""
-        # Else they are of a later step: loops set gradients to None, or have moved the parameters.
+        # Else they are of a later step, which parameters have moved before. Gradients may be other
+        # tensors by now: loops multiply them by masks, say.
         penalised = self._penalised
         return penalised is not None and (
-            not penalised or any(gradient.of_this_step() for gradient in penalised)
+            not penalised or any(p._version == version for p, version in penalised)
         )
 
     def check_gradients(self, parameters: Iterable[nn.Parameter], where: str) -> None:
@@ -76,23 +76,34 @@ class Step:
         return Step, ()
 
 
-class _Gradient(NamedTuple):
-    """A gradient, which is not kept alive, of a penalised loss."""
-
-    parameter: nn.Parameter
-    held: weakref.ref[Tensor]
-    value: int  # the version of the parameter
-
-    def of_this_step(self) -> bool:
-        grad = self.parameter.grad
-        return grad is not None and self.held() is grad and self.parameter._version == self.value
-
-
 _version: Callable[[Tensor], int] = attrgetter("_version")
 
 
 def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     return [grad for p in parameters if (grad := p.grad) is not None]
+
+
+def check_loss_of(loss: Tensor, parameters: Iterable[nn.Parameter], where: str) -> None:
+    """RuntimeError for a loss, with a graph, that is of other parameters than these."""
+    own, name = set(map(id, parameters)), where.partition(".")[0]
+    seen: set[Any] = set()
+    ahead: list[Any] = [loss.grad_fn]
+    hidden = loss.grad_fn is None
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if id(getattr(node, "variable", None)) in own:
+            return
+        # What a function of somebody's own uses need not be an argument of it.
+        hidden = hidden or isinstance(node, BackwardCFunction)
+        seen.add(node)
+        ahead += [following for following, _ in node.next_functions]
+    if not hidden:
+        raise RuntimeError(
+            f"{where}: loss depends on no parameter of the model that this {name} was made for; "
+            f"make a new {name} for the model that is trained"
+        )
 
 
 def trains(loss: Tensor, where: str) -> bool:

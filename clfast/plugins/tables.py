@@ -122,6 +122,11 @@ class ParameterTables:
                     raise ValueError(f"{key} has {name}, which is no parameter of model")
                 if name not in state["anchors"]:
                     raise ValueError(f"{key} has {name}, which anchors has not")
+                held = state["anchors"][name].shape
+                if tensor.shape != held:
+                    raise ValueError(
+                        f"{key} of {name} has shape {list(tensor.shape)}, its anchor {list(held)}"
+                    )
                 try:
                     _check_grown(tensor.shape, now[name], name, key)
                 except RuntimeError as error:

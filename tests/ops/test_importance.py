@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -328,6 +329,25 @@ def test_embeddings_that_are_shortened_stay(rng: torch.Generator) -> None:
     _assert_near(found, _fisher(model, x, y), 1e-12)
     model(x)
     assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
+
+
+def test_sparse_gradients(rng: torch.Generator) -> None:
+    layers = nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(12, 3)
+    model = _made(lambda: nn.Sequential(*layers))
+    x, y = torch.randint(9, (5, 3), generator=rng), torch.arange(5) % 3
+    dense = copy.deepcopy(model)
+    dense.get_submodule("0").sparse = False
+    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(dense, x, y), 1e-12)
+
+
+def test_networks_in_eval_mode_are_shared_by_threads(rng: torch.Generator) -> None:
+    model = _made(VECTORS["layer norm"]).eval()
+    x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
+    wanted = ops.per_sample_fisher(model, x, y)
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda _: ops.per_sample_fisher(model, x, y), range(40))
+        for each in found:
+            _assert_near(each, wanted, 1e-12)
 
 
 # --- wrong use ------------------------------------------------------------------------------------

@@ -141,6 +141,10 @@ def test_another_model_is_trained(name: str) -> None:
     message = "after_backward: no parameter of model has a gradient; call it after loss.backward"
     with pytest.raises(RuntimeError, match=f"^{kind_of(name)}.{message}"):
         plugin.after_backward()
+    loss = F.cross_entropy(other(tasks(1)[0][0][0]), tasks(1)[0][0][1])
+    message = "before_backward: loss depends on no parameter of the model that this .* was made for"
+    with pytest.raises(RuntimeError, match=f"^{kind_of(name)}.{message}"):
+        plugin.before_backward(loss)
 
 
 @every_plugin
@@ -255,7 +259,7 @@ def _without(table: str, name: str) -> Callable[[Any], Any]:
         (
             _changed("importances", "2.bias", lambda t: torch.ones(5)),
             ValueError,
-            r"importances: 2.bias has shape \[5\], but the parameter of model has \[4\]",
+            r"importances of 2.bias has shape \[5\], its anchor \[4\]",
         ),
         (
             _changed("importances", "0.bias", lambda t: t.long()),
@@ -282,6 +286,26 @@ def test_states(
     with pytest.raises(error, match=f"^{kind_of(name)}.load_state_dict: {message}"):
         plugin.load_state_dict(change(plugin.state_dict()))
     assert_as_before(plugin, kept)
+
+
+@pytest.mark.parametrize("table", ["fishers", "scores"])
+def test_what_rwalk_adds_up_is_not_negative(table: str) -> None:
+    _, plugin = trained("RWalk")
+    kept = state_of(plugin)
+    state = _changed(table, "0.bias", lambda t: -1 - t.abs())(plugin.state_dict())
+    with pytest.raises(ValueError, match=f"{table} of 0.bias are negative somewhere; nothing"):
+        plugin.load_state_dict(state)
+    assert_as_before(plugin, kept)
+
+
+@every_plugin
+def test_sparse_gradients(name: str) -> None:
+    model = nn.Sequential(nn.Embedding(9, 5, sparse=True), nn.Flatten(), nn.Linear(15, 4)).double()
+    plugin = PLUGINS[name](model)
+    model(torch.arange(6).view(2, 3)).sum().backward()
+    message = r"a parameter \[9, 5\] of model has a sparse gradient, .*sparse=False"
+    with pytest.raises(RuntimeError, match=f"^{kind_of(name)}.after_backward: {message}"):
+        plugin.after_backward()
 
 
 @every_plugin

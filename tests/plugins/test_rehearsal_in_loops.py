@@ -453,6 +453,23 @@ def test_plugins_of_one_buffer_store_a_task_once() -> None:
         assert [plugin.task for plugin in plugins] == [count, count]
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_buffer_need_not_have_kept_any_of_a_task(streams: bool) -> None:
+    model, memory = network(), ReplayBuffer(2)
+    plugins: list[Any] = [ER(model, memory), AGEM(model, memory)]
+    first, second, *_ = tasks()
+    for plugin in plugins:
+        plugin.on_task_end(100 * first)
+    seen = memory.seen
+    x, y = second[2]
+    if streams:
+        plugins[0].store(x, y)
+    for plugin in plugins:
+        plugin.on_task_end(None if streams else [(x, y)])
+    assert not (memory.rows["task"] == 1).any()
+    assert memory.seen == seen + len(y)
+
+
 def test_steps_that_were_not_taken_change_nothing() -> None:
     model, plugin = taught("AGEM")
     with_gradients(model)

@@ -108,6 +108,11 @@ def test_another_model_is_trained(name: str) -> None:
     with_gradients(other)
     with pytest.raises(RuntimeError, match=f"for the model that this {name} was made for"):
         plugin.after_backward()
+    if name == "ER":
+        x, y = tasks(3)[2][0]
+        message = "^ER.before_backward: loss depends on no parameter of the model that this ER was"
+        with pytest.raises(RuntimeError, match=message):
+            plugin.before_backward(nn.CrossEntropyLoss()(other(x), y))
 
 
 @every_plugin

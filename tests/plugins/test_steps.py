@@ -55,6 +55,18 @@ def test_a_step_without_after_backward_says_nothing_of_the_next(name: str, to_no
 
 
 @pytest.mark.parametrize("name", IN_LOSS)
+def test_gradients_that_a_loop_replaces_still_have_what_was_added(name: str) -> None:
+    model, plugin, x, y = begun(name)
+    plugin.before_backward(F.cross_entropy(model(x), y)).backward()
+    for p in model.parameters():
+        assert p.grad is not None
+        p.grad = p.grad * 0.5
+    before = rehearsal_cases.gradients(model)
+    plugin.after_backward()
+    assert rehearsal_cases.equal(before, rehearsal_cases.gradients(model))
+
+
+@pytest.mark.parametrize("name", IN_LOSS)
 def test_losses_that_are_dropped_say_nothing(name: str) -> None:
     model, plugin, x, y = begun(name)
     plugin.before_backward(F.cross_entropy(model(x), y))
