@@ -9,64 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from importance_networks import CONVOLUTIONS, VECTORS, SequenceFirst, norms
+from importance_oracle import Found, assert_near, fisher, made, mas
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import clfast
 from clfast import ops, reference
-
-float64 = torch.float64
-Found = dict[str, Tensor]
-
-
-def _loop(
-    model: nn.Module, x: Tensor, objective: Callable[[Tensor, int], Tensor], power: int
-) -> Found:
-    """By hand: a backward pass for each sample."""
-    model = copy.deepcopy(model).eval()
-    total: Found = {}
-    for n in range(len(x)):
-        model.zero_grad(set_to_none=True)
-        objective(model(x[n : n + 1]), n).backward()
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                grad = torch.zeros_like(p) if p.grad is None else p.grad
-                total[name] = total.get(name, 0) + grad.abs() ** power / len(x)
-    return total
-
-
-def _fisher(model: nn.Module, x: Tensor, y: Tensor) -> Found:
-    return _loop(model, x, lambda out, n: F.cross_entropy(out, y[n : n + 1]), 2)
-
-
-def _mas(model: nn.Module, x: Tensor) -> Found:
-    return _loop(model, x, lambda out, _: (out**2).sum(), 1)
-
-
-def _assert_near(found: Found, wanted: Found, tolerance: float) -> None:
-    """Of the largest entry of a tensor."""
-    assert list(found) == list(wanted)
-    for name, w in wanted.items():
-        assert found[name].shape == w.shape, name
-        error = (found[name].double() - w.double()).abs().max()
-        assert error <= tolerance * w.abs().max(), (name, float(error / w.abs().max()))
-        assert not found[name].requires_grad
-
-
-def _made(make: Callable[[], nn.Module], dtype: torch.dtype = float64) -> nn.Module:
-    torch.manual_seed(0)
-    return make().to(dtype)
 
 
 @pytest.mark.parametrize("name", VECTORS)
 def test_networks_on_vectors(name: str, rng: torch.Generator) -> None:
     x, y = torch.randn(7, 6, generator=rng).double(), torch.arange(7) % 3
-    model = _made(VECTORS[name])
+    model = made(VECTORS[name])
     found = ops.per_sample_fisher(model, x, y)
-    _assert_near(found, _fisher(model, x, y), 1e-12)
-    _assert_near(ops.mas_importance(model, x), _mas(model, x), 1e-12)
+    assert_near(found, fisher(model, x, y), 1e-12)
+    assert_near(ops.mas_importance(model, x), mas(model, x), 1e-12)
     assert any(bool(f.any()) for f in found.values())
 
 
@@ -82,16 +39,16 @@ def test_rows_that_influence_each_other_a_little(share: float, rng: torch.Genera
             return out
 
     x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
-    model = _made(Mixing)
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+    model = made(Mixing)
+    assert_near(ops.per_sample_fisher(model, x, y), fisher(model, x, y), 1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_rows_that_are_no_samples(count: int, rng: torch.Generator) -> None:
     """Six places before one, two and six samples."""
     x, y = torch.randn(count, 12, generator=rng).double(), torch.arange(count) % 3
-    model = _made(SequenceFirst)
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+    model = made(SequenceFirst)
+    assert_near(ops.per_sample_fisher(model, x, y), fisher(model, x, y), 1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -106,9 +63,9 @@ def test_convolutions(name: str, rng: torch.Generator) -> None:
             nn.Linear(32, 3),
         )  # fmt: skip
 
-    model = _made(make)
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
-    _assert_near(ops.mas_importance(model, x), _mas(model, x), 1e-12)
+    model = made(make)
+    assert_near(ops.per_sample_fisher(model, x, y), fisher(model, x, y), 1e-12)
+    assert_near(ops.mas_importance(model, x), mas(model, x), 1e-12)
 
 
 def test_a_residual_network_in_float32(
@@ -119,17 +76,17 @@ def test_a_residual_network_in_float32(
     torch.manual_seed(0)
     model = clfast.nn.resnet18(4, width=4)
     x, y = torch.randn(6, 3, 16, 16, generator=rng), torch.arange(6) % 4
-    wanted = _fisher(model.double(), x.double(), y)
+    wanted = fisher(model.double(), x.double(), y)
     found = ops.per_sample_fisher(model.float(), x, y)
     assert all(f.dtype == torch.float32 for f in found.values())
-    _assert_near(found, wanted, 2e-6)
+    assert_near(found, wanted, 2e-6)
 
 
 def test_a_perceptron_in_float32(rng: torch.Generator) -> None:
-    model = _made(lambda: nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 5)))
+    model = made(lambda: nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 5)))
     x, y = torch.randn(50, 30, generator=rng), torch.arange(50) % 5
-    wanted = _fisher(model, x.double(), y)
-    _assert_near(ops.per_sample_fisher(model.float(), x, y), wanted, 1e-6)
+    wanted = fisher(model, x.double(), y)
+    assert_near(ops.per_sample_fisher(model.float(), x, y), wanted, 1e-6)
 
 
 def test_more_samples_than_are_treated_at_once(
@@ -138,83 +95,83 @@ def test_more_samples_than_are_treated_at_once(
     monkeypatch.setattr("clfast.ops._layer_gradients._ROOM", {"cpu": 100})
     monkeypatch.setattr("clfast.ops._per_sample._ROOM", 100)
     x, y = torch.randn(7, 2, 6, 6, generator=rng).double(), torch.arange(7) % 3
-    model = _made(
+    model = made(
         lambda: nn.Sequential(
             nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(2), nn.Linear(16, 5), nn.Flatten(),
             nn.Linear(20, 3),
         )
     )  # fmt: skip
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+    assert_near(ops.per_sample_fisher(model, x, y), fisher(model, x, y), 1e-12)
 
 
 def test_frozen_parameters_have_no_entry(rng: torch.Generator) -> None:
-    model = _made(VECTORS["batch norm"])
+    model = made(VECTORS["batch norm"])
     x, y = torch.randn(7, 6, generator=rng).double(), torch.arange(7) % 3
     assert isinstance(model, nn.Sequential)
     model[0].requires_grad_(False)
     model[1].bias.requires_grad_(False)
     found = ops.per_sample_fisher(model, x, y)
     assert list(found) == ["1.weight", "3.weight", "3.bias"]
-    _assert_near(found, _fisher(model, x, y), 1e-12)
+    assert_near(found, fisher(model, x, y), 1e-12)
     assert ops.per_sample_fisher(model.requires_grad_(False), x, y) == {}
 
 
 @pytest.mark.parametrize("name", ["batch norm", "layer norm", "no running statistics"])
 def test_exact_is_the_mean_over_all_classes(name: str, rng: torch.Generator) -> None:
-    model = _made(VECTORS[name])
+    model = made(VECTORS[name])
     x = torch.randn(7, 6, generator=rng).double()
     found = ops.per_sample_fisher(model, x, "exact")
     weighted: Found = {}
     for n in range(7):
         p = model.eval()(x[n : n + 1]).softmax(1)[0].tolist()
         for c in range(3):
-            for key, of_one in _fisher(model, x[n : n + 1], torch.tensor([c])).items():
+            for key, of_one in fisher(model, x[n : n + 1], torch.tensor([c])).items():
                 weighted[key] = weighted.get(key, 0) + p[c] * of_one / 7
-    _assert_near(found, weighted, 1e-12)
+    assert_near(found, weighted, 1e-12)
 
 
 @pytest.mark.parametrize("name", ["batch norm", "no running statistics"])
 def test_labels_are_drawn_from_the_model(name: str, rng: torch.Generator) -> None:
-    model = _made(VECTORS[name])
+    model = made(VECTORS[name])
     x = torch.randn(1, 6, generator=rng).double().repeat(400, 1)
     p = model.eval()(x[:1]).softmax(1)
     drawn = torch.multinomial(p.repeat(400, 1), 1, generator=torch.Generator().manual_seed(3))[:, 0]
     generator = torch.Generator().manual_seed(3)
     found = ops.per_sample_fisher(model, x, "sample", generator=generator)
     shares = [float((drawn == c).double().mean()) for c in range(3)]
-    of_classes = [_fisher(model, x[:1], torch.tensor([c])) for c in range(3)]
+    of_classes = [fisher(model, x[:1], torch.tensor([c])) for c in range(3)]
     assert all(share > 0.02 for share in shares)
     wanted = {
         key: sum(s * f[key] for s, f in zip(shares, of_classes, strict=True)) for key in found
     }
-    _assert_near(found, wanted, 1e-10)
+    assert_near(found, wanted, 1e-10)
     torch.manual_seed(5)
     first = ops.per_sample_fisher(model, x, "sample")
     torch.manual_seed(5)
-    _assert_near(ops.per_sample_fisher(model, x, "sample"), first, 0)
+    assert_near(ops.per_sample_fisher(model, x, "sample"), first, 0)
 
 
 @pytest.mark.parametrize("targets", ["labels", "exact"])
 @pytest.mark.parametrize("name", ["batch norm", "shared", "places"])
 def test_equals_the_reference(name: str, targets: str, rng: torch.Generator) -> None:
-    model = _made(VECTORS[name])
+    model = made(VECTORS[name])
     x = torch.randn(5, 6, generator=rng).double()
     given: Any = torch.arange(5) % 3 if targets == "labels" else targets
     wanted = reference.consolidation.per_sample_fisher(model, x, given)
     for backend in ("compiled", "reference"):
         with clfast.backend(backend):
-            _assert_near(ops.per_sample_fisher(model, x, given), wanted, 1e-12)
-    _assert_near(
+            assert_near(ops.per_sample_fisher(model, x, given), wanted, 1e-12)
+    assert_near(
         ops.mas_importance(model, x), reference.consolidation.mas_importance(model, x), 1e-12
     )
 
 
 def test_samples_of_the_reference(rng: torch.Generator) -> None:
-    model = _made(VECTORS["linear"])
+    model = made(VECTORS["linear"])
     x = torch.randn(50, 6, generator=rng).double()
     seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
     wanted = reference.consolidation.per_sample_fisher(model, x, "sample", generator=seeds[0])
-    _assert_near(ops.per_sample_fisher(model, x, "sample", generator=seeds[1]), wanted, 1e-12)
+    assert_near(ops.per_sample_fisher(model, x, "sample", generator=seeds[1]), wanted, 1e-12)
 
 
 class _Counting(nn.Module):
@@ -237,7 +194,7 @@ class _Counting(nn.Module):
 def test_nothing_of_the_model_changes(
     make: Callable[[], nn.Module], training: bool, rng: torch.Generator
 ) -> None:
-    model = _made(make).train(training)
+    model = made(make).train(training)
     next(model.modules()).training = not training  # modes are those of modules
     x, y = torch.randn(7, 6, generator=rng).double(), torch.arange(7) % 3
     grads = [torch.rand_like(p) for p in model.parameters()]
@@ -263,39 +220,39 @@ def test_nothing_of_the_model_changes(
 
 
 def test_in_any_gradient_mode(rng: torch.Generator) -> None:
-    model = _made(VECTORS["layer norm"])
+    model = made(VECTORS["layer norm"])
     x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
-    wanted = _fisher(model, x, y)
+    wanted = fisher(model, x, y)
     with torch.no_grad():
-        _assert_near(ops.per_sample_fisher(model, x.requires_grad_(), y), wanted, 1e-12)
+        assert_near(ops.per_sample_fisher(model, x.requires_grad_(), y), wanted, 1e-12)
     x = x.detach()
     with torch.inference_mode():
-        _assert_near(ops.per_sample_fisher(model, x + 0, y + 0), wanted, 1e-12)
+        assert_near(ops.per_sample_fisher(model, x + 0, y + 0), wanted, 1e-12)
     with torch.autocast("cpu"):
-        _assert_near(ops.per_sample_fisher(model, x, y), wanted, 1e-12)
+        assert_near(ops.per_sample_fisher(model, x, y), wanted, 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["batch norm", "layer norm"])
 def test_sixteen_bits_give_float32(name: str, dtype: torch.dtype, rng: torch.Generator) -> None:
-    model = _made(VECTORS[name], dtype)
+    model = made(VECTORS[name], dtype)
     x, y = torch.randn(5, 6, generator=rng).to(dtype), torch.arange(5) % 3
     found = ops.per_sample_fisher(model, x, y)
     assert all(f.dtype == torch.float32 for f in found.values())
-    _assert_near(found, _fisher(model.double(), x.double(), y), 20 * torch.finfo(dtype).eps)
+    assert_near(found, fisher(model.double(), x.double(), y), 20 * torch.finfo(dtype).eps)
 
 
 # Dynamo's own, of torch 2.13.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_networks_run_as_they_are_written(rng: torch.Generator) -> None:
-    model = _made(VECTORS["layer norm"])
+    model = made(VECTORS["layer norm"])
     x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
-    wanted = _fisher(model, x, y)
+    wanted = fisher(model, x, y)
     compiled = torch.compile(model, backend="aot_eager")
     compiled(x)
-    _assert_near(ops.per_sample_fisher(compiled, x, y), wanted, 1e-12)
+    assert_near(ops.per_sample_fisher(compiled, x, y), wanted, 1e-12)
     model.compile(backend="aot_eager")
-    _assert_near(ops.per_sample_fisher(model, x, y), wanted, 1e-12)
+    assert_near(ops.per_sample_fisher(model, x, y), wanted, 1e-12)
     torch.compiler.reset()
 
 
@@ -312,191 +269,39 @@ def test_no_samples_have_no_importance() -> None:
 
 
 def test_token_embeddings(rng: torch.Generator) -> None:
-    model = _made(lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3)))
+    model = made(lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3)))
     x, y = torch.randint(9, (5, 3), generator=rng), torch.arange(5) % 3
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
+    assert_near(ops.per_sample_fisher(model, x, y), fisher(model, x, y), 1e-12)
 
 
 def test_embeddings_that_are_shortened_stay(rng: torch.Generator) -> None:
-    def made() -> nn.Module:
+    def network() -> nn.Module:
         return nn.Sequential(nn.Embedding(9, 4, max_norm=0.5), nn.Flatten(), nn.Linear(12, 3))
 
-    model = _made(made)
+    model = made(network)
     before = copy.deepcopy(model.state_dict())
     x, y = torch.randint(9, (5, 3), generator=rng), torch.arange(5) % 3
     found = ops.per_sample_fisher(model, x, y)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-    _assert_near(found, _fisher(model, x, y), 1e-12)
+    assert_near(found, fisher(model, x, y), 1e-12)
     model(x)
     assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
 
 
 def test_sparse_gradients(rng: torch.Generator) -> None:
     layers = nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(12, 3)
-    model = _made(lambda: nn.Sequential(*layers))
+    model = made(lambda: nn.Sequential(*layers))
     x, y = torch.randint(9, (5, 3), generator=rng), torch.arange(5) % 3
     dense = copy.deepcopy(model)
     dense.get_submodule("0").sparse = False
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(dense, x, y), 1e-12)
+    assert_near(ops.per_sample_fisher(model, x, y), fisher(dense, x, y), 1e-12)
 
 
 def test_networks_in_eval_mode_are_shared_by_threads(rng: torch.Generator) -> None:
-    model = _made(VECTORS["layer norm"]).eval()
+    model = made(VECTORS["layer norm"]).eval()
     x, y = torch.randn(5, 6, generator=rng).double(), torch.arange(5) % 3
     wanted = ops.per_sample_fisher(model, x, y)
     with ThreadPoolExecutor(4) as threads:
         found = threads.map(lambda _: ops.per_sample_fisher(model, x, y), range(40))
         for each in found:
-            _assert_near(each, wanted, 1e-12)
-
-
-# --- wrong use ------------------------------------------------------------------------------------
-
-
-def _nan_model() -> nn.Module:
-    model = nn.Linear(6, 3)
-    nn.init.constant_(model.bias, float("nan"))
-    return model
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"model": len}, TypeError, "model must be a nn.Module, got builtin_function_or_method"),
-        ({"inputs": [1.0]}, TypeError, "inputs must be a tensor, got list"),
-        ({"inputs": torch.ones(())}, RuntimeError, r"inputs must have shape \[N, ...\]"),
-        ({"inputs": torch.ones(2, 6, requires_grad=True)}, RuntimeError, "inputs requires grad"),
-        ({"targets": None}, TypeError, "targets must be a tensor, got NoneType"),
-        ({"targets": "true"}, ValueError, "targets must be one of sample, exact, got 'true'"),
-        ({"targets": torch.ones(2)}, RuntimeError, "targets must be of dtype torch.int64"),
-        ({"targets": torch.ones(3).long()}, RuntimeError, r"targets must have shape \[2\]"),
-        ({"targets": torch.tensor([0, 3])}, RuntimeError, r"targets holds \[3\], outside \[0, 3\)"),
-        ({"model": nn.Flatten(0)}, RuntimeError, "the model must return 2 rows"),
-        ({"model": nn.LSTM(6, 3)}, TypeError, "what the model returns must be a tensor, got tuple"),
-        ({"model": nn.Unflatten(1, (2, 3))}, RuntimeError, "logits of the model must be 2-D"),
-        ({"model": _nan_model()}, RuntimeError, "what the model returns holds NaN"),
-        ({"generator": 3}, TypeError, "generator must be a torch.Generator"),
-    ],
-)
-def test_wrong_use_of_the_fisher_information(
-    changes: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    given = {"model": nn.Linear(6, 3), "inputs": torch.ones(2, 6), "targets": torch.tensor([0, 2])}
-    with pytest.raises(error, match=f"clfast::per_sample_fisher: {message}"):
-        ops.per_sample_fisher(**{**given, **changes})
-
-
-class _Branching(nn.Module):
-    """By a value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(6))
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head((self.scale * x if float(x.sum()) > 0 else x).sin())
-        return out
-
-
-class _Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.GRU(2, 4, batch_first=True), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(self.body(x.view(-1, 3, 2))[0][:, -1])
-        return out
-
-
-@pytest.mark.parametrize("kind", [_Branching, _Recurrent])
-def test_what_vmap_cannot_run_is_run_for_every_sample(
-    kind: type[nn.Module], rng: torch.Generator
-) -> None:
-    model, x = _made(kind), torch.randn(5, 6, generator=rng).double()
-    x = x[x.sum(1) > 0] if kind is _Branching else x  # one branch for all, so that none is alone
-    x, y = x.repeat(2, 1), torch.arange(2 * len(x)) % 3
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
-
-
-class _Reentrant(nn.Module):
-    """With checkpoints that autograd.grad cannot go through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(checkpoint(self.body, x.requires_grad_(), use_reentrant=True))
-        return out
-
-
-def test_what_fails_on_single_samples_is_told_of() -> None:
-    x, y = torch.ones(2, 6), torch.tensor([0, 2])
-    with pytest.raises(RuntimeError, match=r"per_sample_fisher: the model fails .* by body.weight"):
-        ops.per_sample_fisher(_Reentrant(), x, y)
-
-
-class _Causal(nn.Module):
-    """The first sample is influenced by no other one, or the last is not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
-        self.reverse = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.body(x)
-        h = h.flip(0).cumsum(0).flip(0) if self.reverse else h.cumsum(0)
-        out: Tensor = self.head(h.tanh())
-        return out
-
-
-@pytest.mark.parametrize("reverse", [True, False])
-def test_samples_that_others_influence_in_one_direction(
-    reverse: bool, rng: torch.Generator
-) -> None:
-    model, x = _made(_Causal), torch.randn(5, 6, generator=rng).double()
-    assert isinstance(model, _Causal)
-    model.reverse = reverse
-    y = torch.arange(5) % 3
-    _assert_near(ops.per_sample_fisher(model, x, y), _fisher(model, x, y), 1e-12)
-
-
-class _Checkpointed(nn.Module):
-    """What it counts is counted again in the backward pass."""
-
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
-        self.register_buffer("count", torch.zeros(()))
-
-    def _part(self, x: Tensor) -> Tensor:
-        self.count.add_(1)
-        out: Tensor = self.body(x).tanh()
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(checkpoint(self._part, x, use_reentrant=False))
-        return out
-
-
-def test_what_a_backward_pass_counts_is_undone(rng: torch.Generator) -> None:
-    model, x = _made(_Checkpointed), torch.randn(5, 6, generator=rng).double()
-    assert isinstance(model, _Checkpointed)
-    y = torch.arange(5) % 3
-    found = ops.per_sample_fisher(model, x, y)
-    assert float(model.count) == 0
-    _assert_near(found, _fisher(model, x, y), 1e-12)
-
-
-def test_transforms_are_refused() -> None:
-    model = nn.Linear(6, 3)
-
-    def value(x: Tensor) -> Tensor:
-        return ops.mas_importance(model, x)["weight"].sum()
-
-    with pytest.raises(RuntimeError, match=r"mas_importance: .* transforms of torch.func"):
-        torch.vmap(value)(torch.ones(3, 2, 6))
+            assert_near(each, wanted, 1e-12)
