@@ -2,8 +2,8 @@
 autograd.
 
 Where only the input is differentiated, all that a backward pass needs are the weights and which
-hidden units are on. For a small batch autograd's records, and calls of modules, take a third of the
-time of the products; and a product with the weights of two networks takes less than two products.
+hidden units are on. Beside products of a small batch, autograd's records and calls of modules take
+time that counts; and a product with the weights of two networks takes less than two products.
 """
 
 from __future__ import annotations

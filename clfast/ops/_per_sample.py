@@ -21,6 +21,9 @@ from ._layer_gradients import LayerCall, Measure, called, graph_of, recorded
 Objective: TypeAlias = "Callable[..., Tensor]"
 """(what the network gives [B, ...], constants [B, ...] ...) -> [B], of each sample alone."""
 
+# Errors of what a model does; other kinds of RuntimeError are the machine's, as out of memory.
+_OF_A_MODEL = (RuntimeError, NotImplementedError)
+
 # Of threads: a call gives a network other parameters for a while (`functional_call`).
 _turns = threading.RLock()
 
@@ -179,8 +182,8 @@ class PerSample:
                 gradients: dict[str, Tensor] = each(own, *samples)
                 return gradients
             except RuntimeError as error:
-                if type(error) not in (RuntimeError, NotImplementedError):
-                    raise  # of the machine: memory that is out
+                if type(error) not in _OF_A_MODEL:
+                    raise
             # It cannot do branches by values, sparse gradients, some of torch's recurrent layers.
             self._maps = False
         leaves = {name: p.requires_grad_() for name, p in own.items()}
@@ -196,7 +199,7 @@ class PerSample:
                     dense = (slope.to_dense() if slope.is_sparse else slope for slope in slopes)
                     found.append(dict(zip(leaves, dense, strict=True)))
         except RuntimeError as error:
-            if type(error) is not RuntimeError:
+            if type(error) not in _OF_A_MODEL:
                 raise
             raise RuntimeError(
                 f"clfast::{self._op}: the model fails on a sample alone, of which the gradient by "

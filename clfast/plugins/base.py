@@ -140,17 +140,15 @@ def check_parts(state_dict: object, parts: Collection[str], where: str) -> None:
         )
 
 
-def generator_state(given: object, where: str) -> Tensor:
-    """What a generator on the CPU takes over."""
+def generator_state(given: object) -> Tensor:
+    """What a generator on the CPU takes over; ValueError for anything else."""
     try:
         if not isinstance(given, Tensor):
             raise TypeError
         state = given.cpu()
         torch.Generator("cpu").set_state(state)
     except (TypeError, RuntimeError):
-        raise ValueError(
-            f"{where}: generator is no state of a CPU generator; nothing was loaded"
-        ) from None
+        raise ValueError("generator is no state of a CPU generator") from None
     return state
 
 

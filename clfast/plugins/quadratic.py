@@ -192,12 +192,12 @@ class QuadraticPlugin(Plugin):
         drawn = [] if generator is None else ["generator"]
         check_parts(state_dict, ["tasks", *self._tables.names, *drawn], where)
         tasks = _arguments.integer(state_dict["tasks"], "state_dict['tasks']", where, least=0)
-        state = None if generator is None else generator_state(state_dict["generator"], where)
         if tasks and not state_dict["anchors"]:
             raise ValueError(
                 f"{where}: anchors is empty, although {tasks} tasks have ended; nothing was loaded"
             )
         try:
+            state = None if generator is None else generator_state(state_dict["generator"])
             for table in self._NOT_NEGATIVE:
                 _check_not_negative(state_dict[table], table)
             self._tables.load(state_dict)

@@ -24,6 +24,7 @@ from .base import (
     check_model,
     check_parts,
     check_samples,
+    generator_state,
     own_pass,
 )
 from .gradients import all_finite, averaged, check_dense
@@ -220,8 +221,8 @@ class RehearsalPlugin(Plugin):
 
         Args:
             loader: the task's samples, batches (x, y, ...), all of which are stored as by ``store``
-                if that was not called during the task, and a buffer that several plugins share
-                holds none of the task yet; else it is not looked at.
+                if that was not called during the task, and no other plugin has stored samples of
+                it in a buffer that they share; else it is not looked at.
 
         Raises:
             TypeError, ValueError: nothing was stored during the task and the loader gives nothing,
@@ -392,11 +393,7 @@ class BufferPlugin(RehearsalPlugin):
         return {"memory": self.memory.state_dict(), "generator": self.generator.get_state()}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        try:
-            generator = state["generator"].cpu()
-            torch.Generator("cpu").set_state(generator)
-        except (AttributeError, TypeError, RuntimeError):
-            raise ValueError("generator is no state of a CPU generator") from None
+        generator = generator_state(state["generator"])
         self.memory.load_state_dict(state["memory"])
         self.generator.set_state(generator)
 

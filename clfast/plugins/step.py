@@ -84,7 +84,8 @@ def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 def check_loss_of(loss: Tensor, parameters: Iterable[nn.Parameter], where: str) -> None:
-    """RuntimeError for a loss, with a graph, that is of other parameters than these."""
+    """RuntimeError for a loss, with a graph, that is of other parameters than these; not where
+    autograd functions of somebody's own may hide what it is of."""
     own, name = set(map(id, parameters)), where.partition(".")[0]
     seen: set[Any] = set()
     ahead: list[Any] = [loss.grad_fn]

@@ -86,8 +86,8 @@ struct NamedList {
   const std::vector<Tensor>& tensors;
 };
 
-// Precision and device of tensors that one is compared with. To ask the stable ABI for a dtype
-// takes tens of nanoseconds: each tensor is asked once, and what it must be like, once for all.
+// Precision and device of tensors that one is compared with. The stable ABI answers by a call:
+// each tensor is asked once, and what it must be like, once for all.
 class Alike {
  public:
   explicit Alike(const Tensor& first)

@@ -12,9 +12,11 @@ import torch
 from rehearsal_cases import (
     PLUGINS,
     assert_as_before,
+    equal,
     every_buffer,
     every_plugin,
     everything,
+    gradients,
     network,
     tasks,
     taught,
@@ -113,6 +115,30 @@ def test_another_model_is_trained(name: str) -> None:
         message = "^ER.before_backward: loss depends on no parameter of the model that this ER was"
         with pytest.raises(RuntimeError, match=message):
             plugin.before_backward(nn.CrossEntropyLoss()(other(x), y))
+
+
+@every_plugin
+def test_sparse_gradients(name: str) -> None:
+    """ER adds to them as autograd does, and the others say what to do."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 5, sparse=True), nn.Flatten(), nn.Linear(15, 4)).double()
+    plugin = PLUGINS[name](model)
+    x, y = torch.arange(9).view(3, 3), torch.arange(3)
+    plugin.on_task_end([(x, y)])
+    nn.CrossEntropyLoss()(model(x[:2]), y[:2]).backward()
+    kept, own = plugin.state_dict(), [g.to_dense() for g in gradients(model)]
+    if name == "ER":
+        plugin.after_backward()
+        past = torch.autograd.grad(nn.CrossEntropyLoss()(model(x), y), [*model.parameters()])
+        wanted = [g + p.to_dense() for g, p in zip(own, past, strict=True)]
+        found = [g.to_dense() for g in gradients(model)]
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        return
+    message = r"a parameter \[9, 5\] of model has a sparse gradient, .*sparse=False"
+    with pytest.raises(RuntimeError, match=f"^{name}.after_backward: {message}"):
+        plugin.after_backward()
+    assert equal(plugin.state_dict(), kept)
+    assert equal([g.to_dense() for g in gradients(model)], own)
 
 
 @every_plugin

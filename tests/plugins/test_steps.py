@@ -87,9 +87,8 @@ def test_a_task_that_ended_says_nothing_of_the_next(name: str) -> None:
     assert added(plugin, model, x, y)
 
 
-@pytest.mark.parametrize("name", [*IN_LOSS, "LwF"])
-def test_losses_of_validation_are_as_they_are(name: str) -> None:
-    """Nothing is drawn, and training goes on with what it adds."""
+def evaluated(name: str) -> tuple[nn.Module, Any, Tensor, Tensor, Any, Tensor]:
+    """As `begun`, and LwF, too; the plugin's state, and a loss without a graph."""
     model, plugin, x, y = begun("ER" if name == "LwF" else name)
     if name == "LwF":
         plugin = LwF(model)
@@ -97,6 +96,14 @@ def test_losses_of_validation_are_as_they_are(name: str) -> None:
     kept = copy.deepcopy(plugin.state_dict())
     with torch.no_grad():
         loss = F.cross_entropy(model(x), y)
+    return model, plugin, x, y, kept, loss
+
+
+@pytest.mark.parametrize("name", [*IN_LOSS, "LwF"])
+def test_losses_of_validation_are_as_they_are(name: str) -> None:
+    """Nothing is drawn, and training goes on with what it adds."""
+    model, plugin, x, y, kept, loss = evaluated(name)
+    with torch.no_grad():
         assert plugin.before_backward(loss) is loss
     assert rehearsal_cases.equal(plugin.state_dict(), kept)
     assert name == "LwF" or added(plugin, model, x, y)
@@ -105,13 +112,7 @@ def test_losses_of_validation_are_as_they_are(name: str) -> None:
 @pytest.mark.parametrize("name", [*IN_LOSS, "LwF"])
 def test_losses_without_a_graph(name: str) -> None:
     """As of a forward pass that was made under `no_grad` by mistake."""
-    model, plugin, x, y = begun("ER" if name == "LwF" else name)
-    if name == "LwF":
-        plugin = LwF(model)
-        plugin.on_task_end([(x, y)])
-    kept = copy.deepcopy(plugin.state_dict())
-    with torch.no_grad():
-        loss = F.cross_entropy(model(x), y)
+    _, plugin, _, _, kept, loss = evaluated(name)
     kind = type(plugin).__name__
     with pytest.raises(RuntimeError, match=f"^{kind}.before_backward: loss does not require grad"):
         plugin.before_backward(loss)
