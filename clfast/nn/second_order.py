@@ -222,6 +222,7 @@ class _Last(Function):
 class _Convolution(Function):
     @staticmethod
     def forward(
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -229,14 +230,11 @@ class _Convolution(Function):
         valued: bool,
         mode: QuickSecondDerivatives,
     ) -> Tensor:
-        output: Tensor = _aten.convolution(x, weight, bias, *sizes)
-        return output
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, ctx.sizes, ctx.valued, ctx.mode = inputs
+        ctx.sizes, ctx.valued, ctx.mode = sizes, valued, mode
         ctx.biased = bias is not None
         ctx.save_for_backward(x, weight)
+        output: Tensor = _aten.convolution(x, weight, bias, *sizes)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -256,8 +254,16 @@ class _ConvolutionBackward(Function):
 
     @staticmethod
     def forward(
-        grad: Tensor, x: Tensor, weight: Tensor, sizes: Any, wanted: tuple[bool, bool, bool]
+        ctx: Any,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        sizes: Any,
+        wanted: tuple[bool, bool, bool],
     ) -> tuple[Tensor, Tensor]:
+        ctx.sizes, ctx.wanted = sizes, wanted
+        ctx.save_for_backward(grad, x, weight)
+        ctx.set_materialize_grads(False)
         of_x, of_weight, valued = wanted
         mask = (of_x, of_weight and valued, False)
         into_x, into_weight = x.new_zeros(()).expand_as(x), weight.new_zeros(()).expand_as(weight)
@@ -266,12 +272,6 @@ class _ConvolutionBackward(Function):
             into_x = found[0] if mask[0] else into_x
             into_weight = found[1] if mask[1] else into_weight
         return into_x, into_weight
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        grad, x, weight, ctx.sizes, ctx.wanted = inputs
-        ctx.save_for_backward(grad, x, weight)
-        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(
@@ -316,6 +316,7 @@ class _BatchNorm(Function):
 
     @staticmethod
     def forward(
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -324,21 +325,15 @@ class _BatchNorm(Function):
         eps: float,
         mode: QuickSecondDerivatives,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from_batch = running_mean is None
+        ctx.from_batch, ctx.eps, ctx.mode = running_mean is None, eps, mode
         output, mean, scale = torch.native_batch_norm(
-            x, weight, bias, running_mean, running_var, from_batch, 0.0, eps
+            x, weight, bias, running_mean, running_var, ctx.from_batch, 0.0, eps
         )
         if running_mean is not None and running_var is not None:
             mean, scale = running_mean.clone(), (running_var + eps).rsqrt()
-        return output, mean, scale
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _, running_mean, _, ctx.eps, ctx.mode = inputs
-        _, mean, scale = output
-        ctx.from_batch = running_mean is None
         ctx.mark_non_differentiable(mean, scale)
         ctx.save_for_backward(x, weight, mean, scale)
+        return output, mean, scale
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -353,6 +348,7 @@ class _BatchNormBackward(Function):
 
     @staticmethod
     def forward(
+        ctx: Any,
         grad: Tensor,
         x: Tensor,
         weight: Tensor,
@@ -360,21 +356,18 @@ class _BatchNormBackward(Function):
         scale: Tensor,
         how: tuple[bool, float],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _passed_back(grad, x, weight, mean, scale, how, (True, True, True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad, x, weight, mean, scale, ctx.how = inputs
-        _, into_weight, into_bias = output
-        ctx.save_for_backward(grad, x, weight, mean, scale, into_weight, into_bias)
+        found = _passed_back(grad, x, weight, mean, scale, how, (True, True, True))
+        ctx.how = how
+        ctx.save_for_backward(grad, x, weight, mean, scale, *found[1:])
+        return found
 
     @staticmethod
     def backward(ctx: Any, *along: Tensor) -> tuple[Tensor | None, ...]:
-        found = _Last.apply(_batch_norm_back_twice, ctx.how, *ctx.saved_tensors, *along)
+        found = _Last.apply(batch_norm_back_twice, ctx.how, *ctx.saved_tensors, *along)
         return *found, None, None, None
 
 
-def _batch_norm_back_twice(
+def batch_norm_back_twice(
     how: tuple[bool, float],
     g: Tensor,
     x: Tensor,
