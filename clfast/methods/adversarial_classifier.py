@@ -45,6 +45,16 @@ class AdversarialClassifier(GenerativeClassifier):
         """Of the generator: options of `MaskedAdam` by keyword."""
         return {}
 
+    def _judged(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and logits that the generator learns from, to which the critic is constant."""
+        critic = self._the_critic("fit_task")
+        critic.requires_grad_(False)
+        try:
+            scores, logits = critic(images)
+        finally:
+            critic.requires_grad_(True)
+        return scores, logits
+
     def _task_ended(self, samples: Samples, where: str) -> None:
         o = self.options
         if not o.recompute_statistics and not o.classifier_epochs:

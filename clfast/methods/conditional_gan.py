@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._arguments import integer
 from ..nn.conditional_generator import ConditionalGenerator
-from .adversarial import critic_loss
+from .adversarial import add_critic_gradients
 from .adversarial_classifier import AdversarialClassifier
 from .generative_options import GenerativeOptions
 from .images import Samples
@@ -78,8 +78,8 @@ class ConditionalGan(AdversarialClassifier):
         """w."""
         return 1.0
 
-    def _critic_keeps(self, past: Past | None) -> Tensor | float:
-        """K of the critic."""
+    def _add_critic_keeps(self, past: Past | None) -> Tensor | float:
+        """K of the critic, whose gradients are added to those of its parameters."""
         del past
         return 0.0
 
@@ -104,8 +104,10 @@ class ConditionalGan(AdversarialClassifier):
         for _ in range(o.critic_steps):
             fake = self._fake(y)
             mix = torch.rand(len(x), generator=self._random, dtype=self.dtype, device=self.device)
-            loss = new * critic_loss(critic, x, fake, mix, o.penalty_weight)
-            of_critic = self._step(run, "critic", loss + self._critic_keeps(past))
+            run.optimizers["critic"].zero_grad()
+            of_critic = add_critic_gradients(critic, x, fake, mix, o.penalty_weight, new)
+            of_critic = of_critic + self._add_critic_keeps(past)
+            run.optimizers["critic"].step()
 
         loss = new * self._adversarial(y) + self._generator_keeps(past)
         return torch.stack([classifier, of_critic, self._step(run, "generator", loss)])
@@ -117,9 +119,7 @@ class ConditionalGan(AdversarialClassifier):
 
     def _adversarial(self, y: Tensor) -> Tensor:
         """The generator's loss on new images of classes: Wasserstein and auxiliary classifier."""
-        scores, logits = self._the_critic("fit_task")(
-            self.generator(self._noise(y, self._random), y)
-        )
+        scores, logits = self._judged(self.generator(self._noise(y, self._random), y))
         loss: Tensor = F.cross_entropy(logits, y) - scores.mean()
         return loss
 

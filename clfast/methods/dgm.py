@@ -24,7 +24,7 @@ from ..nn.growth import Masks
 from ..nn.masked_generator import Blocked, MaskedGenerator
 from ..nn.resnet_generator import ResNetGenerator
 from ..ops.masks import anneal_scale, compensate_embedding_gradients_
-from .adversarial import critic_loss
+from .adversarial import add_critic_gradients
 from .adversarial_classifier import AdversarialClassifier
 from .generative_options import GenerativeOptions
 from .images import Samples
@@ -226,22 +226,22 @@ class DGM(AdversarialClassifier):
             z = self._noise(y, self._random)
             fake = network(z, [weight.detach() for weight in masked], network.task, y)
         mix = torch.rand(len(x), generator=self._random, dtype=self.dtype, device=self.device)
-        of_critic = critic_loss(critic, x, fake, mix, o.penalty_weight)
         run.optimizers["critic"].zero_grad()
-        of_critic.backward()
+        of_critic = add_critic_gradients(critic, x, fake, mix, o.penalty_weight)
         run.optimizers["critic"].step()
 
-        scores, logits = critic(network(self._noise(y, self._random), masked, network.task, y))
+        images = network(self._noise(y, self._random), masked, network.task, y)
+        scores, logits = self._judged(images)
         loss = o.sparsity_weight * self._alpha() * sparsity - o.adversarial_weight * scores.mean()
         if o.classify_fakes:
             loss = loss + F.cross_entropy(logits, y)
         self._step_generator(run.optimizers["generator"], loss, scale, top)
-        return torch.stack([classifier, of_critic.detach(), loss.detach(), sparsity.detach()])
+        return torch.stack([classifier, of_critic, loss.detach(), sparsity.detach()])
 
     def _step_generator(
         self, optimizer: torch.optim.Optimizer, loss: Tensor, scale: float, top: float
     ) -> None:
-        """No gradient of the critic is computed, and what is blocked stays bit for bit."""
+        """What is blocked stays bit for bit."""
         o, network = self.options, self.generator
         learnt = self._learnt()
         grads = torch.autograd.grad(loss, learnt)

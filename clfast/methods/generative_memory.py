@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .. import _arguments
 from .._modes import evaluating
-from ..nn.critic import Critic, dcgan_critic
+from ..nn.convolutional_critic import dcgan_critic
+from ..nn.critic import Critic
 from . import checks
 from .generative_options import ClassifierOptions, checked
 from .images import Generated, Shape, as_images

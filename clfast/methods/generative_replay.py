@@ -14,7 +14,7 @@ from torch import Tensor
 from .._arguments import one_of, real
 from ..nn.conditional_generator import ConditionalGenerator
 from ..nn.critic import Critic
-from .adversarial import wasserstein_loss
+from .adversarial import add_wasserstein_gradients
 from .conditional_gan import ConditionalGan, GanOptions, Past
 from .images import Samples
 from .task_run import Run
@@ -75,11 +75,11 @@ class GenerativeReplay(ConditionalGan):
             images = self._old(self._noise(y, self._random), y)
         return Past(images, y, self._labels(images, y), self._past_weight(past))
 
-    def _critic_keeps(self, past: Past | None) -> Tensor | float:
+    def _add_critic_keeps(self, past: Past | None) -> Tensor | float:
         if past is None:
             return 0.0
         fake, critic = self._fake(past.positions), self._the_critic("fit_task")
-        return past.weight * wasserstein_loss(critic, past.images, fake)
+        return add_wasserstein_gradients(critic, past.images, fake, past.weight)
 
     def _generator_keeps(self, past: Past | None) -> Tensor | float:
         return 0.0 if past is None else past.weight * self._adversarial(past.positions)
@@ -174,10 +174,10 @@ class MeRGAN(GenerativeReplay):
     def _past_weight(self, past: int) -> float:
         return float(past)
 
-    def _critic_keeps(self, past: Past | None) -> Tensor | float:
+    def _add_critic_keeps(self, past: Past | None) -> Tensor | float:
         if self.options.replay == "alignment":
             return 0.0
-        return super()._critic_keeps(past)
+        return super()._add_critic_keeps(past)
 
     def _generator_keeps(self, past: Past | None) -> Tensor | float:
         if self._old is None or self.options.replay == "joint":

@@ -1,8 +1,9 @@
 """Networks, and contexts around modules, that continual-learning methods need."""
 
 from .conditional_generator import ConditionalGenerator
+from .convolutional_critic import dcgan_critic
 from .cosine import CosineLinear
-from .critic import Critic, dcgan_critic, resnet_critic
+from .critic import Critic, resnet_critic
 from .dcgan_generator import DCGANGenerator
 from .hat import HATConv2d, HATLinear, TaskHeads, end_hat_task, hat_layers, hat_mlp
 from .masked import MaskedConvTranspose2d, MaskedLinear, TaskMask, masks_at

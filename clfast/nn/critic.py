@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
 from .growth import grown
-from .image_size import doublings
 from .initial import initialise
 from .resnet import resnet18
 
@@ -44,6 +41,23 @@ class Critic(nn.Module):
         scores: Tensor = self.score(features)
         return scores[:, 0], self.classify(features)
 
+    def add_penalty_gradients(self, x: Tensor, weight: float) -> Tensor:
+        """Add the gradients of a penalty on slopes (Gulrajani et al.) to those of the parameters.
+
+        Args:
+            x: [B, channels, size, size]; a constant.
+            weight: of mean_i (||d score_i / d x_i||_2 - 1)^2.
+
+        Returns:
+            The penalty, a scalar without a graph.
+        """
+        x = x.detach().requires_grad_()
+        scores, _ = self(x)
+        (slopes,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+        penalty = slope_penalty(slopes, weight)
+        penalty.backward(inputs=list(self.parameters()))  # not by x
+        return penalty.detach()
+
     @torch.no_grad()
     def add_classes(self, count: int, generator: torch.Generator | None = None) -> None:
         """More logits; those there are stay."""
@@ -54,43 +68,10 @@ class Critic(nn.Module):
         self.classify = wider
 
 
-def dcgan_critic(
-    channels: int,
-    classes: int,
-    *,
-    width: int = 32,
-    size: int = 32,
-    generator: torch.Generator | None = None,
-) -> Critic:
-    """A critic of convolutions 5 x 5 of stride 2 without bias.
-
-    They have `width`, 2 `width`, ... outputs, down to 4 x 4: three for images of 32 x 32. There is
-    batch normalisation after each but the first, as the authors of DGM have it although the critic
-    is one of WGAN-GP; then LeakyReLU 0.2.
-
-    Args:
-        channels, size: of the images.
-        classes: at least 1.
-        generator: on the CPU, of the initial values: N(0, 0.02) for convolutions, N(1, 0.02) for
-            the weights of batch normalisation, PyTorch's own for linear layers.
-
-    Raises:
-        TypeError, ValueError: size is no power of two from 16 on.
-    """
-    sizes = [channels, *(width << i for i in range(doublings(size, "dcgan_critic")))]
-    layers: list[nn.Module] = []
-    for number, (inputs, outputs) in enumerate(pairwise(sizes)):
-        options = {"bias": False, "device": "cpu"}
-        conv = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 5, 2, 2, **options)
-        nn.init.normal_(conv.weight, 0.0, 0.02, generator=generator)
-        layers.append(conv)
-        if number:
-            norm = nn.BatchNorm2d(outputs)
-            nn.init.normal_(norm.weight, 1.0, 0.02, generator=generator)
-            layers.append(norm)
-        layers.append(nn.LeakyReLU(0.2))
-    features = nn.Sequential(*layers, nn.Flatten())
-    return Critic(features, sizes[-1] * 16, classes, generator=generator)
+def slope_penalty(slopes: Tensor, weight: float) -> Tensor:
+    """`weight` mean_i (||slopes_i||_2 - 1)^2 of [B, ...]."""
+    penalty: Tensor = weight * (slopes.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty
 
 
 def resnet_critic(

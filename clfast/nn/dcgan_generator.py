@@ -43,9 +43,11 @@ class DCGANGenerator(MaskedGenerator):
         return xavier(shape, math.sqrt(2), generator)
 
     def _maps(self, z: Tensor, weights: Sequence[Tensor], task: int) -> Tensor:
-        x = z[:, :, None, None]
-        for layer, (weight, norm) in enumerate(zip(weights, self.norms, strict=True)):
-            stride, padding = (2, 1) if layer else (1, 0)
-            x = F.conv_transpose2d(x, weight, stride=stride, padding=padding)
+        first, *others = weights
+        # A transposed convolution of one pixel.
+        x: Tensor = (z @ first.flatten(1)).unflatten(1, first.shape[1:])
+        for weight, norm in zip([None, *others], self.norms, strict=True):
+            if weight is not None:
+                x = F.conv_transpose2d(x, weight, stride=2, padding=1)
             x = norm(x, task).relu()
         return x

@@ -1,16 +1,18 @@
-"""Critics: sizes, and the ResNet-18 of DGM's natural images."""
+"""Critics: sizes, the penalty on slopes, and the ResNet-18 of DGM's natural images."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clfast.nn import dcgan_critic, resnet18, resnet_critic
+from clfast.nn.image_convolution import ImageConv2d
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -29,6 +31,97 @@ def test_sizes(size: int) -> None:
 def test_sizes_that_cannot_be(size: int) -> None:
     with pytest.raises(ValueError, match=r"^dcgan_critic: size must be"):
         dcgan_critic(1, 2, size=size)
+
+
+CRITICS = {"dcgan": (dcgan_critic, {}), "resnet": (resnet_critic, {"hidden": 5})}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CRITICS)
+def test_gradients_of_the_penalty_on_slopes(name: str, training: bool, channels: int) -> None:
+    """Those of autograd's double backward, on top of others; running statistics as of a pass."""
+    make, options = CRITICS[name]
+    critic = make(channels, 3, width=3, **options, generator=seeded()).double()
+    x, warm = torch.randn(2, 6, channels, 32, 32, generator=seeded(1), dtype=torch.float64)
+    critic(warm)
+    critic.train(training)
+    other = copy.deepcopy(critic)
+    for each in (critic, other):
+        each(warm)[0].sum().backward()
+    before = x.clone()
+    penalty = critic.add_penalty_gradients(x, 0.7)
+    assert torch.equal(x, before)
+    assert not penalty.requires_grad
+
+    u = x.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(other(u)[0].sum(), u, create_graph=True)
+    expected = 0.7 * (slopes.square().sum((1, 2, 3)).sqrt() - 1).square().mean()
+    expected.backward()
+    torch.testing.assert_close(penalty, expected.detach(), rtol=1e-10, atol=1e-12)
+    for (key, p), q in zip(critic.named_parameters(), other.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None) == key.startswith("classify"), key
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-10)
+    for value, wanted in zip(critic.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_the_penalty_where_all_slopes_are_0() -> None:
+    critic = dcgan_critic(1, 2, width=2, generator=seeded())
+    nn.init.zeros_(critic.score.weight)
+    penalty = critic.add_penalty_gradients(torch.rand(3, 1, 32, 32, generator=seeded(1)), 2.0)
+    assert penalty == 2
+    for p in critic.parameters():
+        assert p.grad is None or not p.grad.any()
+
+
+def test_the_penalty_under_autocast() -> None:
+    critic = dcgan_critic(1, 2, width=4, generator=seeded())
+    other = copy.deepcopy(critic)
+    x = torch.rand(8, 1, 32, 32, generator=seeded(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        penalty = critic.add_penalty_gradients(x, 1.0)
+    torch.testing.assert_close(penalty, other.add_penalty_gradients(x, 1.0), rtol=0.05, atol=0.05)
+    found, expected = critic.score.weight.grad, other.score.weight.grad
+    assert found is not None
+    assert expected is not None
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_gradients_by_images(channels: int, dtype: torch.dtype) -> None:
+    conv = ImageConv2d(channels, 4).to(dtype)
+    x = torch.randn(2, channels, 6, 4, generator=seeded(), dtype=dtype)
+    upper = torch.randn(2, 4, 3, 2, generator=seeded(1), dtype=dtype)
+    x.requires_grad_()
+    output = conv(x)
+    expected = F.conv2d(x, conv.weight, stride=2, padding=2)
+    torch.testing.assert_close(output, expected)
+    inputs = [x, conv.weight]
+    found = torch.autograd.grad(output, inputs, upper)
+    wanted = torch.autograd.grad(expected, inputs, upper)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(conv.into_images(upper, x.detach()), wanted[0])
+    if dtype == torch.float64:
+
+        def run(x: Tensor, weight: Tensor) -> Tensor:
+            result: Tensor = torch.func.functional_call(conv, {"weight": weight}, (x,))
+            return result
+
+        assert torch.autograd.gradgradcheck(run, (x, conv.weight))
+
+
+def test_gradients_by_images_within_torch_func() -> None:
+    conv = ImageConv2d(2, 3).double()
+    x = torch.randn(4, 2, 6, 4, generator=seeded(), dtype=torch.float64)
+    each = torch.func.vmap(torch.func.grad(lambda image: conv(image[None]).square().sum()))(x)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(conv(x).square().sum(), x)
+    torch.testing.assert_close(each, expected)
 
 
 def plain(state: dict[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
