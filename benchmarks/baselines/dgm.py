@@ -151,7 +151,7 @@ class PlainDGM:
         scores, _ = self.critic(between)
         (slopes,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
         penalty = o.penalty_weight * (slopes.flatten(1).norm(dim=1) - 1).square().mean()
-        penalty.backward()
+        penalty.backward(inputs=list(self.critic.parameters()))  # not by the images
         adam.step()
 
         images, sparsity = self._images(y, scale, top)
@@ -193,10 +193,13 @@ class PlainDGM:
         return z
 
     def _generate(self, z: Tensor, weights: list[Tensor]) -> Tensor:
-        x = z[:, :, None, None]
-        for layer, (weight, norm) in enumerate(zip(weights, self.norms, strict=True)):
-            stride, padding = (2, 1) if layer else (1, 0)
-            x = norm(F.conv_transpose2d(x, weight, stride=stride, padding=padding)).relu()
+        first, *others = weights
+        # A transposed convolution of one pixel.
+        x = (z @ first.flatten(1)).unflatten(1, first.shape[1:])
+        for weight, norm in zip([None, *others], self.norms, strict=True):
+            if weight is not None:
+                x = F.conv_transpose2d(x, weight, stride=2, padding=1)
+            x = norm(x).relu()
         return torch.tanh(self.last(x))
 
     # What differs
