@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.retrieval import Neighbors, knn
+from ..ops.retrieval import Neighbors, knn, rerank
 from .config import KeyValueConfig
 from .exact_index import Index
 from .rows import Rows
@@ -58,34 +58,26 @@ class FaissIndex(Index):
             self._update(rows)
         wanted = min(self._config.candidates * k, self._index.ntotal)
         _, found = self._index.search(queries.float().contiguous().numpy(), wanted)
-        is_stale, nearest_stale = self._search_stale(rows, queries, k)
-        distances, slots = [], []
-        for query, candidates, others in zip(
-            queries, torch.from_numpy(found), nearest_stale, strict=True
-        ):
-            # The index knows stale rows by their old places.
-            known = candidates[candidates >= 0]
-            near = torch.cat([known[~is_stale[known]], others]).unique()
-            if len(near) < k:
-                near = torch.arange(len(rows), device="cpu")
-            # Several times as fast as rows.keys[near].
-            best = knn(query[None], rows.keys.index_select(0, near), k)
-            distances.append(best.sq_distances)
-            slots.append(near[best.indices])
-        return Neighbors(
-            torch.cat([queries.new_empty(0, k), *distances]),
-            torch.cat([torch.empty(0, k, dtype=torch.int64, device="cpu"), *slots]),
-        )
+        candidates = self._without_stale(torch.from_numpy(found), rows, queries, k)
+        nearest = rerank(queries, rows.keys, candidates, k)
+        too_few = nearest.indices[:, -1] < 0
+        if bool(too_few.any()):
+            exact = knn(queries[too_few], rows.keys, k)
+            nearest.sq_distances[too_few] = exact.sq_distances
+            nearest.indices[too_few] = exact.indices
+        return nearest
 
-    def _search_stale(self, rows: Rows, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Which slots are stale [M], and each query's nearest among them [B, up to k]."""
+    def _without_stale(self, candidates: Tensor, rows: Rows, queries: Tensor, k: int) -> Tensor:
+        """[B, R] without stale rows, which the index knows by their old places, and each query's
+        nearest among those instead."""
         stale = torch.tensor(sorted(self._stale), dtype=torch.int64, device="cpu")
+        if not len(stale):
+            return candidates
         is_stale = torch.zeros(len(rows), dtype=torch.bool, device="cpu")
         is_stale[stale] = True
-        if not len(stale):
-            return is_stale, stale.expand(len(queries), 0)
-        best = knn(queries, rows.keys.index_select(0, stale), min(k, len(stale)))
-        return is_stale, stale[best.indices]
+        fresh = candidates.masked_fill(is_stale[candidates], -1)
+        nearest = knn(queries, rows.keys.index_select(0, stale), min(k, len(stale))).indices
+        return torch.cat([fresh, stale[nearest]], 1)
 
     def _update(self, rows: Rows) -> None:
         if not self._index.is_trained or self._index.ntotal > len(rows):

@@ -79,15 +79,7 @@ def _fake_knn(
     rounded_offset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     op = "knn"
-    _check.dim(op, "queries", queries, 2)
-    _check.floating(op, "queries", queries)
-    _check.dim(op, "keys", keys, 2)
-    _check.same_precision(op, "keys", keys, "queries", queries)
-    _check.same_device(op, "keys", keys, "queries", queries)
-    _check.require(
-        queries.shape[1] == keys.shape[1],
-        f"{op}: queries have {queries.shape[1]} features but keys have {keys.shape[1]}",
-    )
+    _check_rows(op, queries, keys)
     _check.require(keys.shape[0] > 0, f"{op}: keys must have at least one row")
     _check.require(
         1 <= k <= keys.shape[0],
@@ -98,6 +90,22 @@ def _fake_knn(
         _check.same_precision(op, "key_sq_norms", key_sq_norms, "queries", queries)
         _check.same_device(op, "key_sq_norms", key_sq_norms, "queries", queries)
     _check_rounded(op, queries, keys, rounded_rows, rounded_offset)
+    return _empty_neighbors(queries, k)
+
+
+def _check_rows(op: str, queries: Tensor, keys: Tensor) -> None:
+    _check.dim(op, "queries", queries, 2)
+    _check.floating(op, "queries", queries)
+    _check.dim(op, "keys", keys, 2)
+    _check.same_precision(op, "keys", keys, "queries", queries)
+    _check.same_device(op, "keys", keys, "queries", queries)
+    _check.require(
+        queries.shape[1] == keys.shape[1],
+        f"{op}: queries have {queries.shape[1]} features but keys have {keys.shape[1]}",
+    )
+
+
+def _empty_neighbors(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     shape = (queries.shape[0], k)
     return (
         queries.new_empty(shape, dtype=_check.compute_dtype(queries)),
@@ -124,6 +132,45 @@ def _check_rounded(
     _check.dtype(op, "rounded.offset", offset, torch.float32)
     _check.shape(op, "rounded.offset", offset, (dim,))
     _check.same_device(op, "rounded.offset", offset, "queries", queries)
+
+
+def rerank(queries: Tensor, keys: Tensor, candidates: Tensor, k: int) -> Neighbors:
+    """The k nearest of the keys that are candidates of a query, by the distances of :func:`knn`.
+
+    On CPUs, where indexes propose candidates.
+
+    Args:
+        queries, keys: see :func:`knn`; M may be 0.
+        candidates: [B, R] int64, rows of the keys in any order; -1 is none, and a row counts once.
+        k: neighbours a query, >= 1.
+
+    Returns:
+        ``Neighbors(sq_distances [B, k], indices [B, k])``, ordered as those of :func:`knn`; row -1
+        at an infinite distance where there are fewer than k.
+
+    Raises:
+        RuntimeError: wrong shape, dtype, device, k or row; an input that requires grad in grad
+            mode.
+    """
+    k = _check.integer("rerank", "k", k)
+    if uses_reference():
+        _call.check_for_reference("rerank", _fake_rerank, queries, keys, candidates, k)
+        return reference.retrieval.rerank(queries, keys, candidates, k)
+    return Neighbors(*_call.compiled("rerank", queries, keys, candidates, k))
+
+
+@torch.library.register_fake("clfast::rerank")
+def _fake_rerank(
+    queries: Tensor, keys: Tensor, candidates: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    op = "rerank"
+    _check_rows(op, queries, keys)
+    _check.dim(op, "candidates", candidates, 2)
+    _check.dtype(op, "candidates", candidates, torch.int64)
+    _check.shape(op, "candidates", candidates, (queries.shape[0], candidates.shape[1]))
+    _check.same_device(op, "candidates", candidates, "queries", queries)
+    _check.require(k >= 1, f"{op}: k must be at least 1, got {k}")
+    return _empty_neighbors(queries, k)
 
 
 def class_means(

@@ -38,6 +38,20 @@ def knn(
     return Neighbors(torch.cat(distances), torch.cat(indices))
 
 
+def rerank(queries: Tensor, keys: Tensor, candidates: Tensor, k: int) -> Neighbors:
+    """`knn` in the candidates of each query."""
+    queries = _widened(queries)
+    distances = queries.new_full((len(queries), k), torch.inf)
+    indices = torch.full_like(distances, -1, dtype=torch.int64)
+    for query, rows, near, at in zip(queries, candidates, distances, indices, strict=True):
+        known = rows[rows >= 0].unique()
+        found = knn(query[None], keys[known], k)
+        count = found.indices.shape[1]
+        near[:count] = found.sq_distances[0]
+        at[:count] = known[found.indices[0]]
+    return Neighbors(distances, indices)
+
+
 def class_means(
     features: Tensor, labels: Tensor, num_classes: int, *, normalize: bool = True
 ) -> Tensor:

@@ -10,6 +10,7 @@ STABLE_TORCH_LIBRARY(clfast, m) {
   m.def(
       "knn(Tensor queries, Tensor keys, int k, Tensor? key_sq_norms, Tensor? rounded_rows, "
       "Tensor? rounded_offset) -> (Tensor, Tensor)");
+  m.def("rerank(Tensor queries, Tensor keys, Tensor candidates, int k) -> (Tensor, Tensor)");
   m.def("class_means(Tensor features, Tensor labels, int num_classes, bool normalize) -> Tensor");
   m.def("nearest_class_mean(Tensor features, Tensor means, str metric) -> Tensor");
 

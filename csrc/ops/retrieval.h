@@ -56,6 +56,39 @@ inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
   return in;
 }
 
+struct RerankInputs {
+  ScalarType dtype;   // of the arithmetic and of the distances
+  Tensor queries;     // [B, d] in dtype
+  Tensor keys;        // [M, d] as stored
+  Tensor candidates;  // [B, R]
+  int64_t batch, dim, count;
+};
+
+inline RerankInputs check_rerank(const Tensor& queries, const Tensor& keys,
+                                 const Tensor& candidates, int64_t k) {
+  const char* op = "rerank";
+  check_dim(op, "queries", queries, 2);
+  check_floating(op, "queries", queries);
+  check_dim(op, "keys", keys, 2);
+  check_same_precision(op, "keys", keys, "queries", queries);
+  check_same_device(op, "keys", keys, "queries", queries);
+  CLFAST_CHECK(queries.size(1) == keys.size(1), op, ": queries have ", queries.size(1),
+               " features but keys have ", keys.size(1));
+  check_dim(op, "candidates", candidates, 2);
+  check_dtype(op, "candidates", candidates, ScalarType::Long);
+  check_shape(op, "candidates", candidates, {queries.size(0), candidates.size(1)});
+  check_same_device(op, "candidates", candidates, "queries", queries);
+  CLFAST_CHECK(k >= 1, op, ": k must be at least 1, got ", k);
+  const ScalarType dtype = compute_dtype(queries);
+  return {dtype,
+          as_compute(queries, dtype),
+          as_contiguous(keys),
+          as_contiguous(candidates),
+          queries.size(0),
+          queries.size(1),
+          candidates.size(1)};
+}
+
 struct ClassMeansInputs {
   ScalarType dtype;
   Tensor features;  // [N, d] as given

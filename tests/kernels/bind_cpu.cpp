@@ -151,6 +151,20 @@ void knn(int level, const py::object& problem, int64_t threads, const Array& sq_
   });
 }
 
+void rerank(int level, const Array& query, const Array& keys, const Array& candidates,
+            const Array& sq_distances, const Array& indices) {
+  use_level(level);
+  with_type_of(sq_distances, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t dim = extent(query, 0), count = extent(candidates, 0), k = extent(indices, 0);
+    cpu::KnnRanking<T> ranking;
+    ranking.rerank(data_of<const T>(query, "query", {dim}), rows_of(keys, "keys"), dim,
+                   data_of<const int64_t>(candidates, "candidates", {count}), count, k,
+                   data_of<T>(sq_distances, "sq_distances", {k}),
+                   data_of<int64_t>(indices, "indices", {k}));
+  });
+}
+
 void class_mean(int level, const Array& features, const Array& members, bool normalize,
                 const Array& out) {
   use_level(level);
@@ -207,6 +221,7 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("knn_cut", &knn_cut);
   m.def("knn_select", &knn_select);
   m.def("knn", &knn);
+  m.def("rerank", &rerank);
   m.def("class_mean", &class_mean);
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cpu_adaptation(m);

@@ -242,3 +242,33 @@ def test_levels_find_the_same_rows(cpu: ModuleType, dtype: str, rng: np.random.G
     for distances, indices in others:
         np.testing.assert_array_equal(indices, base[1])
         np.testing.assert_allclose(distances, base[0], rtol=rtol)
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize(("count", "k"), [(0, 2), (1, 1), (20, 5), (20, 30), (400, 9), (400, 90)])
+def test_rerank(
+    cpu: ModuleType,
+    level: int,
+    dtype: str,
+    kind: str,
+    count: int,
+    k: int,
+    rng: np.random.Generator,
+) -> None:
+    """Candidates in no order, several of them twice, and some none."""
+    problem = make_knn(Sizes(batch=1, rows=300, k=k, dim=17), dtype, kind, rng)
+    candidates = rng.integers(-30, 300, count).clip(-1)
+    distances, rows = call_guarded(
+        [((k,), dtype), ((k,), "int64")],
+        lambda *out: cpu.rerank(level, problem.queries[0], problem.keys, candidates, *out),
+    )
+    known = np.unique(candidates[candidates >= 0])
+    found = min(k, len(known))
+    np.testing.assert_array_equal(rows[found:], -1)
+    np.testing.assert_array_equal(distances[found:], np.inf)
+    if found:
+        among = replace(problem, keys=problem.keys[known], k=found)
+        places = np.searchsorted(known, rows[:found])
+        np.testing.assert_array_equal(known[places], rows[:found])
+        assert_nearest(among, [distances[None, :found], places[None]], SUM_UNITS)

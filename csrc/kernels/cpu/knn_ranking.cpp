@@ -1,6 +1,7 @@
 #include "knn_ranking.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "../common/ordering.h"
 #include "rows.h"
@@ -10,7 +11,30 @@ namespace clfast::cpu {
 namespace {
 
 constexpr size_t kSortedTimes = 8;  // with more candidates a neighbour, only the k are sorted
-constexpr size_t kSortedByDigit = 64;
+constexpr size_t kSortedByByte = 64;
+
+// Of values >= 0 that ascend already but for the bits from `first` on; `sorted` is scratch. Byte by
+// byte: a comparison sort mispredicts half of its branches on numbers in no order.
+template <class Value>
+void sort_by_byte(std::vector<Value>& values, std::vector<Value>& sorted, unsigned first) {
+  const size_t count = values.size();
+  if (count < kSortedByByte) {
+    std::sort(values.begin(), values.end());
+    return;
+  }
+  sorted.resize(count);
+  const Value largest = *std::max_element(values.begin(), values.end());
+  for (unsigned shift = first; shift < 8 * sizeof(Value) && largest >> shift != 0; shift += 8) {
+    const auto digit = [shift](Value value) { return static_cast<uint8_t>(value >> shift); };
+    uint32_t ends[256] = {};
+    for (const Value value : values) ++ends[digit(value)];
+    if (ends[digit(values[0])] == count) continue;
+    uint32_t end = 0;
+    for (uint32_t& e : ends) end = e += end;
+    for (size_t i = count; i-- > 0;) sorted[--ends[digit(values[i])]] = values[i];
+    values.swap(sorted);
+  }
+}
 
 }  // namespace
 
@@ -28,24 +52,6 @@ void KnnRanking<T>::measure(const T* query, Rows keys, int64_t dim) {
                distances.data());
 }
 
-// Byte by byte: a comparison sort mispredicts half of its branches on numbers in no order. The
-// lower 32 bits ascend already.
-template <class T>
-void KnnRanking<T>::sort_by_digit() {
-  const size_t count = nearest_.size();
-  sorted_.resize(count);
-  for (unsigned shift = 32; shift < 32 + 8 * sizeof(T); shift += 8) {
-    const auto digit = [shift](Order order) { return static_cast<uint8_t>(order >> shift); };
-    uint32_t ends[256] = {};
-    for (const Order order : nearest_) ++ends[digit(order)];
-    if (ends[digit(nearest_[0])] == count) continue;
-    uint32_t end = 0;
-    for (uint32_t& e : ends) end = e += end;
-    for (size_t i = count; i-- > 0;) sorted_[--ends[digit(nearest_[i])]] = nearest_[i];
-    nearest_.swap(sorted_);
-  }
-}
-
 template <class T>
 void KnnRanking<T>::write_nearest(int64_t k, T* sq_distances, int64_t* indices) {
   nearest_.resize(rows.size());
@@ -56,16 +62,30 @@ void KnnRanking<T>::write_nearest(int64_t k, T* sq_distances, int64_t* indices) 
   if (rows.size() > kSortedTimes * static_cast<size_t>(k)) {
     std::nth_element(nearest_.begin(), nearest_.begin() + k, nearest_.end());
     std::sort(nearest_.begin(), nearest_.begin() + k);
-  } else if (rows.size() < kSortedByDigit) {
-    std::sort(nearest_.begin(), nearest_.end());
   } else {
-    sort_by_digit();
+    sort_by_byte(nearest_, sorted_, 32);
   }
   for (int64_t i = 0; i < k; ++i) {
     // NaN comes out as one and the same.
     sq_distances[i] = distance_of(static_cast<decltype(order_of(T{}))>(nearest_[i] >> 32));
     indices[i] = rows[static_cast<uint32_t>(nearest_[i])];
   }
+}
+
+template <class T>
+void KnnRanking<T>::rerank(const T* query, Rows keys, int64_t dim, const int64_t* candidates,
+                           int64_t count, int64_t k, T* sq_distances, int64_t* indices) {
+  clear();
+  for (int64_t i = 0; i < count; ++i) {
+    if (candidates[i] >= 0) rows.push_back(candidates[i]);
+  }
+  sort_by_byte(rows, sorted_rows_, 0);
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  measure(query, keys, dim);
+  const int64_t found = std::min(k, static_cast<int64_t>(rows.size()));
+  if (found > 0) write_nearest(found, sq_distances, indices);
+  std::fill(sq_distances + found, sq_distances + k, std::numeric_limits<T>::infinity());
+  std::fill(indices + found, indices + k, int64_t{-1});
 }
 
 template class KnnRanking<float>;

@@ -18,14 +18,18 @@ class KnnRanking {
   void measure(const T* query, Rows keys, int64_t dim);
   // The first k by distance and then by row; NaN comes last.
   void write_nearest(int64_t k, T* sq_distances, int64_t* indices);
+  // The same of the rows among `count` candidates, of which those below 0 are none and several of a
+  // row count once; row -1 at an infinite distance where there are fewer than k.
+  void rerank(const T* query, Rows keys, int64_t dim, const int64_t* candidates, int64_t count,
+              int64_t k, T* sq_distances, int64_t* indices);
 
  private:
   // The order of a distance above, its place among the candidates in the 32 bits below: one integer
   // that orders by distance and then by row.
   using Order = std::conditional_t<sizeof(T) == sizeof(float), uint64_t, unsigned __int128>;
-  void sort_by_digit();
 
   std::vector<Order> nearest_, sorted_;
+  std::vector<int64_t> sorted_rows_;
   std::vector<T> row_;
 };
 

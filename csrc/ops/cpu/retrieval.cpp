@@ -53,6 +53,35 @@ std::tuple<Tensor, Tensor> knn(const Tensor& queries, const Tensor& keys, int64_
   return {sq_distances, indices};
 }
 
+std::tuple<Tensor, Tensor> rerank(const Tensor& queries, const Tensor& keys,
+                                  const Tensor& candidates, int64_t k) {
+  const RerankInputs in = check_rerank(queries, keys, candidates, k);
+  const int64_t memory_size = in.keys.size(0), total = in.batch * in.count;
+  const int64_t* rows = in.candidates.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < total; ++i) {
+    CLFAST_CHECK(rows[i] >= -1 && rows[i] < memory_size, "rerank: candidates[", i / in.count, "][",
+                 i % in.count, "] is ", rows[i], "; it must be -1 or in [0, ", memory_size,
+                 "), the rows of keys");
+  }
+  Tensor sq_distances = new_tensor(in.queries, {in.batch, k}, in.dtype);
+  Tensor indices = new_tensor(in.queries, {in.batch, k}, ScalarType::Long);
+  dispatch_compute(in.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    T* distances = sq_distances.mutable_data_ptr<T>();
+    int64_t* found = indices.mutable_data_ptr<int64_t>();
+    const int64_t grain = 1 + kWorthAThread / (in.count * in.dim + 1);
+    torch::stable::parallel_for(0, in.batch, grain, [&](int64_t begin, int64_t end) {
+      cpu::KnnRanking<T> ranking;
+      for (int64_t q = begin; q < end; ++q) {
+        ranking.rerank(in.queries.const_data_ptr<T>() + q * in.dim,
+                       {in.keys.const_data_ptr(), kind_of(in.keys)}, in.dim, rows + q * in.count,
+                       in.count, k, distances + q * k, found + q * k);
+      }
+    });
+  });
+  return {sq_distances, indices};
+}
+
 // Rows of every class, classes one after another: members of class c are
 // rows[first[c] .. first[c + 1]).
 struct Members {
@@ -155,6 +184,7 @@ Tensor nearest_class_mean(const Tensor& features, const Tensor& means, std::stri
 
 STABLE_TORCH_LIBRARY_IMPL(clfast, CPU, m) {
   m.impl("knn", TORCH_BOX(&clfast::ops::knn));
+  m.impl("rerank", TORCH_BOX(&clfast::ops::rerank));
   m.impl("class_means", TORCH_BOX(&clfast::ops::class_means));
   m.impl("nearest_class_mean", TORCH_BOX(&clfast::ops::nearest_class_mean));
 }
