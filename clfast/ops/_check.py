@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from typing import Any
 
@@ -94,6 +94,14 @@ def integers(op: str, name: str, values: Sequence[Any]) -> list[Any]:
     if all(type(value) is int and -(2**63) <= value < 2**63 for value in values):
         return list(values)  # without a name for each
     return [integer(op, f"{name}[{i}]", value) for i, value in enumerate(values)]
+
+
+def sizes(op: str, value: Any) -> list[Any]:
+    """The argument `shape` as integers."""
+    if not isinstance(value, Iterable):
+        kind = type(value).__name__
+        raise TypeError(f"clfast::{op}: shape must be a sequence of integers, got {kind}")
+    return [integer(op, "shape", size) for size in value]
 
 
 def number(op: str, name: str, value: Any) -> Any:

@@ -95,7 +95,7 @@ def weight_mask(
     _check.strings(op, mode=mode)
     transposed = _check.boolean(op, "transposed", transposed)
     if shape is not None:
-        shape = [_check.integer(op, "shape", size) for size in shape]
+        shape = _check.sizes(op, shape)
     _check_weight_mask(op, out_mask, in_mask, mode, transposed, shape)
     return in_torch.masks.weight_mask(
         out_mask, in_mask, mode=mode, transposed=transposed, shape=shape
@@ -140,7 +140,11 @@ def _check_anneal_scale(
     schedule: str,
     normalise: str,
 ) -> None:
-    for name, at, count in (("epoch", epoch, epochs), ("batch", batch, batches)):
+    for name, at, names, count in (
+        ("epoch", epoch, "epochs", epochs),
+        ("batch", batch, "batches", batches),
+    ):
+        _check.require(count >= 1, f"{op}: {names} must be >= 1, got {count}")
         _check.require(
             0 <= at < count, f"{op}: {name} must be in [0, {count}), counted from 0, got {at}"
         )
