@@ -111,7 +111,9 @@ def _check_arguments(
         _check.dtype(OP, name, grad, parameter.dtype)
         _check.same_device(OP, name, grad, "its parameter", parameter)
         _refuse_grad(name, grad)
-    _check.require(math.isfinite(lr), f"{OP}: lr must be finite, got {lr:g}")
+    # Not `math.isfinite`, which torch.compile does not follow where lr changes from call to call.
+    if not abs(lr) < math.inf:
+        raise RuntimeError(f"clfast::{OP}: lr must be finite, got {lr:g}")
 
 
 def _refuse_grad(name: str, tensor: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -140,15 +141,20 @@ def _check_anneal_scale(
     schedule: str,
     normalise: str,
 ) -> None:
+    # torch.compile traces this: messages of numbers that change from batch to batch are made only
+    # where they are raised.
     for name, at, names, count in (
         ("epoch", epoch, "epochs", epochs),
         ("batch", batch, "batches", batches),
     ):
-        _check.require(count >= 1, f"{op}: {names} must be >= 1, got {count}")
-        _check.require(
-            0 <= at < count, f"{op}: {name} must be in [0, {count}), counted from 0, got {at}"
-        )
-    _check.finite(op, "max_scale", max_scale, max_scale > 0, "finite and > 0")
+        if count < 1:
+            raise RuntimeError(f"clfast::{op}: {names} must be >= 1, got {count}")
+        if not 0 <= at < count:
+            raise RuntimeError(
+                f"clfast::{op}: {name} must be in [0, {count}), counted from 0, got {at}"
+            )
+    if not 0 < max_scale < math.inf:
+        raise RuntimeError(f"clfast::{op}: max_scale must be finite and > 0, got {max_scale:g}")
     _check.strings(op, schedule=schedule, normalise=normalise)
     schedules = ("dgmw", "dgma", "dgmw_imnet", "hat")
     _check.require(
