@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -153,6 +153,16 @@ def pair(op: str, name: str, value: object, wanted: str) -> tuple[Tensor, Tensor
 
 def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
     return pair(op, "neighbors", neighbors, "Neighbors(sq_distances, indices), as knn")
+
+
+def refused_by_model(op: str, name: str, tensor: Tensor, error: Exception) -> NoReturn:
+    """What a model has raised, with the argument that it was given."""
+    # Subclasses of RuntimeError tell of the machine: out of memory, a device's fault.
+    if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+        raise error
+    raise RuntimeError(
+        f"clfast::{op}: model cannot take {name}, {tensor.dtype} {list(tensor.shape)}: {error}"
+    ) from error
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
