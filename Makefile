@@ -77,16 +77,10 @@ lint: $(VENV)/.built
 	clang-format --dry-run -Werror $$files
 
 check: lint
-	@libraries=clfast/_C.so
-	if command -v nvcc >/dev/null; then
-	  cmake -S . -B build/cuda -GNinja -DPython3_EXECUTABLE=$(CURDIR)/$(PY) -DCLFAST_CUDA=ON \
-	    -DCLFAST_CUDA_ARCHITECTURES=90-real -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(CURDIR)/build/cuda \
-	    >build/cuda.log 2>&1 && cmake --build build/cuda --target _C_cuda >>build/cuda.log 2>&1 \
-	    || { tail -n 40 build/cuda.log; echo "clfast: _C_cuda.so does not build" >&2; exit 1; }
-	  libraries+=" build/cuda/_C_cuda.so"
-	fi
+	@python tools/check_cuda_build.py
+	libraries=clfast/_C.so
+	if [ -e build/cuda/_C_cuda.so ]; then libraries+=" build/cuda/_C_cuda.so"; fi
 	python tools/check_objects.py build/editable $$libraries
-	python tools/check_cuda_build.py
 	PYTHON=$(CURDIR)/$(PY) tests/kernels/run_sanitized.sh --ignore-glob='tests/kernels/test_cpu_*'
 
 # With the CPU kernels, at all SIMD levels, which takes minutes more.

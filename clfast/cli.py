@@ -1,4 +1,5 @@
-"""The command line: ``clfast info`` for bug reports, ``clfast demo`` for a first look."""
+"""The command line: ``info`` for bug reports, ``demo`` for a first look, ``run`` and others for the
+papers' experiments, ``bench`` for times."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -208,6 +212,32 @@ def cifar(
     for table in tables:
         table.print(Console())
     click.echo(f"Plots: {', '.join(map(str, plots))}\nMetrics: {out / 'metrics.jsonl'}")
+
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+# Without a --help of its own: that of the benchmarks tells more.
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def bench(context: click.Context, options: tuple[str, ...]) -> None:
+    """Times ops and methods beside their rivals, in a checkout of clfast.
+
+    The same as `python -m benchmarks.run` there, with its options.
+    """
+    if not (_REPOSITORY / "benchmarks" / "run.py").exists():
+        raise click.ClickException(
+            "the benchmarks are not part of the installed package: clone clfast's repository, and "
+            "in it call `make bench`, or `pip install -e .` and `clfast bench`"
+        )
+    paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", *options],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        check=False,
+    )
+    context.exit(done.returncode)
 
 
 _SPLIT = ["HAT", "HAT, soft masks", "SGD"]

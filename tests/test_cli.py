@@ -216,6 +216,20 @@ def test_experiments_name_what_is_missing(command: list[str], tmp_path: Path) ->
     assert call(*command).exit_code == 2
 
 
+def test_bench_takes_the_options_of_the_benchmarks(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "clfast", "bench", "--family", "calls", "--only", "nothing"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "benchmarks: no case of calls has 'nothing' in its name\n"
+
+
+def test_bench_wants_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clfast.cli._REPOSITORY", tmp_path)
+    found = call("bench", "--family", "calls")
+    assert found.exit_code == 1
+    assert "Error: the benchmarks are not part of the installed package" in found.stderr
+
+
 def test_importing_clfast_loads_neither_the_compiler_nor_an_adapter() -> None:
     program = (
         "import sys, clfast\n"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -96,6 +96,14 @@ def integers(op: str, name: str, values: Sequence[Any]) -> list[Any]:
     return [integer(op, f"{name}[{i}]", value) for i, value in enumerate(values)]
 
 
+def sizes(op: str, value: Any) -> list[Any]:
+    """The argument `shape` as integers."""
+    if not isinstance(value, Iterable):
+        kind = type(value).__name__
+        raise TypeError(f"clfast::{op}: shape must be a sequence of integers, got {kind}")
+    return [integer(op, "shape", size) for size in value]
+
+
 def number(op: str, name: str, value: Any) -> Any:
     """`value` as a float, or the SymFloat that it is; tensors and arrays of one element are one.
 
@@ -145,6 +153,16 @@ def pair(op: str, name: str, value: object, wanted: str) -> tuple[Tensor, Tensor
 
 def neighbours(op: str, neighbors: object) -> tuple[Tensor, Tensor]:
     return pair(op, "neighbors", neighbors, "Neighbors(sq_distances, indices), as knn")
+
+
+def refused_by_model(op: str, name: str, tensor: Tensor, error: Exception) -> NoReturn:
+    """What a model has raised, with the argument that it was given."""
+    # Subclasses of RuntimeError tell of the machine: out of memory, a device's fault.
+    if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+        raise error
+    raise RuntimeError(
+        f"clfast::{op}: model cannot take {name}, {tensor.dtype} {list(tensor.shape)}: {error}"
+    ) from error
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

@@ -123,9 +123,11 @@ def rwalk_importance_(
     lists = {"path_integrals": path_integrals, "fishers": fishers, "deltas": deltas}
     _check_lists(op, scores=scores, **lists)
     _check_not_expanded(op, "scores", scores)
-    dtype = _check.compute_dtype(scores[0])
-    held = _check.held(damping, dtype)
-    _check.finite(op, "damping", damping, held > 0, "finite and > 0", dtype)
+    info = torch.finfo(_check.compute_dtype(scores[0]))
+    # Here, where torch.compile traces, which follows neither _check.finite nor a message that is
+    # made of a number that changes from call to call.
+    if not info.smallest_normal * info.eps <= damping <= info.max:
+        raise RuntimeError(f"clfast::{op}: damping must be finite and > 0, got {damping:g}")
     _check_no_nan(op, scores=scores, **lists)
     for i, fisher in enumerate(fishers):
         _check.not_negative(op, f"fishers[{i}]", fisher, "negative somewhere")

@@ -21,9 +21,10 @@ def scalar(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
         return value
     number = _check.number(op, name, value)
     dtype = _check.compute_dtype(like)
-    # Here, where torch.compile traces, which does not follow _check.finite.
-    fits = abs(number) <= torch.finfo(dtype).max
-    _check.require(fits, f"{op}: {name} must be finite, got {number:g}")
+    # Here, where torch.compile traces, which follows neither _check.finite nor a message that is
+    # made of a number that changes from call to call.
+    if not abs(number) <= torch.finfo(dtype).max:
+        raise RuntimeError(f"clfast::{op}: {name} must be finite, got {number:g}")
     return like.new_full((), number, dtype=dtype)
 
 

@@ -85,7 +85,10 @@ class PerSample:
         self._parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
         self._layers: list[LayerCall] = []
         self._maps = True  # until vmap has failed
-        outputs, layers = recorded(network, self._buffers(), x)
+        try:
+            outputs, layers = recorded(network, self._buffers(), x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            _check.refused_by_model(op, "inputs", x, error)
         _check.tensors(op, **{"what the model returns": outputs})
         _check.require(
             outputs.shape[:1] == x.shape[:1],

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .. import reference
@@ -84,6 +85,11 @@ def herding(features: Tensor, labels: Tensor, m: int) -> list[Tensor]:
     "call herding outside of the compiled function"
 )
 def _by_class(picks: Tensor, sizes: Tensor, m: int) -> list[Tensor]:
+    if torch._C._functorch.is_batchedtensor(sizes):
+        raise RuntimeError(
+            "clfast::herding: the number of classes is in the labels, which vmap cannot follow; "
+            "call herding outside of it"
+        )
     lengths = sizes[sizes > 0].clamp_(max=m).tolist()
     return list(picks[picks >= 0].split(lengths))
 

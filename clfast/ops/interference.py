@@ -73,7 +73,10 @@ def _after_step(model: nn.Module, grads: Sequence[Tensor | None], lr: float) -> 
 def _losses(model: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     """[N], with buffers that are copies: what a layer in training mode writes is dropped."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    logits = functional_call(model, {**parameters, **buffers}, (x,))
+    try:
+        logits = functional_call(model, {**parameters, **buffers}, (x,))
+    except (RuntimeError, IndexError, ValueError) as error:
+        _check.refused_by_model(OP, "x", x, error)
     _check.tensors(OP, **{"what the model returns": logits})
     _check.dim(OP, "logits of the model", logits, 2)
     _check.shape(OP, "logits of the model", logits, (len(y), logits.shape[1]))
@@ -111,7 +114,9 @@ def _check_arguments(
         _check.dtype(OP, name, grad, parameter.dtype)
         _check.same_device(OP, name, grad, "its parameter", parameter)
         _refuse_grad(name, grad)
-    _check.require(math.isfinite(lr), f"{OP}: lr must be finite, got {lr:g}")
+    # Not `math.isfinite`, which torch.compile does not follow where lr changes from call to call.
+    if not abs(lr) < math.inf:
+        raise RuntimeError(f"clfast::{OP}: lr must be finite, got {lr:g}")
 
 
 def _refuse_grad(name: str, tensor: Tensor) -> None:

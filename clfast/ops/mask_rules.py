@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -95,7 +96,7 @@ def weight_mask(
     _check.strings(op, mode=mode)
     transposed = _check.boolean(op, "transposed", transposed)
     if shape is not None:
-        shape = [_check.integer(op, "shape", size) for size in shape]
+        shape = _check.sizes(op, shape)
     _check_weight_mask(op, out_mask, in_mask, mode, transposed, shape)
     return in_torch.masks.weight_mask(
         out_mask, in_mask, mode=mode, transposed=transposed, shape=shape
@@ -140,11 +141,20 @@ def _check_anneal_scale(
     schedule: str,
     normalise: str,
 ) -> None:
-    for name, at, count in (("epoch", epoch, epochs), ("batch", batch, batches)):
-        _check.require(
-            0 <= at < count, f"{op}: {name} must be in [0, {count}), counted from 0, got {at}"
-        )
-    _check.finite(op, "max_scale", max_scale, max_scale > 0, "finite and > 0")
+    # torch.compile traces this: messages of numbers that change from batch to batch are made only
+    # where they are raised.
+    for name, at, names, count in (
+        ("epoch", epoch, "epochs", epochs),
+        ("batch", batch, "batches", batches),
+    ):
+        if count < 1:
+            raise RuntimeError(f"clfast::{op}: {names} must be >= 1, got {count}")
+        if not 0 <= at < count:
+            raise RuntimeError(
+                f"clfast::{op}: {name} must be in [0, {count}), counted from 0, got {at}"
+            )
+    if not 0 < max_scale < math.inf:
+        raise RuntimeError(f"clfast::{op}: max_scale must be finite and > 0, got {max_scale:g}")
     _check.strings(op, schedule=schedule, normalise=normalise)
     schedules = ("dgmw", "dgma", "dgmw_imnet", "hat")
     _check.require(

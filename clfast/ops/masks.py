@@ -325,7 +325,7 @@ def unpack_mask(packed: Tensor, shape: Sequence[int]) -> Tensor:
         RuntimeError: wrong dtype, or a length that does not suit ``shape``.
     """
     op = "unpack_mask"
-    sizes = [_check.integer(op, "shape", size) for size in shape]
+    sizes = _check.sizes(op, shape)
     if uses_reference():
         _call.check_for_reference(op, fakes.unpack_mask, packed, sizes)
         return in_torch.masks.unpack_mask(packed, sizes)
@@ -351,4 +351,5 @@ def _in_a_run(embedding: Tensor, weight: Tensor) -> Tensor:
         return embedding
     if any(embedding.shape[i] not in (1, weight.shape[i]) for i in range(weight.dim())):
         return embedding  # refused by name
-    return embedding.expand(weight.shape)
+    # Widened before: the gradient of the expansion is a sum.
+    return embedding.to(_check.compute_dtype(embedding)).expand(weight.shape)

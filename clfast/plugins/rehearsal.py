@@ -208,9 +208,12 @@ class RehearsalPlugin(Plugin):
             y: [n] int64 class labels.
 
         Raises:
-            TypeError, ValueError: other than that, or than what is stored; nothing has changed.
+            TypeError, ValueError: other than that, or than what is stored; NaN in x, which would
+                be rehearsed for ever. Nothing has changed.
         """
-        check_samples(x, y, f"{type(self).__name__}.store")
+        where = f"{type(self).__name__}.store"
+        check_samples(x, y, where)
+        _check_no_nan(x, where)
         if len(y):
             self._keep(x, y)
             self._stored = self.task
@@ -247,6 +250,7 @@ class RehearsalPlugin(Plugin):
         try:
             for x, y in batches(loader, self._place(), where, labels=True):
                 assert y is not None
+                _check_no_nan(x, where)
                 if len(y):
                     self._keep(x, y)
                 count += len(y)
@@ -301,6 +305,11 @@ class RehearsalPlugin(Plugin):
     @abstractmethod
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         """All of it, or nothing and an error."""
+
+
+def _check_no_nan(x: Tensor, where: str) -> None:
+    if x.is_floating_point() and bool(x.isnan().any()):
+        raise ValueError(f"{where}: x holds NaN; leave such samples out")
 
 
 class BufferPlugin(RehearsalPlugin):

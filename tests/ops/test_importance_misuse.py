@@ -35,6 +35,10 @@ def _nan_model() -> nn.Module:
         ({"model": nn.LSTM(6, 3)}, TypeError, "what the model returns must be a tensor, got tuple"),
         ({"model": nn.Unflatten(1, (2, 3))}, RuntimeError, "logits of the model must be 2-D"),
         ({"model": _nan_model()}, RuntimeError, "what the model returns holds NaN"),
+        (
+            *({"inputs": torch.ones(2, 5)}, RuntimeError),
+            r"model cannot take inputs, torch.float32 \[2, 5\]: mat1 and mat2",
+        ),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator"),
     ],
 )

@@ -147,6 +147,7 @@ def _wrong(**changes: Any) -> dict[str, Any]:
         ({"grads": [None, torch.ones(3, requires_grad=True)]}, r"grads\[1\] requires grad"),
         ({"lr": float("nan")}, "lr must be finite, got nan"),
         ({"model": nn.Sequential(nn.Linear(4, 3), nn.Flatten(0))}, "logits of the model must be 2"),
+        ({"x": torch.ones(2, 5)}, r"model cannot take x, torch.float32 \[2, 5\]: mat1 and mat2"),
         ({"grads": [torch.full((3, 4), float("nan")), None]}, "after the step, hold NaN"),
     ],
 )

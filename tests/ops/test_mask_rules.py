@@ -42,7 +42,8 @@ def test_epoch_0_of_dgmw_falls_from_the_top() -> None:
         ((-1, 5, 0, 5, 9.0), {}, r"epoch must be in \[0, 5\), counted from 0, got -1"),
         ((5, 5, 0, 5, 9.0), {}, r"epoch must be in \[0, 5\)"),
         ((0, 5, 5, 5, 9.0), {}, r"batch must be in \[0, 5\)"),
-        ((0, 0, 0, 5, 9.0), {}, r"epoch must be in \[0, 0\)"),
+        ((0, 0, 0, 5, 9.0), {}, "epochs must be >= 1, got 0"),
+        ((0, 5, 0, -1, 9.0), {}, "batches must be >= 1, got -1"),
         ((0, 5, 0, 5, 0.0), {}, "max_scale must be finite and > 0, got 0"),
         ((0, 5, 0, 5, float("inf")), {}, "max_scale must be finite and > 0, got inf"),
         ((0, 5, 0, 5, 9.0), {"schedule": "imnet"}, "schedule must be one of"),
@@ -104,3 +105,13 @@ def test_inputs_that_are_always_there(mode: Any) -> None:
 def test_wrong_units(arguments: Any, options: Any, message: str) -> None:
     with pytest.raises(RuntimeError, match=f"clfast::weight_mask: {message}"):
         ops.weight_mask(*arguments, **options)
+
+
+@pytest.mark.parametrize("wrong", [12, None])
+def test_a_shape_that_is_none(wrong: Any) -> None:
+    mask = torch.ones(12, dtype=torch.bool)
+    with pytest.raises(TypeError, match="clfast::unpack_mask: shape must be a sequence of int"):
+        ops.unpack_mask(ops.pack_mask(mask), wrong)
+    if wrong is not None:
+        with pytest.raises(TypeError, match="clfast::weight_mask: shape must be a sequence of int"):
+            ops.weight_mask(mask, shape=wrong)

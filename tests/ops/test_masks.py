@@ -96,6 +96,18 @@ def test_gradients_have_the_dtype_of_the_input(dtype: torch.dtype, rng: torch.Ge
         assert [g.dtype for g in grads] == [dtype, dtype]
 
 
+def test_gradients_in_16_bits_are_summed_in_32(rng: torch.Generator) -> None:
+    """Also by an embedding with a one between dimensions of its own, which is spread out."""
+    weight = torch.randn(4, 64, 3, generator=rng).to(torch.bfloat16)
+    embedding = torch.randn(4, 1, 3, generator=rng).to(torch.bfloat16).requires_grad_()
+    grad = torch.randn(4, 64, 3, generator=rng)
+    (found,) = torch.autograd.grad(ops.masked_weight(weight, embedding, 3.0), embedding, grad)
+    mask = (3 * embedding.detach().double()).sigmoid()
+    sums = (grad.double() * weight.double()).sum(1, keepdim=True)
+    # Nothing but the rounding of the result: half a unit of 8 bits.
+    torch.testing.assert_close(found.double(), sums * 3 * mask * (1 - mask), rtol=2**-8, atol=1e-5)
+
+
 def _loss(weights: list[Tensor], sparsity: Tensor) -> Tensor:
     return sum((w**3).sum() for w in weights) + 2 * sparsity  # type: ignore[return-value]
 

@@ -225,11 +225,11 @@ def test_trial_steps_that_fail() -> None:
 
 
 @pytest.mark.parametrize("name", ["AGEM", "GEM"])
-def test_past_samples_that_hold_nan(name: str) -> None:
+def test_past_samples_that_make_nan(name: str) -> None:
     model = network()
     plugin = PLUGINS[name](model)
     (batches,) = tasks(1)
-    plugin.on_task_end([(x * math.nan, y) for x, y in batches])
+    plugin.on_task_end([(x * math.inf, y) for x, y in batches])
     with_gradients(model)
     kept = everything(plugin, model)
     with pytest.raises(RuntimeError, match="NaN"):
@@ -242,6 +242,7 @@ BAD_SAMPLES: list[tuple[Callable[[Tensor, Tensor], Any], type[Exception], str]] 
     (lambda x, y: (x, y[1:]), ValueError, r"y must have one label a sample of x, got x \[8, 5\]"),
     (lambda x, y: (x, y[:, None]), ValueError, "y must have one label a sample of x"),
     (lambda x, y: (x.sum(), y[0]), ValueError, "y must have one label a sample of x"),
+    (lambda x, y: (x.where(x < x.max(), math.nan), y), ValueError, "x holds NaN; leave such sampl"),
     (lambda x, y: (x, y - 6), ValueError, "y must be class labels >= 0, got -[1-6]; leave samples"),
 ]
 

@@ -167,8 +167,9 @@ class OfModel:
         elif strategy.model is not self._model:
             raise RuntimeError(
                 f"{type(self).__name__}: strategy.model was replaced by another model, as "
-                "GDumbPlugin does in each experience, and what is known of the one before says "
-                "nothing about it; take one of the two plugins out, or a new strategy"
+                "GDumbPlugin does in each experience, or this plugin has served another strategy, "
+                "and what is known of the model before says nothing about this one; take one of "
+                "the two plugins out, or a new plugin for a new strategy"
             )
         return made
 

@@ -45,6 +45,16 @@ def test_a_model_that_is_replaced_is_refused(name: str) -> None:
     torch.testing.assert_close(parameters(strategy.model), before, rtol=0, atol=0)
 
 
+def test_a_plugin_serves_one_strategy() -> None:
+    plugin = avalanche.EWC(strength=1.0)
+    FakeStrategy(network(), [plugin]).train(experience(0))
+    other = FakeStrategy(network(), [plugin])
+    before = parameters(other.model)
+    with pytest.raises(RuntimeError, match=r"served another strategy, .* a new plugin for a new"):
+        other.train(experience(1))
+    torch.testing.assert_close(parameters(other.model), before, rtol=0, atol=0)
+
+
 class MultiTaskModule(Network):
     __module__ = "avalanche.models.dynamic_modules"
 
