@@ -5,8 +5,8 @@ the batch has, and a ResNet-18 of a third of the usual width on CIFAR-10, with t
 The step is the first of the second task: every call first sets the network back to what it was
 after the first task, in the time of all variants alike, so that each does the same and none trains
 on one batch for ever. The peak of memory is measured, too, see `benchmarks.memory`. DGM's iteration
-is in `_dgm_iteration`, a step of exemplars through the training of a network in `_bilevel_step`, runs
-of the two networks that ARM's steps on images consist of in `_chains`.
+is in `_dgm_iteration`, a step of exemplars through the training of a network in `_bilevel_step`;
+`_chains` has the runs of both networks that ARM's steps on images consist of.
 """
 
 from __future__ import annotations

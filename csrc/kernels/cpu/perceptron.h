@@ -24,9 +24,9 @@ constexpr int64_t kPerceptronOutputs = 24, kPerceptronInputs = 32;
 // perceptron_columns: out [inputs, sample_columns] of x [samples, inputs].
 // perceptron_forward: units [begin, end) of out = W in + bias, without what is below 0 where
 // `rectified`; in and out as above.
-// perceptron_backward: inputs [begin, end) of out [samples, inputs] = grad [samples, outputs] W, but
-// 0 where the unit in `hidden` is off; without `hidden`, which is null then, `adds` adds to out.
-// scratch: 16 outputs elements, if end is no multiple of 16.
+// perceptron_backward: inputs [begin, end) of out [samples, inputs] = grad [samples, outputs] W,
+// but 0 where the unit in `hidden` is off; without `hidden`, which is null then, `adds` adds to
+// out. scratch: 16 outputs elements, if end is no multiple of 16.
 #define CLFAST_PERCEPTRON(T)                                                                   \
   void perceptron_columns(const T* x, int64_t samples, int64_t inputs, T* out);                \
   void perceptron_forward(const PerceptronLayer<T>& layer, const T* in, int64_t samples,       \
