@@ -92,7 +92,7 @@ REPORT := python -m benchmarks.report
 RESULTS := benchmarks/results
 # Of those that were measured, in this order.
 PERFORMANCE = $(wildcard $(addprefix $(RESULTS)/,$(addsuffix .json, \
-  online observe iteration unrolled penalty loops masks exemplars calls index avx2 scaling)))
+  online observe chains iteration unrolled penalty loops masks exemplars calls index avx2 scaling)))
 
 bench: ops-bench other-bench
 
@@ -110,6 +110,7 @@ other-bench: $(VENV)/.built
 	$(RUN) --family observe --only ARM --out $(RESULTS)/observe.json
 	$(RUN) --family observe --only DGM --out $(RESULTS)/iteration.json
 	$(RUN) --family observe --only unrolled --out $(RESULTS)/unrolled.json
+	$(RUN) --family observe --only LinearChains --out $(RESULTS)/chains.json
 	$(RUN) --family importance,plugins,replay --out $(RESULTS)/loops.json
 	$(RUN) --family calls --out $(RESULTS)/calls.json
 	$(RUN) --family index --out $(RESULTS)/index.json

@@ -5,7 +5,8 @@ the batch has, and a ResNet-18 of a third of the usual width on CIFAR-10, with t
 The step is the first of the second task: every call first sets the network back to what it was
 after the first task, in the time of all variants alike, so that each does the same and none trains
 on one batch for ever. The peak of memory is measured, too, see `benchmarks.memory`. DGM's iteration
-is in `_dgm_iteration`, a step of exemplars through the training of a network in `_bilevel_step`.
+is in `_dgm_iteration`, a step of exemplars through the training of a network in `_bilevel_step`;
+`_chains` has the runs of both networks that ARM's steps on images consist of.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from clfast.nn import resnet18
 
 from ..baselines.arm import AS_PUBLISHED, VECTORISED, Losses, PlainARM, compiled
 from ..case import Case, Kind, Variant, Work
+from . import _chains
 from ._bilevel_step import bilevel_step
 from ._dgm_iteration import dgm_iteration
 
@@ -164,4 +166,5 @@ CASES = [
     *(dgm_iteration(small) for small in (True, False)),
     bilevel_step("narrow", width=2, exemplars=5, steps=3, tolerance=1e-3, size=8),
     bilevel_step("ResNet-8", width=16, exemplars=20, steps=50, tolerance=0.05),
+    *_chains.CASES,
 ]

@@ -90,8 +90,8 @@ class DisagreeingImages(ImageRecall):
         def by_chains(images: Tensor) -> tuple[Pair, Gradient]:
             if torch.is_autocast_enabled(images.device.type):
                 return by_autograd(images)
-            logits, gradient = chains.vjp(images)
-            return (logits[0], logits[1]), lambda slopes: gradient(torch.stack(slopes))
+            (of_old, of_new), gradient = chains.vjp(images)
+            return (of_old, of_new), gradient
 
         return by_chains
 

@@ -17,7 +17,7 @@ from .._arguments import boolean, cpu_generator, integer, one_of, real
 from .._backend import backend_in_use
 from .._warnings import warn_caller
 from ..nn import copies_stay_equal, row_multiplicity, statistics_kept
-from ..nn.chain import is_linear_chain
+from ..nn.chain import linear_chains
 from ..ops import recall_step_
 from ..plugins.gradients import all_finite
 from . import checks
@@ -186,13 +186,14 @@ class ImageRecall(ABC):
         o = self.options
         images = images.clone()
         shape = (len(images), *(o.image_shape or images.shape[1:]))
+        changed = images.view(shape)
         loss = images.new_zeros(())
         with self.counted(drawn, old, new):
             objective = self.objective(old, new, drawn)
             for _ in range(o.steps):
                 loss, grad = objective(images)
                 recall_step_(
-                    *(images.view(shape), grad.view(shape)),
+                    *(changed, grad.view(shape)),
                     lr=o.lr,
                     tv_weight=o.tv_weight,
                     l2_weight=o.l2_weight,
@@ -217,8 +218,12 @@ class ImageRecall(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Of recalled images and of the batch, each of which is a batch of its own for layers that
         look at batches; in one pass of a network that has none."""
-        if is_linear_chain(network):
-            both = self.logits(network, torch.cat([images, x]))
+        chain = linear_chains(network)
+        if chain is not None:
+            together = torch.cat([images, x])
+            plain = self.options.autocast is None and not torch.is_autocast_enabled(x.device.type)
+            alone = plain and not torch.is_grad_enabled()
+            both = chain(together)[0] if alone else self.logits(network, together)
             recalled, here = both.split([len(images), len(x)])
             return recalled, here
         with self.counted(drawn, network):

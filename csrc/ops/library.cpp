@@ -135,6 +135,13 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "bias_correct_backward(Tensor grad, Tensor logits, Tensor new_classes, Tensor scale) "
       "-> (Tensor, Tensor, Tensor)");
 
+  // n perceptrons of as many layers, one behind another in the lists; hidden units [n, out, .] have
+  // a column a sample, and some to spare. For the CPU alone.
+  m.def(
+      "perceptron_logits(Tensor x, Tensor[] weights, Tensor?[] biases, int networks) "
+      "-> (Tensor[] logits, Tensor[] hidden)");
+  m.def("perceptron_gradient(Tensor[] grads, Tensor[] weights, Tensor[] hidden) -> Tensor");
+
   // the SIMD level in use: 0 base, 1 avx2, 2 avx512, 3 avx512_bf16
   m.def("simd_level() -> int");
   m.def("set_simd_level(int level) -> ()");

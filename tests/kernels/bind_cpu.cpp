@@ -231,4 +231,5 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   bind_cpu_optimizers(m);
   bind_cpu_exemplar_losses(m);
   bind_cpu_exemplars(m);
+  bind_cpu_perceptron(m);
 }

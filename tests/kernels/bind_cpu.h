@@ -14,5 +14,6 @@ void bind_cpu_masks(py::module_& m);
 void bind_cpu_optimizers(py::module_& m);
 void bind_cpu_exemplar_losses(py::module_& m);
 void bind_cpu_exemplars(py::module_& m);
+void bind_cpu_perceptron(py::module_& m);
 
 }  // namespace clfast::bind

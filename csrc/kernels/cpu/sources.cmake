@@ -4,7 +4,7 @@ set(CLFAST_CPU_OPS rows knn knn_small class_means nearest_class_mean hebbian_upd
   hebb_logits mixture_log_probs recall_gradients divergence soft_cross_entropy image_prior
   project_gradients gem_project quadratic_penalty path_integral masked_weight block_gradients
   masked_step
-  herding softmax_descent cosine_logits bias_correct)
+  herding softmax_descent cosine_logits bias_correct perceptron)
 set(CLFAST_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 
 function(clfast_cpu_kernels target)

@@ -1,0 +1,1 @@
+#include "perceptron-inl.h"
