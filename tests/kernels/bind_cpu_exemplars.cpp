@@ -17,18 +17,27 @@ bool herding(int level, const py::object& features, const py::object& members, i
   const int64_t padded = cpu::padded_members(count);
   return with_type_of(features, [&](auto tag) {
     using T = decltype(tag);
-    Scratch<double> sums(chunks * dim), best(chunks), sq_norms(padded), scores(padded);
+    Scratch<double> sums(chunks * dim), best(chunks), sq_norms(count), exact(count);
     Scratch<double> mean(dim), target(dim);
-    Scratch<float> packed(padded * cpu::column_pairs(dim));
-    Scratch<float> rounded(2 * cpu::column_pairs(dim));
+    Scratch<float> packed(padded * cpu::column_pairs(dim)), rounded(cpu::target_pairs(dim));
+    Scratch<float> lengths(padded), squares(padded), scores(padded);
+    Scratch<int64_t> nearest(count);
     const auto in_pieces = [&](int64_t all, const auto& work) {
       for (int64_t i = pieces - 1; i >= 0; --i) work(i * all / pieces, (i + 1) * all / pieces);
     };
     return cpu::herding_picks<T>({data_of<const T>(features, "features", {rows, dim}),
                                   data_of<const int64_t>(members, "members", {count}), count, dim},
                                  m,
-                                 {packed.data(), sq_norms.data(), scores.data(), sums.data(),
-                                  best.data(), mean.data(), target.data(), rounded.data()},
+                                 {{packed.data(), lengths.data(), squares.data()},
+                                  sq_norms.data(),
+                                  scores.data(),
+                                  nearest.data(),
+                                  exact.data(),
+                                  sums.data(),
+                                  best.data(),
+                                  mean.data(),
+                                  target.data(),
+                                  rounded.data()},
                                  in_pieces, data_of<int64_t>(picks, "picks", {m}));
   });
 }
