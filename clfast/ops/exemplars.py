@@ -109,7 +109,9 @@ def softmax_descent(
     ``steps`` times W -= lr (P - Y)^T H / n and b -= lr mean(P - Y), with P = softmax(H W^T + b) and
     Y the labels, the gradient of the mean cross-entropy. The gradient of a loss of the result by
     the features and by the initial layer is exact, a sweep back through all steps (Eq. 9), not
-    autograd's. What is kept for it are the predictions of every step, [steps, C, n] numbers.
+    autograd's. What is kept for it are the predictions of every step, [steps, C, n] numbers; the
+    weights of the steps are not: the sweep goes back through them as it came. While it runs on a
+    CPU it holds a few arrays of [n, d], [C, n] and [C, d], and with n <= 2 d up to three of [n, n].
 
     Args:
         features: [n, d], any floating dtype.

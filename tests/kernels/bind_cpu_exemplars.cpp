@@ -17,18 +17,27 @@ bool herding(int level, const py::object& features, const py::object& members, i
   const int64_t padded = cpu::padded_members(count);
   return with_type_of(features, [&](auto tag) {
     using T = decltype(tag);
-    Scratch<double> sums(chunks * dim), best(chunks), sq_norms(padded), scores(padded);
+    Scratch<double> sums(chunks * dim), best(chunks), sq_norms(count), exact(count);
     Scratch<double> mean(dim), target(dim);
-    Scratch<float> packed(padded * cpu::column_pairs(dim));
-    Scratch<float> rounded(2 * cpu::column_pairs(dim));
+    Scratch<float> packed(padded * cpu::column_pairs(dim)), rounded(cpu::target_pairs(dim));
+    Scratch<float> lengths(padded), squares(padded), scores(padded);
+    Scratch<int64_t> nearest(count);
     const auto in_pieces = [&](int64_t all, const auto& work) {
       for (int64_t i = pieces - 1; i >= 0; --i) work(i * all / pieces, (i + 1) * all / pieces);
     };
     return cpu::herding_picks<T>({data_of<const T>(features, "features", {rows, dim}),
                                   data_of<const int64_t>(members, "members", {count}), count, dim},
                                  m,
-                                 {packed.data(), sq_norms.data(), scores.data(), sums.data(),
-                                  best.data(), mean.data(), target.data(), rounded.data()},
+                                 {{packed.data(), lengths.data(), squares.data()},
+                                  sq_norms.data(),
+                                  scores.data(),
+                                  nearest.data(),
+                                  exact.data(),
+                                  sums.data(),
+                                  best.data(),
+                                  mean.data(),
+                                  target.data(),
+                                  rounded.data()},
                                  in_pieces, data_of<int64_t>(picks, "picks", {m}));
   });
 }
@@ -45,21 +54,15 @@ void softmax_descent(int level, const py::object& problem, int64_t pieces, const
     using T = decltype(tag);
     const int64_t n = extent(of_features, 0), dim = extent(weight, 1), classes = extent(weight, 0);
     const int64_t steps = extent(predictions, 0), biases = extent(bias, 0);
-    const cpu::DescentProblem<T> p{
-        {field<int64_t>(problem, "labels", {n}), n, classes, T(1) / static_cast<T>(n)},
-        field<T>(problem, "features", {n, dim}),
-        field<T>(problem, "weight", {classes, dim}),
-        field_or_null<T>(problem, "bias", {classes}),
-        dim,
-        steps,
-        number<T>(problem, "lr")};
-    const auto in_pieces = [&](int64_t columns, const auto& work) {
-      constexpr int64_t unit = cpu::kDescentColumns;
-      const int64_t units = (columns + unit - 1) / unit;
-      for (int64_t i = pieces - 1; i >= 0; --i) {
-        const int64_t end = (i + 1) * units / pieces * unit;
-        work(i * units / pieces * unit, end < columns ? end : columns);
-      }
+    const cpu::DescentProblem<T> p{{field<int64_t>(problem, "labels", {n}), n, classes,
+                                    -number<T>(problem, "lr") / static_cast<T>(n)},
+                                   field<T>(problem, "features", {n, dim}),
+                                   field<T>(problem, "weight", {classes, dim}),
+                                   field_or_null<T>(problem, "bias", {classes}),
+                                   dim,
+                                   steps};
+    const auto in_pieces = [&](int64_t count, int64_t, const auto& work) {
+      for (int64_t i = pieces - 1; i >= 0; --i) work(i * count / pieces, (i + 1) * count / pieces);
     };
     const auto or_null = [&](const py::object& given) {
       return biases > 0 ? data_of<T>(given, "bias", {classes}) : nullptr;

@@ -24,11 +24,18 @@ CLFAST_HD double herding_tie(double target_length, double longest, double mean_l
   return (0x1p-46 * (target_length + longest) + 0x1p-48 * mean_length) * longest;
 }
 
-// What a score is off by at most that is summed in float, of y in bfloat16, itself the difference
-// of two floats: 2^-9 of |target| |y| for y, and 72 roundings of 2^-24 for sums of kHerdingTerms
-// terms, which are summed in double; as many of |y|^2; and 2^-23 of |mu| in every entry of y. The
-// last term covers what is below the normal range. Infinite where a sum may overflow.
-constexpr int64_t kHerdingTerms = 64;
+// Rows and targets are scored as integers, rounded at this length: products of two, and of parts of
+// two, stay below 2^31 by the inequality of Cauchy and Schwarz, whatever the dimension.
+constexpr double kHerdingLength = 32000;
+
+// Rows shorter than this count as zeros.
+constexpr double kHerdingShortest = 0x1p-100;
+
+// What a score is off by at most that is formed of rounded rows y and targets, which are off by
+// half a unit in every entry and what float makes of that: 2 sqrt(dim) / 32000 of |target| |y|;
+// 2^-17 for sums of |y|^2 and for lengths in float, and for scores in float; and 2^-23 of |mu| in
+// every entry of y, the difference of two floats. The last terms cover what is too short, or below
+// the normal range. Infinite where a number in float may overflow.
 CLFAST_HD double herding_slack(int64_t dim, double target_length, double longest,
                                double mean_length) {
   const double most = target_length * longest, limit = 0x1p60;
@@ -36,8 +43,11 @@ CLFAST_HD double herding_slack(int64_t dim, double target_length, double longest
     return HUGE_VAL;
   }
   const double both = target_length + longest, terms = static_cast<double>(dim);
-  return 0x1.1p-8 * most + 0x1p-17 * longest * longest + 0x1p-21 * mean_length * both +
-         0x1p-120 * terms * (1 + both + mean_length);
+  // Of one of them: half a unit an entry, and a fiftieth of that.
+  const double rounding = 0.51 * std::sqrt(terms) / kHerdingLength;
+  return 2 * (2 + rounding) * rounding * most + 0x1p-17 * longest * (longest + target_length) +
+         0x1p-21 * mean_length * both + 2 * kHerdingShortest * target_length +
+         0x1p-118 * terms * (1 + both + mean_length);
 }
 
 }  // namespace clfast

@@ -1,7 +1,7 @@
 // C = A B in register tiles: rows of A are broadcast, rows of B are read as vectors, and the caller
 // says what becomes of a finished tile. One text serves knn (keys x queries, and queries x keys),
-// nearest_class_mean (features x means), MbPA's forward pass (classes x neighbours) and MbPA's
-// gradient (classes x features).
+// nearest_class_mean (features x means), MbPA's forward pass (classes x neighbours), MbPA's
+// gradient (classes x features) and all products of softmax_descent.
 #pragma once
 #include "vector-inl.h"
 
@@ -18,8 +18,9 @@ constexpr int kTileVectors = 2;
 template <class T>
 constexpr int kTileColumns = kTileVectors * kLanes<T>;
 
-// tile[r][c] = sum_p a[r][p] b[p][c] for kRows rows and kVectors vectors of columns.
-template <int kRows, int kVectors, class T>
+// tile[r][c] = sum_p a[r][p] b[p][c] for kRows rows and kVectors vectors of columns. The rows of a
+// lie lda apart, or its columns where it is kTurned.
+template <int kRows, int kVectors, bool kTurned, class T>
 __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b, int64_t ldb,
                                              int64_t depth, T* tile) {
   Vector<T> sum[kRows][kVectors] = {};
@@ -29,7 +30,8 @@ __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b
     for (int v = 0; v < kVectors; ++v) column[v] = load(b + p * ldb + v * kLanes<T>);
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
-      const Vector<T> x = a[r * lda + p] - Vector<T>{};  // exact, and no instruction
+      const T factor = kTurned ? a[p * lda + r] : a[r * lda + p];
+      const Vector<T> x = factor - Vector<T>{};  // exact, and no instruction
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         sum[r][v] += x * column[v];
@@ -44,12 +46,13 @@ __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b
 
 #if defined(__AVX512F__)
 // The same for pairs of bfloat16: exact products, two of them added at a time to sums in float.
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, bool kTurned>
 __attribute__((noinline, target("avx512bf16"))) void multiply_tile(const BFloat16Pair* a,
                                                                    int64_t lda,
                                                                    const BFloat16Pair* b,
                                                                    int64_t ldb, int64_t depth,
                                                                    float* tile) {
+  static_assert(!kTurned);
   __m512 sum[kRows][kVectors] = {};
   for (int64_t p = 0; p < depth; ++p) {
     __m512i column[kVectors];
@@ -86,15 +89,15 @@ using Sum = typename SumOf<E>::type;
 
 // Every height has a tile of its own: in two tiles, B would be read twice and a tile of one or two
 // rows wait for its own sums.
-template <int kVectors, int kRows = kTileRows, class E>
+template <int kVectors, bool kTurned, int kRows = kTileRows, class E>
 inline void multiply_rows(const E* a, int64_t lda, int64_t rows, const E* b, int64_t ldb,
                           int64_t depth, Sum<E>* tile) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return multiply_rows<kVectors, kRows - 1>(a, lda, rows, b, ldb, depth, tile);
+      return multiply_rows<kVectors, kTurned, kRows - 1>(a, lda, rows, b, ldb, depth, tile);
     }
   }
-  multiply_tile<kRows, kVectors>(a, lda, b, ldb, depth, tile);
+  multiply_tile<kRows, kVectors, kTurned>(a, lda, b, ldb, depth, tile);
 }
 
 // B [depth, columns], row-major and readable up to the next multiple of kLanes.
@@ -116,9 +119,9 @@ struct Panels {
   const E* panel(int64_t column) const { return data + column * depth; }
 };
 
-// A [rows, depth]. finish(first_row, row_count, first_column, column_count, tile) sees every tile
-// once; the tile is row-major with kTileColumns<T> elements a row.
-template <class E, class Right, class Finish>
+// A [rows, depth], turned or not. finish(first_row, row_count, first_column, column_count, tile)
+// sees every tile once; the tile is row-major with kTileColumns<T> elements a row.
+template <bool kTurned = false, class E, class Right, class Finish>
 inline void gemm(const E* a, int64_t lda, int64_t rows, Right b, int64_t columns, int64_t depth,
                  Finish&& finish) {
   using T = Sum<E>;
@@ -127,10 +130,11 @@ inline void gemm(const E* a, int64_t lda, int64_t rows, Right b, int64_t columns
     const int64_t width = columns - c < kTileColumns<T> ? columns - c : kTileColumns<T>;
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const int64_t height = rows - r < kTileRows ? rows - r : kTileRows;
+      const E* left = a + (kTurned ? r : r * lda);
       if (width > kLanes<T>) {
-        multiply_rows<2>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
+        multiply_rows<2, kTurned>(left, lda, height, b.panel(c), b.stride, depth, tile);
       } else {
-        multiply_rows<1>(a + r * lda, lda, height, b.panel(c), b.stride, depth, tile);
+        multiply_rows<1, kTurned>(left, lda, height, b.panel(c), b.stride, depth, tile);
       }
       finish(r, height, c, width, tile);
     }

@@ -5,10 +5,23 @@
 namespace clfast::cpu::CLFAST_LEVEL {
 
 // Members lie in blocks of so many, [pairs of columns, kBlock] each: their products with a target
-// need no sum over lanes, and every pick reads one stream, which bfloat16 makes half as long. Two
-// columns share the bits of a float, the even one in the lower half.
+// need no sum over lanes, and every pick reads one stream. Two columns share the bits of a float,
+// the even one in the lower half.
 constexpr int kBlockVectors = 4, kBlock = kBlockVectors * kLanes<float>;
-using Pairs = UnsignedBitsOf<Vector<float>>;
+using Pairs = BitsOf<Vector<float>>;
+
+// Both products of two pairs, added.
+inline Pairs multiply_pairs(Pairs a, Pairs b) {
+#if defined(__AVX512F__)
+  return (Pairs)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Pairs)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (Pairs)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+  return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
 
 template <class T>
 inline const T* row_of(const HerdingClass<T>& of, int64_t member) {
@@ -35,45 +48,44 @@ inline void sum_of_members(const HerdingClass<T>& of, int64_t begin, int64_t end
   }
 }
 
-// Columns 2 i and 2 i + 1 of `count` floats as a pair of bfloat16, to the nearest; whole vectors.
-inline void round_pairs(const float* columns, int64_t count, float* pairs) {
-  constexpr int lanes = kLanes<float>;
-  Pairs even, odd;  // of two vectors
-  for (int i = 0; i < lanes; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
-  for (int64_t j = 0; j < count; j += 2 * lanes) {
-    const Pairs a = bits_as<Pairs>(load(columns + j)) + 0x8000u;
-    const Pairs b = bits_as<Pairs>(load(columns + j + lanes)) + 0x8000u;
-    const Pairs both =
-        (__builtin_shuffle(a, b, even) >> 16) | (__builtin_shuffle(a, b, odd) & 0xffff0000u);
-    memcpy(pairs + j / 2, &both, sizeof both);
-  }
+// As many pairs as columns, up to a vector of them, for every two vectors of columns.
+inline int64_t pairs_of(int64_t dim) {
+  constexpr int64_t lanes = kLanes<float>;
+  const int64_t rest = dim % (2 * lanes);
+  return dim / (2 * lanes) * lanes + (rest < lanes ? rest : lanes);
 }
 
-// y = row - mean over `count` columns, zeros up to `width`; returns |y|^2.
-inline float subtract_mean(const float* row, const float* mean, int64_t count, int64_t width,
-                           float* y) {
-  Vector<float> sums[2] = {};
-  int64_t j = 0;
-  for (; j + 2 * kLanes<float> <= count; j += 2 * kLanes<float>) {
-    for (int s = 0; s < 2; ++s) {
-      const int64_t at = j + s * kLanes<float>;
-      const Vector<float> difference = load(row + at) - load(mean + at);
-      store<float>(y + at, difference);
-      sums[s] = multiply_add<float>(difference, difference, sums[s]);
-    }
-  }
-  float sum = sum_lanes<float>(sums[0] + sums[1]);
-  for (; j < width; ++j) {
-    y[j] = j < count ? row[j] - mean[j] : 0.0f;
-    sum += y[j] * y[j];
-  }
-  return sum;
+// The columns of two vectors in pairs of integers, to the nearest. Adding 1.5 * 2^23 leaves an
+// integer of 16 bits in the lowest ones.
+inline void round_pairs(Vector<float> a, Vector<float> b, float* pairs) {
+  constexpr float rounding = 12582912.0f;
+  const Pairs x = bits_as<Pairs>(a + rounding), y = bits_as<Pairs>(b + rounding);
+  const Pairs both = (x & 0xffff) | (y << 16);
+  memcpy(pairs, &both, sizeof both);
 }
-inline float subtract_mean(const double* row, const float* mean, int64_t count, int64_t width,
-                           float* y) {
-  float own[64];
-  for (int64_t j = 0; j < count; ++j) own[j] = static_cast<float>(row[j]);
-  return subtract_mean(own, mean, count, width, y);
+
+inline Vector<float> difference(const float* row, const float* mean) {
+  return load(row) - load(mean);
+}
+inline Vector<float> difference(const double* row, const float* mean) {
+  float own[kLanes<float>];
+  for (int i = 0; i < kLanes<float>; ++i) own[i] = static_cast<float>(row[i]);
+  return load(own) - load(mean);
+}
+
+// f(j, a, b) for every two vectors of row - mean over `count` columns, with zeros behind them.
+template <class T, class F>
+inline __attribute__((always_inline)) void for_differences(const T* row, const float* mean,
+                                                           int64_t count, const F& f) {
+  constexpr int64_t lanes = kLanes<float>;
+  int64_t j = 0;
+  for (; j + 2 * lanes <= count; j += 2 * lanes) {
+    f(j, difference(row + j, mean + j), difference(row + j + lanes, mean + j + lanes));
+  }
+  if (j == count) return;
+  float rest[2 * lanes] = {};
+  for (int64_t c = 0; j + c < count; ++c) rest[c] = static_cast<float>(row[j + c]) - mean[j + c];
+  f(j, load(rest), load(rest + lanes));
 }
 
 template <class T>
@@ -86,79 +98,119 @@ inline double exact_sq_norm(const HerdingClass<T>& of, const double* mean, int64
   return sum;
 }
 
+inline float scale_of_length(double length) {
+  return static_cast<float>(length >= kHerdingShortest ? kHerdingLength / length : 0.0);
+}
+
 template <class T>
 inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end,
-                         float* packed, double* sq_norms) {
-  constexpr int64_t width = 64;  // whole lines of rows and of the block
-  float shift[width], y[width];
-  float tile[kBlock * width / 2];
-  const int64_t pairs = column_pairs(of.dim);
-  for (int64_t i = begin; i < end; ++i) sq_norms[i] = 0;
-  for (int64_t i = end; i % 64 != 0; ++i) sq_norms[i] = HUGE_VAL;
+                         const HerdingShort& out, double* sq_norms) {
+  constexpr int64_t width = kHerdingColumns;  // whole lines of rows and of the block
+  float shift[kHerdingTerms], scales[kBlock], tile[kBlock * width / 2];
+  const int64_t pairs = pairs_of(of.dim);
+  const auto columns_from = [&](int64_t j, int64_t most) {
+    const int64_t own = of.dim - j < most ? of.dim - j : most;
+    for (int64_t c = 0; c < own; ++c) shift[c] = static_cast<float>(mean[j + c]);
+    return own;
+  };
+  for (int64_t i = end; i % 64 != 0; ++i) out.lengths[i] = 0, out.squares[i] = HUGE_VALF;
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t count = end - first < kBlock ? end - first : kBlock;
-    for (int64_t j = 0; j < of.dim; j += width) {
-      const int64_t own = of.dim - j < width ? of.dim - j : width;
-      for (int64_t c = 0; c < own; ++c) shift[c] = static_cast<float>(mean[j + c]);
+    double* const sq_norm = sq_norms + first;
+    for (int64_t i = 0; i < count; ++i) sq_norm[i] = 0;
+    for (int64_t j = 0; j < of.dim; j += kHerdingTerms) {
+      const int64_t own = columns_from(j, kHerdingTerms);
       for (int64_t i = 0; i < count; ++i) {
-        const float sq_norm = subtract_mean(row_of(of, first + i) + j, shift, own, width, y);
-        sq_norms[first + i] += static_cast<double>(sq_norm);
-        round_pairs(y, width, tile + i * width / 2);
+        Vector<float> sums[2] = {};
+        for_differences(row_of(of, first + i) + j, shift, own,
+                        [&](int64_t, Vector<float> a, Vector<float> b) {
+                          sums[0] = multiply_add<float>(a, a, sums[0]);
+                          sums[1] = multiply_add<float>(b, b, sums[1]);
+                        });
+        sq_norm[i] += static_cast<double>(sum_lanes<float>(sums[0] + sums[1]));
       }
-      transpose(tile, width / 2, count, column_pairs(own), packed + first * pairs + j / 2 * kBlock,
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      if (!(sq_norm[i] > 0x1p-100 && sq_norm[i] < 0x1p120)) {
+        sq_norm[i] = exact_sq_norm(of, mean, first + i);
+      }
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const double length = __builtin_sqrt(sq_norm[i]), scale = kHerdingLength / length;
+      scales[i] = length >= kHerdingShortest ? static_cast<float>(scale) : 0.0f;
+      out.lengths[first + i] = static_cast<float>(length);
+      out.squares[first + i] = static_cast<float>(sq_norm[i]);
+    }
+    for (int64_t j = 0; j < of.dim; j += width) {
+      const int64_t own = columns_from(j, width);
+      for (int64_t i = 0; i < count; ++i) {
+        for_differences(row_of(of, first + i) + j, shift, own,
+                        [&](int64_t c, Vector<float> a, Vector<float> b) {
+                          round_pairs(scales[i] * a, scales[i] * b, tile + (i * width + c) / 2);
+                        });
+      }
+      transpose(tile, width / 2, count, pairs_of(own), out.packed + first * pairs + j / 2 * kBlock,
                 kBlock, kBlock);
     }
   }
-  for (int64_t i = begin; i < end; ++i) {
-    if (!(sq_norms[i] > 0x1p-100 && sq_norms[i] < 0x1p120))
-      sq_norms[i] = exact_sq_norm(of, mean, i);
-  }
 }
 
-// sums += <member, target> for the members of a block over pairs of columns [begin, end).
-inline void add_products(const float* block, const float* target, int64_t begin, int64_t end,
-                         double* sums) {
+double herding_target(const double* target, int64_t dim, float* pairs) {
+  constexpr int64_t width = kHerdingColumns;
+  Vector<double> sums = {};
+  for_vectors<double>(dim, [&](int64_t j, int64_t count) {
+    const Vector<double> t = load_first(target + j, count, 0.0);
+    sums += t * t;
+  });
+  const double sq_length = sum_lanes<double>(sums);
+  const double scale = sq_length > 0 ? kHerdingLength / __builtin_sqrt(sq_length) : 0;
+  float scaled[width];
+  for (int64_t j = 0; j < dim; j += width) {
+    const int64_t own = dim - j < width ? dim - j : width;
+    for (int64_t c = 0; c < own; ++c) scaled[c] = static_cast<float>(target[j + c] * scale);
+    for (int64_t c = own; c < width; ++c) scaled[c] = 0;
+    for (int64_t c = 0; c < width; c += 2 * kLanes<float>) {
+      round_pairs(load(scaled + c), load(scaled + c + kLanes<float>), pairs + (j + c) / 2);
+    }
+  }
+  return sq_length;
+}
+
+// sums = <member, target> for the members of a block.
+inline void multiply_block(const float* block, const float* target, int64_t pairs,
+                           Pairs (&sums)[kBlockVectors]) {
   // Not by an initialiser, which GCC makes a slow string instruction of.
-  Vector<float> even[kBlockVectors], odd[kBlockVectors];
 #pragma GCC unroll 4
-  for (int v = 0; v < kBlockVectors; ++v) even[v] = odd[v] = Vector<float>{};
-  for (int64_t p = begin; p < end; ++p) {
-    const Vector<float> x = target[2 * p] - Vector<float>{};  // exact, and no instruction
-    const Vector<float> y = target[2 * p + 1] - Vector<float>{};
+  for (int v = 0; v < kBlockVectors; ++v) sums[v] = Pairs{};
+  for (int64_t p = 0; p < pairs; ++p) {
+    const Pairs of_target = bits_as<int32_t>(target[p]) - Pairs{};  // exact, and no instruction
 #pragma GCC unroll 4
     for (int v = 0; v < kBlockVectors; ++v) {
-      Pairs both;
-      memcpy(&both, block + p * kBlock + v * kLanes<float>, sizeof both);
-      even[v] = multiply_add<float>(bits_as<Vector<float>>(both << 16), x, even[v]);
-      odd[v] = multiply_add<float>(bits_as<Vector<float>>(both & 0xffff0000u), y, odd[v]);
+      Pairs members;
+      memcpy(&members, block + p * kBlock + v * kLanes<float>, sizeof members);
+      sums[v] += multiply_pairs(members, of_target);
     }
-  }
-  float joined[kBlock];
-  for (int v = 0; v < kBlockVectors; ++v) {
-    store<float>(joined + v * kLanes<float>, even[v] + odd[v]);
-  }
-  for (int i = 0; i < kBlock; i += kLanes<double>) {
-    store<double>(sums + i, load(sums + i) + load_wide(joined + i));
   }
 }
 
-double herding_scores(const float* packed, int64_t pairs, const float* target,
-                      const double* sq_norms, int64_t begin, int64_t end, double* scores) {
-  Vector<double> best = Vector<double>{} - HUGE_VAL;
+float herding_scores(const HerdingShort& of, int64_t dim, const float* target, double target_length,
+                     int64_t begin, int64_t end, float* scores) {
+  const int64_t pairs = pairs_of(dim);
+  const float unit = static_cast<float>(2 * target_length / (kHerdingLength * kHerdingLength));
+  Vector<float> best = Vector<float>{} - HUGE_VALF;
   for (int64_t first = begin; first < end; first += kBlock) {
-    double* const own = scores + first;
-    for (int i = 0; i < kBlock; ++i) own[i] = 0;
-    for (int64_t p = 0; p < pairs; p += kHerdingTerms) {
-      add_products(packed + first * pairs, target, p,
-                   pairs - p < kHerdingTerms ? pairs : p + kHerdingTerms, own);
-    }
-    for (int i = 0; i < kBlock; i += kLanes<double>) {
-      const Vector<double> score = 2 * load(own + i) - load(sq_norms + first + i);
-      store<double>(own + i, score);
+    Pairs sums[kBlockVectors];
+    multiply_block(of.packed + first * pairs, target, pairs, sums);
+    for (int v = 0; v < kBlockVectors; ++v) {
+      const int64_t at = first + v * kLanes<float>;
+      const Vector<float> product = as_floats(sums[v]) * (unit * load(of.lengths + at));
+      const Vector<float> score = product - load(of.squares + at);
+      store<float>(scores + at, score);
       best = score > best ? score : best;
     }
   }
-  return largest_lane<double>(best);
+  return largest_lane<float>(best);
 }
 
 // 2 <target, y> - |y|^2 = <y, 2 target - y>. Four independent accumulators hide the latency of the
@@ -186,30 +238,41 @@ inline double exact_score(const HerdingClass<T>& of, const double* mean, const d
   return sum;
 }
 
+template <class T>
+inline void subtract_member(const HerdingClass<T>& of, const double* mean, int64_t member,
+                            double* target) {
+  const T* row = row_of(of, member);
+#pragma omp simd
+  for (int64_t j = 0; j < of.dim; ++j) target[j] -= static_cast<double>(row[j]) - mean[j];
+}
+
 #define CLFAST_DEFINE_HERDING(T)                                                               \
   void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {       \
     sum_of_members(of, begin, end, sum);                                                       \
   }                                                                                            \
   void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
-                    float* packed, double* sq_norms) {                                         \
-    pack_members(of, mean, begin, end, packed, sq_norms);                                      \
+                    const HerdingShort& out, double* sq_norms) {                               \
+    pack_members(of, mean, begin, end, out, sq_norms);                                         \
   }                                                                                            \
   double herding_exact(const HerdingClass<T>& of, const double* mean, const double* target,    \
                        int64_t member) {                                                       \
     return exact_score(of, mean, target, member);                                              \
+  }                                                                                            \
+  void herding_advance(const HerdingClass<T>& of, const double* mean, int64_t member,          \
+                       double* target) {                                                       \
+    subtract_member(of, mean, member, target);                                                 \
   }
 CLFAST_DEFINE_HERDING(float)
 CLFAST_DEFINE_HERDING(double)
 #undef CLFAST_DEFINE_HERDING
 
-int64_t herding_next(const double* scores, double least, int64_t begin, int64_t end) {
-  constexpr int64_t block = 16;  // a known number at a time vectorises
-  for (; begin + block <= end; begin += block) {
-    int64_t found = 0;
-    for (int64_t j = 0; j < block; ++j) found |= !(scores[begin + j] < least);
-    if (found) break;
+int64_t herding_next(const float* scores, double least, int64_t begin, int64_t end) {
+  const Vector<float> bound = Vector<float>{} + static_cast<float>(least);
+  for (; begin + kLanes<float> <= end; begin += kLanes<float>) {
+    const uint32_t found = not_above<float>(bound, load(scores + begin));
+    if (found != 0) return begin + __builtin_ctz(found);
   }
-  while (begin < end && scores[begin] < least) ++begin;
+  while (begin < end && scores[begin] < bound[0]) ++begin;
   return begin;
 }
 

@@ -11,17 +11,21 @@ static inline int64_t herding_chunks(int64_t count) {
 }
 
 struct HerdingScratch {
-  float* packed;              // [padded_members(), column_pairs()]
-  double *sq_norms, *scores;  // [padded_members()]
-  double *sums, *best;        // [herding_chunks(), dim], [herding_chunks()]
-  double *mean, *target;      // [dim]
-  float* rounded;             // [2 column_pairs()]
+  HerdingShort members;
+  double* sq_norms;       // [count], infinite once picked
+  float* scores;          // [padded_members()]
+  int64_t* nearest;       // [count], members that are scored again
+  double* exact;          // [count], their scores
+  double* sums;           // [herding_chunks(), dim]
+  double* best;           // [herding_chunks()]
+  double *mean, *target;  // [dim]
+  float* rounded;         // [target_pairs()]
 };
 
 // The first m picks of the class, -1 behind its last member. False, and nothing picked, where a
 // feature is NaN, infinite or so large that a score could overflow.
 //
-// Products in bfloat16 shortlist, and double decides: every member whose score is so near to the
+// Products of integers shortlist, and double decides: every member whose score is so near to the
 // best that rounding could have put it behind is scored again in double.
 //
 // for_each(chunks, work) calls work(begin, end) on ranges of chunks, in any order, on any threads.
@@ -29,10 +33,13 @@ template <class T, class ForEach>
 bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s,
                    const ForEach& for_each, int64_t* picks) {
   const int64_t count = of.count, dim = of.dim, chunks = herding_chunks(count);
+  // Back and forth in turns: what was read last is in the cache yet.
+  bool forth = false;
   const auto for_chunks = [&](const auto& work) {
+    forth = !forth;
     for_each(chunks, [&](int64_t first, int64_t last) {
-      for (int64_t c = first; c < last; ++c) {
-        const int64_t begin = c * kHerdingRows;
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t c = forth ? i : first + last - 1 - i, begin = c * kHerdingRows;
         work(c, begin, count - begin < kHerdingRows ? count : begin + kHerdingRows);
       }
     });
@@ -49,7 +56,7 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s
     sq_mean += s.mean[j] * s.mean[j];
   }
   for_chunks([&](int64_t, int64_t begin, int64_t end) {
-    herding_pack(of, s.mean, begin, end, s.packed, s.sq_norms);
+    herding_pack(of, s.mean, begin, end, s.members, s.sq_norms);
   });
   for (int64_t i = 0; i < count; ++i) {
     if (!herding_takes(s.sq_norms[i])) return false;
@@ -58,38 +65,35 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s
   const double mean_length = std::sqrt(sq_mean);
   // Of sums in float, of differences of floats.
   longest = (1 + 0x1p-16) * std::sqrt(longest) + 0x1p-22 * mean_length;
-  if (dim % 2 != 0) s.rounded[dim] = 0;
   for (int64_t k = count; k < m; ++k) picks[k] = -1;
   for (int64_t k = 0; k < (m < count ? m : count); ++k) {
-    double sq_length = 0;
-    for (int64_t j = 0; j < dim; ++j) {
-      s.rounded[j] = static_cast<float>(s.target[j]);
-      sq_length += s.target[j] * s.target[j];
-    }
+    const double length = std::sqrt(herding_target(s.target, dim, s.rounded));
     for_chunks([&](int64_t c, int64_t begin, int64_t end) {
-      s.best[c] =
-          herding_scores(s.packed, column_pairs(dim), s.rounded, s.sq_norms, begin, end, s.scores);
+      s.best[c] = static_cast<double>(
+          herding_scores(s.members, dim, s.rounded, length, begin, end, s.scores));
     });
     double best = -HUGE_VAL;
     for (int64_t c = 0; c < chunks; ++c) best = s.best[c] > best ? s.best[c] : best;
-    const double length = std::sqrt(sq_length), tie = herding_tie(length, longest, mean_length);
+    const double tie = herding_tie(length, longest, mean_length);
     const double slack = herding_slack(dim, length, longest, mean_length);
     const double least = best - 2 * slack - tie;
+    int64_t found = 0;
     best = -HUGE_VAL;
     for (int64_t i = herding_next(s.scores, least, 0, count); i < count;
          i = herding_next(s.scores, least, i + 1, count)) {
-      if (s.sq_norms[i] == HUGE_VAL) {  // is picked already
-        s.scores[i] = -HUGE_VAL;
-        continue;
-      }
-      s.scores[i] = herding_exact(of, s.mean, s.target, i);
-      best = s.scores[i] > best ? s.scores[i] : best;
+      if (s.sq_norms[i] == HUGE_VAL) continue;  // is picked already
+      s.nearest[found] = i;
+      s.exact[found] = herding_exact(of, s.mean, s.target, i);
+      best = s.exact[found] > best ? s.exact[found] : best;
+      ++found;
     }
-    const int64_t pick = herding_next(s.scores, best - tie, 0, count);
+    int64_t first = 0;
+    while (s.exact[first] < best - tie) ++first;
+    const int64_t pick = s.nearest[first];
     picks[k] = of.members[pick];
     s.sq_norms[pick] = HUGE_VAL;
-    const T* row = of.features + picks[k] * dim;
-    for (int64_t j = 0; j < dim; ++j) s.target[j] -= static_cast<double>(row[j]) - s.mean[j];
+    s.members.squares[pick] = HUGE_VALF;
+    herding_advance(of, s.mean, pick, s.target);
   }
   return true;
 }

@@ -2,21 +2,33 @@
 
 namespace clfast::cpu {
 
-#define CLFAST_PICK_DESCENT(T)                                                                   \
-  void product_columns(const MatrixProduct<T>& product, int64_t begin, int64_t end) {            \
-    CLFAST_CALL_AT_LEVEL(product_columns(product, begin, end));                                  \
-  }                                                                                              \
-  void descent_residuals(const DescentSamples<T>& of, int64_t begin, int64_t end, T* logits,     \
-                         int64_t ld, T* predictions) {                                           \
-    CLFAST_CALL_AT_LEVEL(descent_residuals(of, begin, end, logits, ld, predictions));            \
-  }                                                                                              \
-  void descent_cotangents(const DescentSamples<T>& of, int64_t begin, int64_t end,               \
-                          const T* predictions, T* along, T* residuals, int64_t ld) {            \
-    CLFAST_CALL_AT_LEVEL(descent_cotangents(of, begin, end, predictions, along, residuals, ld)); \
-  }                                                                                              \
-  void descent_transpose(const T* from, int64_t ld, int64_t rows, int64_t begin, int64_t end,    \
-                         T* out, int64_t ldo) {                                                  \
-    CLFAST_CALL_AT_LEVEL(descent_transpose(from, ld, rows, begin, end, out, ldo));               \
+#define CLFAST_PICK_DESCENT(T)                                                                     \
+  void descent_product(const DescentProduct<T>& product, int64_t row, int64_t row_end,             \
+                       int64_t panel, int64_t panel_end) {                                         \
+    CLFAST_CALL_AT_LEVEL(descent_product(product, row, row_end, panel, panel_end));                \
+  }                                                                                                \
+  void descent_predict(const DescentSamples<T>& of, int64_t first, T* logits, T* predictions,      \
+                       const T* base, T* rows, int64_t ld) {                                       \
+    CLFAST_CALL_AT_LEVEL(descent_predict(of, first, logits, predictions, base, rows, ld));         \
+  }                                                                                                \
+  void descent_undo(const DescentSamples<T>& of, int64_t first, const T* predictions, T* rows,     \
+                    int64_t ld) {                                                                  \
+    CLFAST_CALL_AT_LEVEL(descent_undo(of, first, predictions, rows, ld));                          \
+  }                                                                                                \
+  void descent_sums(const DescentSamples<T>& of, const T* predictions, int64_t steps, int64_t row, \
+                    int64_t row_end, T* out, int64_t ld) {                                         \
+    CLFAST_CALL_AT_LEVEL(descent_sums(of, predictions, steps, row, row_end, out, ld));             \
+  }                                                                                                \
+  void descent_cotangents(const DescentSamples<T>& of, int64_t first, const T* predictions,        \
+                          T* panels, const T* base, T* rows, int64_t ld) {                         \
+    CLFAST_CALL_AT_LEVEL(descent_cotangents(of, first, predictions, panels, base, rows, ld));      \
+  }                                                                                                \
+  void descent_row_sums(const T* rows, int64_t ld, int64_t count, int64_t row, int64_t row_end,    \
+                        T* sums) {                                                                 \
+    CLFAST_CALL_AT_LEVEL(descent_row_sums(rows, ld, count, row, row_end, sums));                   \
+  }                                                                                                \
+  void descent_turned(const T* panel, int64_t dim, int64_t count, T* out, int64_t ld) {            \
+    CLFAST_CALL_AT_LEVEL(descent_turned(panel, dim, count, out, ld));                              \
   }
 CLFAST_PICK_DESCENT(float)
 CLFAST_PICK_DESCENT(double)

@@ -1,49 +1,38 @@
 // T steps of gradient descent on softmax regression, and the exact sweep back through them.
 //
-// With H the features, each with a 1 behind it where there is a bias, W the weights, each row with
-// its bias behind it, P_t = softmax(H W_t'), Y the labels and G_t = (P_t - Y) / n:
+// With H the features, W the weights, b the biases, P_t = softmax(H W_t' + b_t), Y the labels and
+// N_t = -lr (P_t - Y) / n:
 //
-//   W_t+1 = W_t - lr G_t' H
+//   W_t+1 = W_t + N_t' H
 //
-// Back, with V_t the loss's gradient by W_t, that by G_t is -lr H V_t+1', and
+// Back, with V_t the loss's gradient by W_t, and c_t that by b_t:
 //
-//   Q_t = P_t (U_t - <P_t, U_t>) / n   by the logits of step t,   U_t = -lr H V_t+1'
+//   Q_t = -lr P_t (U_t - <P_t, U_t>) / n   by the logits of step t,   U_t = H V_t+1' + c_t+1
 //   V_t = V_t+1 + Q_t' H
-//   dH  = sum_t Q_t W_t - lr G_t V_t+1
+//   dH  = sum_t Q_t W_t + N_t V_t+1
+//
+// A bias moves as its weights do, with 1 in place of H, and adds nothing to dH.
 //
 // The P_t are all that is kept. W_t and V_t stay in the span of the given ones and of H. With few
-// samples it is cheaper to iterate on n x n products, K = H H', and on the sums A_t = G_0 + ... +
-// G_t-1 and B_t = Q_t + ... + Q_T-1 (here "in samples"): W_t = W_0 - lr A_t' H and
+// samples it is cheaper to iterate on n x n products, K = H H' (+ 1 with biases), and on the sums
+// A_t = N_0 + ... + N_t-1 and B_t = Q_t + ... + Q_T-1 (here "in samples"): W_t = W_0 + A_t' H and
 // V_t = V_T + B_t' H, so that
 //
-//   dH = B_0 W_0 - lr A_T V_T - lr (X + X') H,   X = sum_t B_t+1 G_t'.
+//   dH = B_0 W_0 + A_T V_T + (X + X') H,   X = sum_t B_t+1 N_t'.
 //
-// All arrays of samples have a column a sample.
+// Arrays of samples have a column a sample. What concerns a sample alone, which is all but what
+// changes W and V, is done for a panel of samples after the other, from product to product, while
+// the panel is in the L1 cache. The sweep has no W_t but goes back through them as it came: a
+// seventh more products than with all W_t in memory.
 #pragma once
-#include <cstring>
+#include <algorithm>
 #include <memory>
 
 #include "padded_rows.h"
+#include "rows.h"
 #include "softmax_descent.h"
 
 namespace clfast::cpu {
-
-// Zeros; the rows have room behind them for whole vectors of any level.
-template <class T>
-class PaddedRows {
- public:
-  PaddedRows(int64_t rows, int64_t columns)
-      : rows_(rows), ld_(padded(columns)), data_(new T[rows * padded(columns)]()) {}
-  T* data() const { return data_.get(); }
-  T* row(int64_t i) const { return data_.get() + i * ld_; }
-  int64_t rows() const { return rows_; }
-  int64_t ld() const { return ld_; }
-  void swap(PaddedRows& other) { data_.swap(other.data_); }
-
- private:
-  int64_t rows_, ld_;
-  std::unique_ptr<T[]> data_;
-};
 
 template <class T>
 struct DescentProblem {
@@ -52,213 +41,341 @@ struct DescentProblem {
   const T* weight;    // [C, dim], of the first step
   const T* bias;      // [C], or null
   int64_t dim, steps;
-  T lr;
 };
 
 // Of a step forward and back, products in samples take 3 n per sample and class, others 7 dim.
 static inline bool descent_in_samples(int64_t samples, int64_t dim) { return samples <= 2 * dim; }
 
-// out [rows, dim (+ 1)] of rows [rows, dim] with `last`, or ones where it is null, behind each.
-template <class T>
-void join_columns(const T* rows, const T* last, bool with_last, int64_t dim,
-                  const PaddedRows<T>& out) {
-  for (int64_t i = 0; i < out.rows(); ++i) {
-    std::memcpy(out.row(i), rows + i * dim, static_cast<size_t>(dim) * sizeof(T));
-    if (with_last) out.row(i)[dim] = last == nullptr ? T(1) : last[i];
-  }
-}
+// Terms of a long sum at a time: so many rows of two panels are in the L1 cache.
+constexpr int64_t kDescentDepth = 256;
 
+// Zeros; `columns` and whole panels of them fit into a row.
 template <class T>
-void split_columns(const PaddedRows<T>& joined, int64_t dim, T* rows, T* last) {
-  for (int64_t i = 0; i < joined.rows(); ++i) {
-    std::memcpy(rows + i * dim, joined.row(i), static_cast<size_t>(dim) * sizeof(T));
-    if (last != nullptr) last[i] = joined.row(i)[dim];
-  }
-}
+class DescentRows {
+ public:
+  DescentRows(int64_t rows, int64_t columns, int64_t width)
+      : width_(width),
+        ld_(padded(round_up(columns, width))),
+        data_(new T[static_cast<size_t>(rows * ld_)]()) {}
+  T* row(int64_t i) const { return data_.get() + i * ld_; }
+  int64_t ld() const { return ld_; }
+  Panelled<T> all() const { return {row(0), ld_, width_}; }
+  void swap(DescentRows& other) { data_.swap(other.data_); }
 
-// What forward and back share. for_each(columns, work) calls work(begin, end) on ranges of columns
-// that begin at multiples of kDescentColumns, in any order, on any threads.
+ private:
+  int64_t width_, ld_;
+  std::unique_ptr<T[]> data_;
+};
+
+// Zeros; panels of [rows, width] each.
+template <class T>
+class DescentPanels {
+ public:
+  DescentPanels(int64_t rows, int64_t columns, int64_t width)
+      : rows_(rows),
+        width_(width),
+        data_(new T[static_cast<size_t>(rows * round_up(columns, width))]()) {}
+  T* panel(int64_t j) const { return data_.get() + j * rows_ * width_; }
+  Panelled<T> all() const { return {panel(0), width_, rows_ * width_}; }
+
+ private:
+  int64_t rows_, width_;
+  std::unique_ptr<T[]> data_;
+};
+
+// What forward and back share. for_each(count, products, work) calls work(begin, end) on ranges of
+// `count` pieces of so many products each, in any order, on any threads.
 template <class T, class ForEach>
 class Descent {
+  using Rows = DescentRows<T>;
+  using Panels = DescentPanels<T>;
+
  public:
   Descent(const DescentProblem<T>& p, const ForEach& for_each)
       : p_(p),
         n_(p.of.samples),
+        dim_(p.dim),
         classes_(p.of.classes),
-        dim_(p.dim + (p.bias != nullptr ? 1 : 0)),
-        in_samples_(descent_in_samples(p.of.samples, p.dim)),
+        width_(panel_columns<T>(simd_level())),
+        in_samples_(descent_in_samples(n_, dim_)),
         for_each_(for_each),
-        features_(n_, dim_),
-        features_t_(dim_, n_),
-        weight_(classes_, dim_),
-        gram_(in_samples_ ? n_ : 0, n_) {
-    join_columns<T>(p.features, nullptr, p.bias != nullptr, p.dim, features_);
-    join_columns<T>(p.weight, p.bias, p.bias != nullptr, p.dim, weight_);
-    transposed(features_, n_, dim_, features_t_);
-    if (in_samples_) multiply(features_, features_t_, dim_, T(1), nullptr, gram_);
+        features_(n_, dim_, width_),
+        features_t_(dim_, n_, width_),
+        gram_(in_samples_ ? n_ : 0, n_, width_) {
+    for_each_(divide_up(n_, width_), width_ * dim_, [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        pack_panels(simd_level(), p.features + j * width_ * dim_, samples_of(j), dim_,
+                    features_t_.panel(j));
+      }
+    });
+    for (int64_t c = 0; c < dim_; c += width_) {
+      T* panel = features_.panel(c / width_);
+      for (int64_t i = 0; i < n_; ++i) {
+        std::copy_n(p.features + i * dim_ + c, std::min(width_, dim_ - c), panel + i * width_);
+      }
+    }
+    if (in_samples_) {
+      const std::unique_ptr<T[]> ones(new T[static_cast<size_t>(n_)]);
+      std::fill_n(ones.get(), n_, T(1));
+      const T* shift = p.bias == nullptr ? nullptr : ones.get();
+      multiply(
+          {p.features, dim_, false, given(features_t_), dim_, nullptr, shift, gram_.all(), n_, n_});
+    }
   }
 
   // predictions [steps, C, n].
   void forward(T* predictions, T* weight_out, T* bias_out) {
-    PaddedRows<T> logits(classes_, n_), sums(in_samples_ ? classes_ : 0, n_);
-    PaddedRows<T> first(in_samples_ ? classes_ : 0, n_), next(in_samples_ ? classes_ : 0, n_);
-    if (in_samples_) multiply(weight_, features_t_, dim_, T(1), nullptr, first);
-    for (int64_t t = 0; t < p_.steps; ++t) {
-      for_columns(n_, [&](int64_t begin, int64_t end) {
-        const auto product =
-            in_samples_ ? of(sums, gram_, n_, -p_.lr, first.data(), logits)
-                        : of(weight_, features_t_, dim_, T(1), static_cast<T*>(nullptr), logits);
-        product_columns(product, begin, end);
-        descent_residuals(p_.of, begin, end, logits.data(), logits.ld(), at(predictions, t));
-        if (in_samples_) add_columns(sums, logits, begin, end, next);
-      });
-      if (in_samples_) {
-        sums.swap(next);
-      } else {
-        multiply(logits, features_, n_, -p_.lr, weight_.data(), weight_);
+    Rows weight(classes_, dim_, width_), moves(classes_, n_, width_);
+    copy_in(p_.weight, weight.row(0), weight.ld());
+    if (bias_out != nullptr) std::copy_n(p_.bias, classes_, bias_out);
+    const auto predict = [&](int64_t j, int64_t t, T* panel, const T* base, const Rows& to) {
+      descent_predict(p_.of, j * width_, panel, predictions + t * classes_ * n_, base, to.row(0),
+                      to.ld());
+    };
+    if (in_samples_) {
+      Rows next(classes_, n_, width_);
+      Panels first(classes_, n_, width_);
+      multiply(logits(weight.row(0), weight.ld(), bias_out, first.all()));
+      for (int64_t t = 0; t < p_.steps; ++t) {
+        for_panels(classes_, classes_ * n_, [&](int64_t j, T* panel) {
+          multiply_panel(in_gram(moves, first.panel(j)), j, panel);
+          predict(j, t, panel, moves.row(0), next);
+        });
+        moves.swap(next);
+      }
+      add_moves(moves, classes_, weight, bias_out);
+    } else {
+      for (int64_t t = 0; t < p_.steps; ++t) {
+        for_panels(classes_, classes_ * dim_, [&](int64_t j, T* panel) {
+          multiply_panel(logits(weight.row(0), weight.ld(), bias_out, {}), j, panel);
+          predict(j, t, panel, nullptr, moves);
+        });
+        add_moves(moves, classes_, weight, bias_out);
       }
     }
-    if (in_samples_) multiply(sums, features_, n_, -p_.lr, weight_.data(), weight_);
-    split_columns(weight_, p_.dim, weight_out, bias_out);
+    copy_out(weight.row(0), weight.ld(), weight_out);
   }
 
   // From the gradients by what forward() gave, bias_grad null without a bias.
   void backward(const T* predictions, const T* weight_grad, const T* bias_grad, T* features_out,
                 T* weight_out, T* bias_out) {
-    PaddedRows<T> grad(classes_, dim_), of_features(n_, dim_);
-    join_columns(weight_grad, bias_grad, bias_grad != nullptr, p_.dim, grad);
+    if (bias_out != nullptr) std::copy_n(bias_grad, classes_, bias_out);
     if (in_samples_) {
-      back_in_samples(predictions, grad, of_features);
+      back_in_samples(predictions, weight_grad, features_out, weight_out, bias_out);
     } else {
-      back_in_weights(predictions, grad, of_features);
+      back_in_weights(predictions, weight_grad, features_out, weight_out, bias_out);
     }
-    split_columns(of_features, p_.dim, features_out, static_cast<T*>(nullptr));
-    split_columns(grad, p_.dim, weight_out, bias_out);
   }
 
  private:
-  void back_in_weights(const T* predictions, PaddedRows<T>& grad, PaddedRows<T>& of_features) {
-    PaddedRows<T> along(classes_, n_), residuals(classes_, n_);
-    PaddedRows<T> along_n(n_, classes_), residuals_n(n_, classes_);
-    sum_of_residuals(predictions, residuals);
-    multiply(residuals, features_, n_, -p_.lr, weight_.data(), weight_);
+  // The layer is [V; W], what moves it [Q; -N], and what the features get it by [N; Q].
+  void back_in_weights(const T* predictions, const T* weight_grad, T* features_out, T* weight_out,
+                       T* bias_out) {
+    Rows layer(2 * classes_, dim_, width_), moves(2 * classes_, n_, width_);
+    Panels of_features(dim_, n_, width_);
+    T *const weight = layer.row(classes_), *const undone = moves.row(classes_);
+    copy_in(p_.weight, weight, layer.ld());
+    sum_residuals(predictions, std::max<int64_t>(p_.steps - 1, 0), undone, moves.ld());
+    multiply({undone,
+              moves.ld(),
+              false,
+              given(features_),
+              n_,
+              weight,
+              nullptr,
+              {weight, layer.ld(), width_},
+              classes_,
+              dim_});
+    copy_in(weight_grad, layer.row(0), layer.ld());
     for (int64_t t = p_.steps - 1; t >= 0; --t) {
-      for_columns(n_, [&](int64_t begin, int64_t end) {
-        product_columns(of(grad, features_t_, dim_, -p_.lr, static_cast<T*>(nullptr), along), begin,
-                        end);
-        descent_cotangents(p_.of, begin, end, at(predictions, t), along.data(), residuals.data(),
-                           along.ld());
-        turn(along, begin, end, along_n);
-        turn(residuals, begin, end, residuals_n);
-      });
-      for_columns(dim_, [&](int64_t begin, int64_t end) {
-        product_columns(of(residuals, features_, n_, p_.lr, weight_.data(), weight_), begin, end);
-        product_columns(of(along_n, weight_, classes_, T(1), of_features.data(), of_features),
-                        begin, end);
-        product_columns(of(residuals_n, grad, classes_, -p_.lr, of_features.data(), of_features),
-                        begin, end);
-        product_columns(of(along, features_, n_, T(1), grad.data(), grad), begin, end);
-      });
-    }
-  }
-
-  void back_in_samples(const T* predictions, PaddedRows<T>& grad, PaddedRows<T>& of_features) {
-    PaddedRows<T> first(classes_, n_), along(classes_, n_), residuals(classes_, n_);
-    PaddedRows<T> sums(classes_, n_), next(classes_, n_), crossed(n_, n_);
-    PaddedRows<T> sums_n(n_, classes_), next_n(n_, classes_);
-    multiply(grad, features_t_, dim_, -p_.lr, nullptr, first);
-    for (int64_t t = p_.steps - 1; t >= 0; --t) {
-      for_columns(n_, [&](int64_t begin, int64_t end) {
-        product_columns(of(sums, gram_, n_, -p_.lr, first.data(), along), begin, end);
-        descent_cotangents(p_.of, begin, end, at(predictions, t), along.data(), residuals.data(),
-                           along.ld());
-        product_columns(of(sums_n, residuals, classes_, T(1), crossed.data(), crossed), begin, end);
-        add_columns(sums, along, begin, end, next);
-        turn(next, begin, end, next_n);
-      });
-      sums.swap(next);
-      sums_n.swap(next_n);
-    }
-    PaddedRows<T> both(n_, n_), steps_n(n_, classes_);
-    for (int64_t i = 0; i < n_; ++i) {
-      for (int64_t k = 0; k < n_; ++k) both.row(i)[k] = crossed.row(i)[k] + crossed.row(k)[i];
-    }
-    sum_of_residuals(predictions, residuals);
-    for_columns(n_, [&](int64_t begin, int64_t end) { turn(residuals, begin, end, steps_n); });
-    multiply(sums_n, weight_, classes_, T(1), nullptr, of_features);
-    multiply(steps_n, grad, classes_, -p_.lr, of_features.data(), of_features);
-    multiply(both, features_, n_, -p_.lr, of_features.data(), of_features);
-    multiply(sums, features_, n_, T(1), grad.data(), grad);
-  }
-
-  template <class P>
-  P* at(P* predictions, int64_t t) const {
-    return predictions + t * classes_ * n_;
-  }
-
-  // A_T, from the predictions.
-  void sum_of_residuals(const T* predictions, const PaddedRows<T>& out) {
-    for_columns(n_, [&](int64_t begin, int64_t end) {
-      const int64_t last = end < n_ ? end : n_;
-      for (int64_t i = 0; i < classes_; ++i) {
-        T* sum = out.row(i);
-        for (int64_t k = begin; k < end; ++k) sum[k] = T(0);
-        for (int64_t t = 0; t < p_.steps; ++t) {
-          const T* row = at(predictions, t) + i * n_;
-          for (int64_t k = begin; k < last; ++k) sum[k] += row[k];
+      const T* now = predictions + t * classes_ * n_;
+      for_panels(2 * classes_, 3 * classes_ * dim_, [&](int64_t j, T* residuals) {
+        T* along = residuals + classes_ * width_;
+        multiply_panel(logits(layer.row(0), layer.ld(), bias_out, {}), j, along);
+        descent_cotangents(p_.of, j * width_, now, residuals, static_cast<const T*>(nullptr),
+                           moves.row(0), moves.ld());
+        T* own = of_features.panel(j);
+        descent_product({layer.row(0),
+                         layer.ld(),
+                         true,
+                         {residuals, width_, 0},
+                         2 * classes_,
+                         own,
+                         nullptr,
+                         {own, width_, 0},
+                         dim_,
+                         width_},
+                        0, dim_, 0, 1);
+        if (t > 0) {  // of W_t-1, which the step before needs
+          descent_undo(p_.of, j * width_, now - classes_ * n_, undone, moves.ld());
         }
-        for (int64_t k = begin; k < last; ++k) {
-          const T shots = p_.of.labels[k] == i ? static_cast<T>(p_.steps) : T(0);
-          sum[k] = p_.of.share * (sum[k] - shots);
+      });
+      add_moves(moves, t > 0 ? 2 * classes_ : classes_, layer, bias_out);
+    }
+    for_each_(divide_up(n_, width_), width_ * dim_, [&](int64_t begin, int64_t end) {
+      Rows turned(width_, dim_, width_);
+      for (int64_t j = begin; j < end; ++j) {
+        descent_turned(of_features.panel(j), dim_, samples_of(j), turned.row(0), turned.ld());
+        for (int64_t i = 0; i < samples_of(j); ++i) {
+          std::copy_n(turned.row(i), dim_, features_out + (j * width_ + i) * dim_);
         }
       }
     });
+    copy_out(layer.row(0), layer.ld(), weight_out);
   }
 
-  static MatrixProduct<T> of(const PaddedRows<T>& a, const PaddedRows<T>& b, int64_t depth, T scale,
-                             const T* base, const PaddedRows<T>& out) {
-    return {a.data(), a.ld(), a.rows(), b.data(), b.ld(), depth, scale, base, out.data(), out.ld()};
+  void back_in_samples(const T* predictions, const T* weight_grad, T* features_out, T* weight_out,
+                       T* bias_out) {
+    Rows grad(classes_, dim_, width_), weight(classes_, dim_, width_);
+    Rows moves(classes_, n_, width_), next(classes_, n_, width_);
+    Panels first(classes_, n_, width_), crossed(n_, n_, width_);
+    copy_in(weight_grad, grad.row(0), grad.ld());
+    multiply(logits(grad.row(0), grad.ld(), bias_out, first.all()));
+    for (int64_t t = p_.steps - 1; t >= 0; --t) {
+      const T* now = predictions + t * classes_ * n_;
+      for_panels(2 * classes_, 2 * classes_ * n_, [&](int64_t j, T* residuals) {
+        T* along = residuals + classes_ * width_;
+        multiply_panel(in_gram(moves, first.panel(j)), j, along);
+        descent_cotangents(p_.of, j * width_, now, residuals, moves.row(0), next.row(0), next.ld());
+        T* own = crossed.panel(j);
+        descent_product({moves.row(0),
+                         moves.ld(),
+                         true,
+                         {residuals, width_, 0},
+                         classes_,
+                         own,
+                         nullptr,
+                         {own, width_, 0},
+                         n_,
+                         width_},
+                        0, n_, 0, 1);
+      });
+      moves.swap(next);
+    }
+    Rows both(n_, n_, width_), out(n_, dim_, width_);
+    for_each_(n_, n_, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const T* turned = crossed.panel(i / width_) + i % width_;
+        for (int64_t k = 0; k < n_; k += width_) {
+          const T* own = crossed.panel(k / width_) + i * width_;
+          for (int64_t c = 0; c < std::min(width_, n_ - k); ++c) {
+            both.row(i)[k + c] = own[c] + turned[(k + c) * width_];
+          }
+        }
+      }
+    });
+    multiply({both.row(0), both.ld(), false, given(features_), n_, nullptr, nullptr, out.all(), n_,
+              dim_});
+    copy_in(p_.weight, weight.row(0), weight.ld());
+    const auto add = [&](const Rows& of_samples, const Rows& layer) {
+      multiply({of_samples.row(0), of_samples.ld(), true, given(layer), classes_, out.row(0),
+                nullptr, out.all(), n_, dim_});
+    };
+    add(moves, weight);
+    sum_residuals(predictions, p_.steps, next.row(0), next.ld());
+    add(next, grad);
+    for (int64_t i = 0; i < n_; ++i) std::copy_n(out.row(i), dim_, features_out + i * dim_);
+    add_moves(moves, classes_, grad, bias_out);
+    copy_out(grad.row(0), grad.ld(), weight_out);
   }
 
-  // out = base + scale a b over all its columns.
-  void multiply(const PaddedRows<T>& a, const PaddedRows<T>& b, int64_t depth, T scale,
-                const T* base, const PaddedRows<T>& out) {
-    for_columns(out.ld(), [&](int64_t begin, int64_t end) {
-      product_columns(of(a, b, depth, scale, base, out), begin, end);
+  template <class Matrix>
+  static Panelled<const T> given(const Matrix& matrix) {
+    const Panelled<T> all = matrix.all();
+    return {all.data, all.ld, all.panel};
+  }
+
+  int64_t samples_of(int64_t panel) const { return std::min(width_, n_ - panel * width_); }
+
+  // shift + layer H'; and base + moves K.
+  DescentProduct<T> logits(const T* layer, int64_t ld, const T* shift, Panelled<T> out) const {
+    return {layer, ld, false, given(features_t_), dim_, nullptr, shift, out, classes_, n_};
+  }
+  DescentProduct<T> in_gram(const Rows& moves, const T* base) const {
+    return {moves.row(0), moves.ld(), false, given(gram_), n_, base, nullptr, {}, classes_, n_};
+  }
+
+  // A product, on all threads.
+  void multiply(const DescentProduct<T>& product) const {
+    multiply(product, [](int64_t, int64_t) {});
+  }
+
+  // The same; of_rows(begin, end) is called on ranges of all rows.
+  template <class OfRows>
+  void multiply(const DescentProduct<T>& product, const OfRows& of_rows) const {
+    constexpr int64_t rows = 24;  // whole tiles at all levels
+    const int64_t blocks = divide_up(product.rows, rows);
+    for_each_(blocks * divide_up(product.columns, width_), rows * width_ * product.depth,
+              [&](int64_t begin, int64_t end) {
+                for (int64_t p = 0; p == 0 || p < product.depth; p += kDescentDepth) {
+                  const DescentProduct<T> part = part_of(product, p);
+                  for (int64_t i = begin; i < end; ++i) {
+                    const int64_t row = i % blocks * rows;
+                    descent_product(part, row, std::min(row + rows, part.rows), i / blocks,
+                                    i / blocks + 1);
+                  }
+                }
+                for (int64_t i = begin; i < end && i < blocks; ++i) {
+                  of_rows(i * rows, std::min((i + 1) * rows, product.rows));
+                }
+              });
+  }
+
+  // What the sums over kDescentDepth terms from p on add to those before.
+  static DescentProduct<T> part_of(DescentProduct<T> product, int64_t p) {
+    product.a += p * (product.turned ? product.lda : 1);
+    product.b.data += p * product.b.ld;
+    product.depth = std::min(product.depth - p, kDescentDepth);
+    if (p > 0) product.base = product.out.data, product.shift = nullptr;
+    return product;
+  }
+
+  // Panel j of a product's columns, into a whole panel.
+  void multiply_panel(DescentProduct<T> product, int64_t j, T* panel) const {
+    product.b.data += j * product.b.panel;
+    product.out = {panel, width_, 0};
+    product.columns = width_;
+    descent_product(product, 0, product.rows, 0, 1);
+  }
+
+  // layer += moves H for the first `rows` rows, and the biases, of which there are C or none, by
+  // the sums of their rows.
+  void add_moves(const Rows& moves, int64_t rows, const Rows& layer, T* bias) const {
+    multiply({moves.row(0), moves.ld(), false, given(features_), n_, layer.row(0), nullptr,
+              layer.all(), rows, dim_},
+             [&](int64_t begin, int64_t end) {
+               end = std::min(end, bias == nullptr ? 0 : classes_);
+               if (begin < end) descent_row_sums(moves.row(0), moves.ld(), n_, begin, end, bias);
+             });
+  }
+
+  // work(j, scratch [rows, width]) for every panel of samples.
+  template <class Work>
+  void for_panels(int64_t rows, int64_t products, const Work& work) const {
+    for_each_(divide_up(n_, width_), width_ * products, [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<T[]> panel(new T[static_cast<size_t>(rows * width_)]());
+      for (int64_t j = begin; j < end; ++j) work(j, panel.get());
     });
   }
 
-  // Columns up to the leading dimension: whole vectors.
-  template <class Work>
-  void for_columns(int64_t columns, const Work& work) {
-    for_each_(padded(columns), work);
+  void sum_residuals(const T* predictions, int64_t steps, T* out, int64_t ld) const {
+    for_each_(classes_, n_ * p_.steps, [&](int64_t begin, int64_t end) {
+      descent_sums(p_.of, predictions, steps, begin, end, out, ld);
+    });
   }
 
-  void add_columns(const PaddedRows<T>& a, const PaddedRows<T>& b, int64_t begin, int64_t end,
-                   const PaddedRows<T>& out) const {
-    for (int64_t i = 0; i < out.rows(); ++i) {
-      for (int64_t k = begin; k < end; ++k) out.row(i)[k] = a.row(i)[k] + b.row(i)[k];
-    }
+  void copy_in(const T* rows, T* out, int64_t ld) const {
+    for (int64_t i = 0; i < classes_; ++i) std::copy_n(rows + i * dim_, dim_, out + i * ld);
   }
-
-  // Rows [begin, end) of out, but for those behind its last.
-  void turn(const PaddedRows<T>& from, int64_t begin, int64_t end, const PaddedRows<T>& out) const {
-    const int64_t last = end < out.rows() ? end : out.rows();
-    if (begin < last) {
-      descent_transpose(from.data(), from.ld(), from.rows(), begin, last, out.data(), out.ld());
-    }
-  }
-
-  void transposed(const PaddedRows<T>& from, int64_t rows, int64_t columns,
-                  const PaddedRows<T>& out) const {
-    descent_transpose(from.data(), from.ld(), rows, 0, columns, out.data(), out.ld());
+  void copy_out(const T* rows, int64_t ld, T* out) const {
+    for (int64_t i = 0; i < classes_; ++i) std::copy_n(rows + i * ld, dim_, out + i * dim_);
   }
 
   const DescentProblem<T>& p_;
-  int64_t n_, classes_, dim_;
+  int64_t n_, dim_, classes_, width_;
   bool in_samples_;
   const ForEach& for_each_;
-  PaddedRows<T> features_, features_t_, weight_, gram_;
+  Panels features_, features_t_, gram_;
 };
 
 }  // namespace clfast::cpu

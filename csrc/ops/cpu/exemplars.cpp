@@ -58,20 +58,31 @@ class HerdingBuffers {
         chunks_(cpu::herding_chunks(most)),
         members_(cpu::padded_members(most)),
         doubles_((dim + 1) * chunks_ + 2 * members_ + 2 * dim),
-        rounded_(2 * cpu::column_pairs(dim)),
+        floats_(3 * members_ + cpu::target_pairs(dim)),
+        nearest_(members_),
         packed_(new float[members_ * cpu::column_pairs(dim)]) {}
 
   cpu::HerdingScratch view() {
-    double* sq_norms = doubles_.data();
-    double *scores = sq_norms + members_, *sums = scores + members_, *best = sums + dim_ * chunks_;
-    double* mean = best + chunks_;
-    return {packed_.get(), sq_norms, scores, sums, best, mean, mean + dim_, rounded_.data()};
+    double *sq_norms = doubles_.data(), *exact = sq_norms + members_, *sums = exact + members_;
+    double *best = sums + dim_ * chunks_, *mean = best + chunks_;
+    float *lengths = floats_.data(), *squares = lengths + members_, *scores = squares + members_;
+    return {{packed_.get(), lengths, squares},
+            sq_norms,
+            scores,
+            nearest_.data(),
+            exact,
+            sums,
+            best,
+            mean,
+            mean + dim_,
+            scores + members_};
   }
 
  private:
   int64_t dim_, chunks_, members_;
   std::vector<double> doubles_;
-  std::vector<float> rounded_;
+  std::vector<float> floats_;
+  std::vector<int64_t> nearest_;
   std::unique_ptr<float[]> packed_;  // uninitialised on purpose: the kernel writes every element
 };
 

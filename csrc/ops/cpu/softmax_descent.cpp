@@ -21,20 +21,14 @@ void check_labels(const char* op, const DescentInputs& in) {
 template <class T, class F>
 void with_descent(const DescentInputs& in, int64_t steps, double lr, const F& f) {
   const cpu::DescentProblem<T> problem{{in.labels.const_data_ptr<int64_t>(), in.samples, in.classes,
-                                        static_cast<T>(1.0 / static_cast<double>(in.samples))},
+                                        static_cast<T>(-lr / static_cast<double>(in.samples))},
                                        in.features.const_data_ptr<T>(),
                                        in.weight.const_data_ptr<T>(),
                                        data_or_null<T>(in.bias),
                                        in.dim,
-                                       steps,
-                                       static_cast<T>(lr)};
-  constexpr int64_t unit = cpu::kDescentColumns;
-  const int64_t depth = std::min(in.samples, in.dim);
-  const int64_t grain = 1 + kProductsOfAThread / (unit * in.classes * depth + 1);
-  const auto for_each = [=](int64_t columns, const auto& work) {
-    torch::stable::parallel_for(
-        0, (columns + unit - 1) / unit, grain,
-        [&](int64_t begin, int64_t end) { work(begin * unit, std::min(end * unit, columns)); });
+                                       steps};
+  const auto for_each = [](int64_t count, int64_t products, const auto& work) {
+    torch::stable::parallel_for(0, count, 1 + kProductsOfAThread / (products + 1), work);
   };
   f(cpu::Descent(problem, for_each));
 }
