@@ -21,7 +21,7 @@ _TIMED = (
 _TAKES = {
     SCALING: ("retrieval", "adaptation"),
     INDEX: ("retrieval",),
-    OBSERVE: ("_dgm_iteration", "_bilevel_step"),
+    OBSERVE: ("_bilevel_step", "_chains", "_dgm_iteration"),
     PLUGINS: ("consolidation",),
     "exemplars": ("_exemplar_losses", "_herding", "_softmax_descent"),
     "masks": ("_masked_networks", "_kept_masks"),
