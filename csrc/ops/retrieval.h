@@ -5,6 +5,16 @@
 
 namespace clfast::ops {
 
+inline void check_rows(const char* op, const Tensor& queries, const Tensor& keys) {
+  check_dim(op, "queries", queries, 2);
+  check_floating(op, "queries", queries);
+  check_dim(op, "keys", keys, 2);
+  check_same_precision(op, "keys", keys, "queries", queries);
+  check_same_device(op, "keys", keys, "queries", queries);
+  CLFAST_CHECK(queries.size(1) == keys.size(1), op, ": queries have ", queries.size(1),
+               " features but keys have ", keys.size(1));
+}
+
 struct KnnInputs {
   ScalarType dtype;  // of the arithmetic and of the distances
   Tensor queries;    // [B, d] in dtype
@@ -21,14 +31,8 @@ inline KnnInputs check_knn(const Tensor& queries, const Tensor& keys, int64_t k,
                            const std::optional<Tensor>& rounded_rows,
                            const std::optional<Tensor>& rounded_offset) {
   const char* op = "knn";
-  check_dim(op, "queries", queries, 2);
-  check_floating(op, "queries", queries);
-  check_dim(op, "keys", keys, 2);
-  check_same_precision(op, "keys", keys, "queries", queries);
-  check_same_device(op, "keys", keys, "queries", queries);
+  check_rows(op, queries, keys);
   const int64_t memory_size = keys.size(0), dim = keys.size(1);
-  CLFAST_CHECK(queries.size(1) == dim, op, ": queries have ", queries.size(1),
-               " features but keys have ", dim);
   CLFAST_CHECK(memory_size > 0, op, ": keys must have at least one row");
   CLFAST_CHECK(k >= 1 && k <= memory_size, op, ": k must be in [1, ", memory_size,
                "], the number of keys, got ", k);
@@ -67,13 +71,7 @@ struct RerankInputs {
 inline RerankInputs check_rerank(const Tensor& queries, const Tensor& keys,
                                  const Tensor& candidates, int64_t k) {
   const char* op = "rerank";
-  check_dim(op, "queries", queries, 2);
-  check_floating(op, "queries", queries);
-  check_dim(op, "keys", keys, 2);
-  check_same_precision(op, "keys", keys, "queries", queries);
-  check_same_device(op, "keys", keys, "queries", queries);
-  CLFAST_CHECK(queries.size(1) == keys.size(1), op, ": queries have ", queries.size(1),
-               " features but keys have ", keys.size(1));
+  check_rows(op, queries, keys);
   check_dim(op, "candidates", candidates, 2);
   check_dtype(op, "candidates", candidates, ScalarType::Long);
   check_shape(op, "candidates", candidates, {queries.size(0), candidates.size(1)});
