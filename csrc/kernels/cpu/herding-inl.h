@@ -98,10 +98,6 @@ inline double exact_sq_norm(const HerdingClass<T>& of, const double* mean, int64
   return sum;
 }
 
-inline float scale_of_length(double length) {
-  return static_cast<float>(length >= kHerdingShortest ? kHerdingLength / length : 0.0);
-}
-
 template <class T>
 inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end,
                          const HerdingShort& out, double* sq_norms) {

@@ -13,18 +13,19 @@ namespace {
 constexpr size_t kSortedTimes = 8;  // with more candidates a neighbour, only the k are sorted
 constexpr size_t kSortedByByte = 64;
 
-// Of values >= 0 that ascend already but for the bits from `first` on; `sorted` is scratch. Byte by
-// byte: a comparison sort mispredicts half of its branches on numbers in no order.
+// Of values >= 0 by their bits [first, end_bit), whole bytes: by those below they ascend already,
+// those above are alike. `sorted` is scratch. Byte by byte: a comparison sort mispredicts half of
+// its branches on numbers in no order.
 template <class Value>
-void sort_by_byte(std::vector<Value>& values, std::vector<Value>& sorted, unsigned first) {
+void sort_by_byte(std::vector<Value>& values, std::vector<Value>& sorted, unsigned first,
+                  unsigned end_bit) {
   const size_t count = values.size();
   if (count < kSortedByByte) {
     std::sort(values.begin(), values.end());
     return;
   }
   sorted.resize(count);
-  const Value largest = *std::max_element(values.begin(), values.end());
-  for (unsigned shift = first; shift < 8 * sizeof(Value) && largest >> shift != 0; shift += 8) {
+  for (unsigned shift = first; shift < end_bit; shift += 8) {
     const auto digit = [shift](Value value) { return static_cast<uint8_t>(value >> shift); };
     uint32_t ends[256] = {};
     for (const Value value : values) ++ends[digit(value)];
@@ -63,7 +64,7 @@ void KnnRanking<T>::write_nearest(int64_t k, T* sq_distances, int64_t* indices) 
     std::nth_element(nearest_.begin(), nearest_.begin() + k, nearest_.end());
     std::sort(nearest_.begin(), nearest_.begin() + k);
   } else {
-    sort_by_byte(nearest_, sorted_, 32);
+    sort_by_byte(nearest_, sorted_, 32, 32 + 8 * sizeof(T));
   }
   for (int64_t i = 0; i < k; ++i) {
     // NaN comes out as one and the same.
@@ -76,10 +77,14 @@ template <class T>
 void KnnRanking<T>::rerank(const T* query, Rows keys, int64_t dim, const int64_t* candidates,
                            int64_t count, int64_t k, T* sq_distances, int64_t* indices) {
   clear();
+  int64_t largest = 0;
   for (int64_t i = 0; i < count; ++i) {
     if (candidates[i] >= 0) rows.push_back(candidates[i]);
+    largest = std::max(largest, candidates[i]);
   }
-  sort_by_byte(rows, sorted_rows_, 0);
+  unsigned bits = 0;
+  while (largest >> bits != 0) bits += 8;
+  sort_by_byte(rows, sorted_rows_, 0, bits);
   rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
   measure(query, keys, dim);
   const int64_t found = std::min(k, static_cast<int64_t>(rows.size()));

@@ -17,7 +17,7 @@ inline void multiply_panels(const DescentProduct<T>& p, int64_t row, int64_t row
                   p.depth, [&](int64_t r, int64_t height, int64_t, int64_t own, const T* tile) {
                     for (int64_t i = r; i < r + height; ++i, tile += width) {
                       T* out = p.out.data + at + i * p.out.ld;
-                      const T* base = p.base + at + i * p.out.ld;
+                      const T* base = p.base == nullptr ? out : p.base + at + i * p.out.ld;
                       const Vector<T> shift =
                           (p.shift == nullptr ? T(0) : p.shift[row + i]) - Vector<T>{};
                       for_vectors<T>(own, [&](int64_t j, int64_t lanes) {

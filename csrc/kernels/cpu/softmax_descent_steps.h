@@ -194,18 +194,7 @@ class Descent {
         multiply_panel(logits(layer.row(0), layer.ld(), bias_out, {}), j, along);
         descent_cotangents(p_.of, j * width_, now, residuals, static_cast<const T*>(nullptr),
                            moves.row(0), moves.ld());
-        T* own = of_features.panel(j);
-        descent_product({layer.row(0),
-                         layer.ld(),
-                         true,
-                         {residuals, width_, 0},
-                         2 * classes_,
-                         own,
-                         nullptr,
-                         {own, width_, 0},
-                         dim_,
-                         width_},
-                        0, dim_, 0, 1);
+        add_turned(layer, 2 * classes_, residuals, dim_, of_features.panel(j));
         if (t > 0) {  // of W_t-1, which the step before needs
           descent_undo(p_.of, j * width_, now - classes_ * n_, undone, moves.ld());
         }
@@ -237,18 +226,7 @@ class Descent {
         T* along = residuals + classes_ * width_;
         multiply_panel(in_gram(moves, first.panel(j)), j, along);
         descent_cotangents(p_.of, j * width_, now, residuals, moves.row(0), next.row(0), next.ld());
-        T* own = crossed.panel(j);
-        descent_product({moves.row(0),
-                         moves.ld(),
-                         true,
-                         {residuals, width_, 0},
-                         classes_,
-                         own,
-                         nullptr,
-                         {own, width_, 0},
-                         n_,
-                         width_},
-                        0, n_, 0, 1);
+        add_turned(moves, classes_, residuals, n_, crossed.panel(j));
       });
       moves.swap(next);
     }
@@ -336,6 +314,14 @@ class Descent {
     product.out = {panel, width_, 0};
     product.columns = width_;
     descent_product(product, 0, product.rows, 0, 1);
+  }
+
+  // panel += a' residuals of the first `depth` rows of a, for `rows` rows of a whole panel.
+  void add_turned(const Rows& a, int64_t depth, const T* residuals, int64_t rows, T* panel) const {
+    const Panelled<T> out{panel, width_, 0};
+    descent_product(
+        {a.row(0), a.ld(), true, {residuals, width_, 0}, depth, panel, nullptr, out, rows, width_},
+        0, rows, 0, 1);
   }
 
   // layer += moves H for the first `rows` rows, and the biases, of which there are C or none, by
