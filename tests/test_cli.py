@@ -34,7 +34,7 @@ def test_info_as_json() -> None:
     assert facts["threads"] == torch.get_num_threads()
     assert facts["libraries"][0] == "_C.so"
     assert ("_C_cuda.so" in facts["libraries"]) == (facts["cuda_build"] is not None)
-    levels = ["base", "avx2", "avx512", "avx512_bf16"]
+    levels = ["base", "avx2", "avx512", "avx512_bf16", "amx"]
     assert facts["simd_in_use"] == levels[level]
     assert levels.index(facts["simd_best"]) >= level
     assert torch.ops.clfast.simd_level() == level

@@ -181,7 +181,7 @@ def data_digest(*tensors: torch.Tensor) -> str:
 
 
 # What `CLFAST_SIMD` may say, and what the compiled library numbers.
-SIMD_LEVELS = ("base", "avx2", "avx512", "avx512_bf16")
+SIMD_LEVELS = ("base", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def environment() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..ops.retrieval import Neighbors, RoundedKeys, knn
 from ..ops.rounded_keys import common_offset, rounded_size
 from .rows import Rows
 
-_BFLOAT16_LEVEL = 3  # of `simd_level`: products of bfloat16 in AVX-512
+_BFLOAT16_LEVEL = 3  # of `simd_level`, the lowest with products of bfloat16
 _FEWEST_FEATURES = 32  # with which knn reads rounded keys, as csrc/kernels/cpu/knn.cpp has it
 _MADE_AT_A_TIME = 8192  # rows
 
@@ -67,7 +67,7 @@ class RoundedIndex(Index):
         if (
             rows.device.type == "cpu"
             and rows.keys.shape[1] >= _FEWEST_FEATURES
-            and int(torch.ops.clfast.simd_level()) == _BFLOAT16_LEVEL
+            and int(torch.ops.clfast.simd_level()) >= _BFLOAT16_LEVEL
         ):
             # Of threads that predict together, one brings the copy up to date. Whoever asks for it
             # may be in inference mode; who writes to it later may not.

@@ -1,6 +1,8 @@
 // The raw CPU kernels of retrieval, each with the SIMD level it shall run at.
 #include "bind_cpu.h"
 
+#include "amx_emulator.h"
+#include "cpu/amx.h"
 #include "cpu/class_means.h"
 #include "cpu/knn_search.h"
 #include "cpu/nearest_class_mean.h"
@@ -8,7 +10,17 @@
 
 namespace clfast::bind {
 
+namespace {
+constexpr int kEmulatedAmx = static_cast<int>(cpu::Simd::kAmx) + 1;  // with vectors of AVX2
+}
+
 void use_level(int level) {
+  const bool emulated = level == kEmulatedAmx && cpu::best_simd_level() >= cpu::Simd::kAvx2;
+  if (emulated) {
+    emulate_amx();
+    level = static_cast<int>(cpu::Simd::kAvx2);
+  }
+  cpu::set_amx_emulated(emulated);
   if (level < 0 || level > static_cast<int>(cpu::best_simd_level())) {
     throw py::value_error("this processor has no such SIMD level");
   }
@@ -165,6 +177,20 @@ void rerank(int level, const Array& query, const Array& keys, const Array& candi
   });
 }
 
+// Rows times the columns of a panel, in blocks of the rows that AMX takes at once; level says
+// whether it is emulated.
+void amx_product(int level, const Array& rows, const Array& panel, const Array& out) {
+  use_level(level);
+  const int64_t count = extent(rows, 0), pairs = extent(rows, 1), columns = extent(panel, 1);
+  const auto pairs_of = [](const Array& array, const char* name, Shape shape) {
+    return reinterpret_cast<const BFloat16Pair*>(data_of<const uint32_t>(array, name, shape));
+  };
+  const cpu::AmxBlock block(count);
+  block.multiply(pairs_of(rows, "rows", {count, pairs}), pairs,
+                 pairs_of(panel, "panel", {pairs, columns}), columns, pairs,
+                 data_of<float>(out, "out", {count, columns}));
+}
+
 void class_mean(int level, const Array& features, const Array& members, bool normalize,
                 const Array& out) {
   use_level(level);
@@ -210,6 +236,7 @@ void nearest_class_mean(int level, const Array& features, const Array& means, co
 PYBIND11_MODULE(_cpu_kernels, m) {
   using namespace clfast::bind;
   m.attr("best_level") = static_cast<int>(clfast::cpu::best_simd_level());
+  m.attr("EMULATED_AMX") = clfast::bind::kEmulatedAmx;
   m.attr("sanitized") = kSanitized;
   m.def("sq_distances", &sq_distances);
   m.def("dots", &dots);
@@ -222,6 +249,7 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("knn_select", &knn_select);
   m.def("knn", &knn);
   m.def("rerank", &rerank);
+  m.def("amx_product", &amx_product);
   m.def("class_mean", &class_mean);
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cpu_adaptation(m);

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from cpu_cases import ROUNDING, level_called
 
 SANITIZE = os.environ.get("CLFAST_SANITIZE") == "1"
 ROOT = Path(__file__).parents[2]
@@ -104,12 +105,20 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=[0, 1, 2, 3], ids=["base", "avx2", "avx512", "avx512_bf16"])
+@pytest.fixture(params=["base", "avx2", "avx512"])
 def level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
-    if request.param > cpu.best_level:
-        pytest.skip("this processor has no such SIMD level")
-    number: int = request.param
-    return number
+    return level_called(cpu, request.param)
+
+
+@pytest.fixture(params=["base", "avx2", "avx512", *ROUNDING])
+def knn_level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
+    """With those that differ in knn alone, which may look for candidates in bfloat16."""
+    return level_called(cpu, request.param)
+
+
+@pytest.fixture(params=ROUNDING)
+def rounding_level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
+    return level_called(cpu, request.param)
 
 
 @pytest.fixture

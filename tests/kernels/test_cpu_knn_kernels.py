@@ -87,10 +87,10 @@ def test_knn_select(
 @every_dtype
 @pytest.mark.parametrize("batch", [1, 3, 4, 33])
 def test_knn_of_all_types(
-    cpu: ModuleType, level: int, dtype: str, kind: str, batch: int, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, dtype: str, kind: str, batch: int, rng: np.random.Generator
 ) -> None:
     problem = make_knn(Sizes(batch, rows=300, k=9, dim=17), dtype, kind, rng)
-    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+    assert_nearest(problem, run_knn(cpu, knn_level, problem), SUM_UNITS)
 
 
 @every_dtype
@@ -99,7 +99,7 @@ def test_knn_of_all_types(
 @pytest.mark.parametrize(("batch", "rows"), [(5, 260), (40, 260), (12, 1300)], ids=SEARCHES)
 def test_knn_tails(
     cpu: ModuleType,
-    level: int,
+    knn_level: int,
     dtype: str,
     batch: int,
     rows: int,
@@ -108,14 +108,14 @@ def test_knn_tails(
     rng: np.random.Generator,
 ) -> None:
     problem = make_knn(replace(Sizes(batch, rows), **{axis: size}), dtype, dtype, rng)
-    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+    assert_nearest(problem, run_knn(cpu, knn_level, problem), SUM_UNITS)
 
 
 @every_dtype
 @pytest.mark.parametrize("k", [1, 2, 40, 200, 300])
 @pytest.mark.parametrize("rows", [1023, 1025, 1700, 2500, 5000])
 def test_knn_opens_with_a_bound_from_groups(
-    cpu: ModuleType, level: int, dtype: str, rows: int, k: int, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, dtype: str, rows: int, k: int, rng: np.random.Generator
 ) -> None:
     """Around the number of opening keys, and with keys whose order is the worst or the best."""
     for sign in (-1, 0, 1):
@@ -124,12 +124,12 @@ def test_knn_opens_with_a_bound_from_groups(
             sign * np.square(problem.keys - problem.queries[0]).sum(1), kind="stable"
         )
         problem = replace(problem, keys=problem.keys[order])
-        assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+        assert_nearest(problem, run_knn(cpu, knn_level, problem), SUM_UNITS)
 
 
 @every_dtype
 def test_knn_at_the_end_of_the_range(
-    cpu: ModuleType, level: int, dtype: str, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, dtype: str, rng: np.random.Generator
 ) -> None:
     """|q|^2 and |k|^2 are half of the largest number: some products overflow, no distance does."""
     largest = float(np.finfo(dtype).max)
@@ -137,26 +137,26 @@ def test_knn_at_the_end_of_the_range(
         steps = 1e-6 * rng.standard_normal((rows, dim))
         keys = (np.sqrt(largest / 2 / dim) * (1 + steps)).astype(dtype)
         problem = Knn(keys[:12].copy(), keys, k)
-        assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+        assert_nearest(problem, run_knn(cpu, knn_level, problem), SUM_UNITS)
 
 
 @every_dtype
 def test_knn_with_one_key_of_huge_norm(
-    cpu: ModuleType, level: int, dtype: str, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, dtype: str, rng: np.random.Generator
 ) -> None:
     """Its bound is as wide as the distances of all others."""
     problem = make_knn(Sizes(batch=7, rows=3000, k=20, dim=7), dtype, dtype, rng)
     problem.keys[17] = 1e12
-    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+    assert_nearest(problem, run_knn(cpu, knn_level, problem), SUM_UNITS)
 
 
 @pytest.mark.parametrize("batch", [2, 5, 40])
 @pytest.mark.parametrize("k", [1, 249, 250, 251, 500])
 def test_knn_of_one_and_of_all(
-    cpu: ModuleType, level: int, batch: int, k: int, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, batch: int, k: int, rng: np.random.Generator
 ) -> None:
     problem = make_knn(Sizes(batch, rows=500, k=k), "float32", "float32", rng)
-    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+    assert_nearest(problem, run_knn(cpu, knn_level, problem), SUM_UNITS)
 
 
 @every_dtype
@@ -166,7 +166,7 @@ def test_knn_of_one_and_of_all(
 @pytest.mark.parametrize(("batch", "rows"), [(5, 700), (7, 700), (7, 1400)], ids=SEARCHES)
 def test_knn_where_products_cancel(
     cpu: ModuleType,
-    level: int,
+    knn_level: int,
     dtype: str,
     shift: float,
     spread: float,
@@ -179,33 +179,33 @@ def test_knn_where_products_cancel(
     keys = (shift + unit(rng, 1, 33) + spread * unit(rng, rows, 33)).astype(dtype)
     queries = keys[100 : 100 + batch] + (spread / 8 * unit(rng, batch, 33)).astype(dtype)
     problem = Knn(queries, keys, k)
-    assert_nearest(problem, run_knn(cpu, level, problem), SUM_UNITS)
+    assert_nearest(problem, run_knn(cpu, knn_level, problem), SUM_UNITS)
 
 
 @pytest.mark.parametrize("rows", [4500, 17000])
 @pytest.mark.parametrize("batch", [2, 7, 140])
 @every_dtype
 def test_knn_does_not_depend_on_threads(
-    cpu: ModuleType, level: int, rows: int, batch: int, dtype: str, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, rows: int, batch: int, dtype: str, rng: np.random.Generator
 ) -> None:
     """More threads, more blocks of queries or ranges of keys: each has shortlists of its own."""
     problem = make_knn(Sizes(batch, rows=rows, k=40, dim=3), dtype, dtype, rng)
-    wanted = run_knn(cpu, level, problem)
+    wanted = run_knn(cpu, knn_level, problem)
     assert_nearest(problem, wanted, SUM_UNITS)
     for threads in (2, 3, 16):
-        got = run_knn(cpu, level, problem, threads)
+        got = run_knn(cpu, knn_level, problem, threads)
         assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("batch", [2, 9])
 def test_knn_puts_the_smaller_row_first_among_equals(
-    cpu: ModuleType, level: int, batch: int, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, batch: int, rng: np.random.Generator
 ) -> None:
     keys = np.tile(rng.integers(-1, 2, (11, 4)), (40, 1)).astype(np.float32)
     queries = rng.integers(-1, 2, (batch, 4)).astype(np.float32)
     for k in (1, 45, 440):
         problem = Knn(queries, keys, k)
-        distances, indices = run_knn(cpu, level, problem)
+        distances, indices = run_knn(cpu, knn_level, problem)
         order = np.argsort(problem.true_distances(), axis=1, kind="stable")[:, :k]
         np.testing.assert_array_equal(indices, order)
         np.testing.assert_array_equal(
@@ -217,21 +217,21 @@ def test_knn_puts_the_smaller_row_first_among_equals(
 @pytest.mark.parametrize("batch", [2, 9])
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
 def test_knn_puts_infinity_and_then_nan_last(
-    cpu: ModuleType, level: int, dtype: str, batch: int, k: int
+    cpu: ModuleType, knn_level: int, dtype: str, batch: int, k: int
 ) -> None:
     keys = np.zeros((6, 4), dtype)
     keys[0], keys[5], keys[3] = np.nan, np.nan, 2
     keys[1, 2], keys[4, 0] = np.inf, -np.inf
     problem = Knn(np.ones((batch, 4), dtype), keys, k)
-    distances, indices = run_knn(cpu, level, problem)
+    distances, indices = run_knn(cpu, knn_level, problem)
     wanted = [4, 4, np.inf, np.inf, np.nan, np.nan][:k]
     np.testing.assert_array_equal(distances, np.tile(wanted, (batch, 1)))
     np.testing.assert_array_equal(indices, np.tile([2, 3, 1, 4, 0, 5][:k], (batch, 1)))
 
 
-def test_knn_without_queries(cpu: ModuleType, level: int, rng: np.random.Generator) -> None:
+def test_knn_without_queries(cpu: ModuleType, knn_level: int, rng: np.random.Generator) -> None:
     problem = make_knn(Sizes(batch=0), "float32", "float32", rng)
-    assert all(output.size == 0 for output in run_knn(cpu, level, problem))
+    assert all(output.size == 0 for output in run_knn(cpu, knn_level, problem))
 
 
 @every_dtype

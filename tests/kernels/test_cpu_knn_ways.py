@@ -178,7 +178,7 @@ DATA: dict[str, Maker] = {
 )
 def test_as_one_pair_after_another(
     cpu: ModuleType,
-    level: int,
+    knn_level: int,
     batch: int,
     rows: int,
     k: int,
@@ -189,7 +189,7 @@ def test_as_one_pair_after_another(
 ) -> None:
     with np.errstate(over="ignore"):
         keys, queries = (x.astype(np.float32) for x in DATA[data](rng, rows, dim, batch))
-    assert_as_pairs(cpu, level, Knn(queries, keys, k), threads)
+    assert_as_pairs(cpu, knn_level, Knn(queries, keys, k), threads)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +206,10 @@ def test_as_one_pair_after_another(
 )
 @pytest.mark.parametrize(("batch", "rows"), [(40, 14_000), (40, 1_000), (4, 1_000)])
 def test_in_float64(
-    cpu: ModuleType, level: int, data: str, batch: int, rows: int, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, data: str, batch: int, rows: int, rng: np.random.Generator
 ) -> None:
     keys, queries = DATA[data](rng, rows, 9, batch)
-    assert_as_pairs(cpu, level, Knn(queries, keys, 20))
+    assert_as_pairs(cpu, knn_level, Knn(queries, keys, 20))
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
@@ -217,7 +217,7 @@ def test_in_float64(
 @pytest.mark.parametrize(("batch", "rows"), [(40, 14_000), (40, 900), (5, 901), (8, 5_000)])
 def test_keys_of_16_bits(
     cpu: ModuleType,
-    level: int,
+    knn_level: int,
     kind: str,
     data: str,
     batch: int,
@@ -225,7 +225,7 @@ def test_keys_of_16_bits(
     rng: np.random.Generator,
 ) -> None:
     keys, queries = DATA[data](rng, rows, 33, batch)
-    assert_as_pairs(cpu, level, Knn(queries.astype(np.float32), stored(keys, kind), 20))
+    assert_as_pairs(cpu, knn_level, Knn(queries.astype(np.float32), stored(keys, kind), 20))
 
 
 @pytest.mark.parametrize("k", [1, 200])
@@ -235,7 +235,7 @@ def test_keys_of_16_bits(
 @pytest.mark.parametrize("threads", [1, 3])
 def test_around_the_largest_memory_whose_scores_are_kept(
     cpu: ModuleType,
-    level: int,
+    knn_level: int,
     batch: int,
     rows: int,
     k: int,
@@ -243,14 +243,14 @@ def test_around_the_largest_memory_whose_scores_are_kept(
     rng: np.random.Generator,
 ) -> None:
     queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, 33, rows))
-    assert_as_pairs(cpu, level, Knn(queries, keys, k), threads)
+    assert_as_pairs(cpu, knn_level, Knn(queries, keys, k), threads)
 
 
 @pytest.mark.parametrize("rows", [5, 100, 20_000])
-def test_without_features(cpu: ModuleType, level: int, rows: int) -> None:
+def test_without_features(cpu: ModuleType, knn_level: int, rows: int) -> None:
     """All keys are at distance 0."""
     problem = Knn(np.empty((40, 0), np.float32), np.empty((rows, 0), np.float32), 3)
-    distances, indices = knn(cpu, level, problem)
+    distances, indices = knn(cpu, knn_level, problem)
     np.testing.assert_array_equal(distances, 0)
     np.testing.assert_array_equal(indices, np.tile([0, 1, 2], (40, 1)))
 
@@ -260,7 +260,7 @@ def test_without_features(cpu: ModuleType, level: int, rows: int) -> None:
 @pytest.mark.parametrize(("rows", "k"), [(1, 1), (3, 2), (31, 7), (33, 30), (97, 1), (240, 50)])
 def test_small_memories(
     cpu: ModuleType,
-    level: int,
+    knn_level: int,
     batch: int,
     rows: int,
     dim: int,
@@ -268,7 +268,7 @@ def test_small_memories(
     rng: np.random.Generator,
 ) -> None:
     queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, dim, rows))
-    assert_as_pairs(cpu, level, Knn(queries, keys, k), threads=2)
+    assert_as_pairs(cpu, knn_level, Knn(queries, keys, k), threads=2)
 
 
 @pytest.mark.parametrize(
@@ -282,16 +282,16 @@ def test_small_memories(
     ],
 )
 def test_around_what_decides_the_way(
-    cpu: ModuleType, level: int, batch: int, rows: int, dim: int, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, batch: int, rows: int, dim: int, rng: np.random.Generator
 ) -> None:
     queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, dim, rows))
-    assert_as_pairs(cpu, level, Knn(queries, keys, 11), threads=3)
+    assert_as_pairs(cpu, knn_level, Knn(queries, keys, 11), threads=3)
 
 
 @pytest.mark.parametrize("batch", [2, 5, 40])
 def test_more_threads_than_ranges_of_keys(
-    cpu: ModuleType, level: int, batch: int, rng: np.random.Generator
+    cpu: ModuleType, knn_level: int, batch: int, rng: np.random.Generator
 ) -> None:
     """Few wide keys are shared out by ranges, of which most are empty."""
     queries, keys = (x.astype(np.float32) for x in gaussian(rng, batch, 7_000, 40))
-    assert_as_pairs(cpu, level, Knn(queries, keys, 3), threads=16)
+    assert_as_pairs(cpu, knn_level, Knn(queries, keys, 3), threads=16)

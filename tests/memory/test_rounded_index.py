@@ -9,12 +9,13 @@ import pytest
 import torch
 from memory_helpers import from_threads
 
+from clfast.experiments.run_folder import SIMD_LEVELS
 from clfast.memory import KeyValueMemory
 from clfast.memory.exact_index import RoundedIndex
 from clfast.memory.rows import Rows
 from clfast.ops import RoundedKeys
 
-BFLOAT16_LEVEL = 3
+BFLOAT16_LEVEL = SIMD_LEVELS.index("avx512_bf16")  # the lowest that reads a copy
 DIM = 520  # so long that 5000 rows and a few queries are enough for rounded keys to be read
 
 
@@ -162,6 +163,7 @@ def test_threads_that_search_first(generator: torch.Generator) -> None:
         assert torch.equal(indices, wanted)
 
 
+@pytest.mark.parametrize("simd_level", SIMD_LEVELS, indirect=True)
 @pytest.mark.parametrize("dim", [31, 32])
 def test_no_copy_where_it_would_not_be_read(
     dim: int, simd_level: str, generator: torch.Generator
@@ -169,7 +171,8 @@ def test_no_copy_where_it_would_not_be_read(
     table = Table(generator, dim)
     table.add(10)
     table.search()
-    assert (table.index._copy is not None) == (simd_level == "avx512_bf16" and dim == 32)
+    reads = SIMD_LEVELS.index(simd_level) >= BFLOAT16_LEVEL and dim == 32
+    assert (table.index._copy is not None) == reads
 
 
 def test_a_copy_made_in_inference_mode_can_be_changed_later(generator: torch.Generator) -> None:

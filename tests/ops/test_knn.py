@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from clfast.experiments.run_folder import SIMD_LEVELS
 from clfast.ops import Neighbors, RoundedKeys, knn, nearest_class_mean
 
 
@@ -68,6 +69,10 @@ KINDS = [
 ]
 
 
+every_level = pytest.mark.parametrize("simd_level", SIMD_LEVELS, indirect=True)
+
+
+@every_level
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [1, 4, 130])
 def test_exact_on(kind: str, batch: int, simd_level: str, rng: torch.Generator) -> None:
@@ -79,6 +84,7 @@ def test_exact_on(kind: str, batch: int, simd_level: str, rng: torch.Generator) 
     assert_exact(knn(queries, keys, 50, key_sq_norms=norms), queries, keys)
 
 
+@every_level
 @pytest.mark.parametrize("batch", [4, 40])
 def test_exact_where_most_keys_are_near_equal(
     batch: int, simd_level: str, rng: torch.Generator
@@ -234,6 +240,7 @@ def test_wrong_norms_do_not_change_the_result(rng: torch.Generator) -> None:
         assert torch.equal(found.sq_distances, wanted.sq_distances)
 
 
+@every_level
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [3, 40])
 def test_exact_with_rounded_keys_on(

@@ -1,6 +1,7 @@
 // Included once per SIMD level.
 #include <cmath>
 
+#include "amx.h"
 #include "gemm-inl.h"
 #include "knn.h"
 #include "reduce-inl.h"
@@ -54,6 +55,24 @@ inline void multiply_few(const KnnSweep<float>& s, int64_t key, float* tile) {
 }
 #endif
 
+// Blocks of keys in the outer loop, whose shape AMX is told: the queries' panels, which all blocks
+// read, come from L2.
+template <class Finish>
+inline void multiply_in_tiles(const KnnSweep<float>& s, Finish&& finish) {
+  constexpr int64_t columns = kTileColumns<float>;
+  const int64_t depth = rounded_panel(s.dim);
+  float tile[kAmxRows * columns];
+  for (int64_t key = 0; key < s.key_count; key += kAmxRows) {
+    const int64_t keys = s.key_count - key < kAmxRows ? s.key_count - key : kAmxRows;
+    const AmxBlock block(keys);
+    for (int64_t q = 0; q < s.query_count; q += columns) {
+      block.multiply(s.key_pairs + key * s.pair_stride, s.pair_stride, s.query_pairs + q * depth,
+                     columns, depth, tile);
+      finish(key, keys, q, s.query_count - q < columns ? s.query_count - q : columns, tile);
+    }
+  }
+}
+
 // f(key, first_query, scores) for every key and kLanes queries. Meanwhile the next block is
 // fetched, a share with every tile.
 template <class T, class F>
@@ -91,14 +110,17 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
       }
       return;
     }
-    if (s.key_pairs != nullptr) {
+    if (s.key_pairs != nullptr && !s.in_tiles) {
       const int64_t depth = (s.dim + 1) / 2;
-      gemm(s.key_pairs, s.pair_stride, s.key_count, Panels<BFloat16Pair>{s.query_pairs, depth},
-           s.query_count, depth, finish);
+      const Panels<BFloat16Pair> queries{s.query_pairs, rounded_panel(s.dim)};
+      gemm(s.key_pairs, s.pair_stride, s.key_count, queries, s.query_count, depth, finish);
       return;
     }
   }
 #endif
+  if constexpr (sizeof(T) == sizeof(float) && kTileColumns<T> % kAmxPairs == 0) {
+    if (s.key_pairs != nullptr) return multiply_in_tiles(s, finish);
+  }
   const Panels<T> queries{s.queries, s.dim};
   gemm(s.keys, s.key_stride, s.key_count, queries, s.query_count, s.dim, finish);
 }
@@ -256,12 +278,14 @@ void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const 
 
 void knn_round_panels(const float* panels, int64_t dim, int64_t width, BFloat16Pair* out) {
   constexpr int64_t columns = kTileColumns<float>;
-  const int64_t depth = (dim + 1) / 2;
+  const int64_t depth = (dim + 1) / 2, padded = rounded_panel(dim);
   for (int64_t first = 0; first < width; first += columns) {
+    BFloat16Pair* panel = out + first * padded;
+    memset(panel + depth * columns, 0, (padded - depth) * columns * sizeof *panel);
     for (int64_t p = 0; p < depth; ++p) {
       const float* low = panels + first * dim + 2 * p * columns;
       const float* high = low + columns;
-      BFloat16Pair* pair = out + first * depth + p * columns;
+      BFloat16Pair* pair = panel + p * columns;
       const bool last = 2 * p + 1 == dim;
       for (int64_t c = 0; c < columns; ++c) {
         pair[c].bits = rounded_bits(low[c]) | (last ? 0 : rounded_bits(high[c]) << 16);

@@ -39,8 +39,8 @@ Simd sweep_level(int64_t queries) {
 template <class T>
 KnnWay Knn<T>::first_way(const KnnProblem<T>& problem) {
   if (problem.memory_size <= kFewTimes * problem.k) return KnnWay::kDirect;
-  const bool rounds = sizeof(T) == sizeof(float) && simd_level() == Simd::kAvx512Bf16 &&
-                      problem.dim >= kFewestRoundedFeatures;
+  const bool rounds = sizeof(T) == sizeof(float) && problem.dim >= kFewestRoundedFeatures &&
+                      (simd_level() >= Simd::kAvx512Bf16 || amx_in_use());
   if (rounds && problem.rounded.rows != nullptr &&
       problem.batch * problem.memory_size * problem.dim >= kFewestRoundedProducts) {
     return KnnWay::kRounded;

@@ -47,9 +47,10 @@ struct KnnSweep {
   const T* key_terms;  // [key_count], what a key adds to all its scores
   int64_t key_count, dim;
   const T* queries;                 // in panels, see rows.h
-  const BFloat16Pair* query_pairs;  // the same in pairs, for key_pairs
+  const BFloat16Pair* query_pairs;  // the same in pairs, rounded_panel(dim) deep, for key_pairs
   const BFloat16Pair* query_rows;   // or few of them in rows, as the keys are
   const T* limits;      // of every column: a pair is a hit unless its score is above this
+  bool in_tiles;        // whether AMX multiplies pairs
   int64_t query_count;  // columns, less the last panel's padding
   const char* next;     // what the next sweep reads: fetched meanwhile
   int64_t next_size;
@@ -57,6 +58,9 @@ struct KnnSweep {
 
 constexpr int64_t kKnnSampleBlock = 36;  // keys in a row: whole register tiles
 constexpr int64_t kMostInRows = 8;       // of queries
+
+// How many pairs deep a panel of rounded queries is: whole tiles of AMX.
+constexpr int64_t rounded_panel(int64_t dim) { return (dim + 31) / 32 * 16; }
 
 // knn_cut: a value that at least `rank` of the values are not above, and no more than a sixteenth
 // too many but for ties with the last; none is NaN, and `count` is a multiple of the lanes.
@@ -71,7 +75,8 @@ constexpr int64_t kMostInRows = 8;       // of queries
   int64_t knn_filter(const KnnSweep<T>& sweep, int64_t stride, const T* scores, KnnHit<T>* hits);
 // knn_round_rows: rows [begin, begin + count), less the offset unless it is null, in bfloat16;
 // their squared norms before it, and bounds of the lengths of what rounding took from them; `row`
-// is scratch. knn_round_panels: the panels of pack_panels(), [dim, width] in all, in pairs.
+// is scratch. knn_round_panels: the panels of pack_panels(), [dim, width] in all, in pairs, with
+// zeros behind them up to rounded_panel(dim).
 #define CLFAST_KNN_ROUNDING                                                                      \
   void knn_round_rows(Rows rows, int64_t begin, int64_t count, int64_t dim, const float* offset, \
                       float* row, BFloat16Pair* out, int64_t out_stride, float* norms,           \
@@ -164,7 +169,7 @@ class Knn {
   bool rounded_before() const { return way_ == KnnWay::kRounded && problem_.rounded.rows; }
   // Whether rounded queries are read as rows: so few that panels would be half empty.
   bool in_rows(const KnnTask<T>& task) const {
-    return rounded_before() && task.queries <= kMostInRows;
+    return rounded_before() && task.queries <= kMostInRows && level_ >= Simd::kAvx512Bf16;
   }
   KnnSweep<T> sweep_of(const KnnTask<T>& task, KnnWorkspace<T>& w) const;
   void load_keys(int64_t first, int64_t count, int64_t at, const KnnBounds<T>& bounds,

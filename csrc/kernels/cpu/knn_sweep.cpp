@@ -72,7 +72,7 @@ void Knn<T>::pack_queries(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
                    packed.pairs.data(), stride, packed.lengths.data(), packed.residuals.data());
     for (T& l : packed.lengths) l = length(l, d);
     if (in_rows(t)) return;
-    packed.pairs.resize(divide_up(d, 2) * t.width);
+    packed.pairs.resize(rounded_panel(d) * t.width);
     knn_round_panels(packed.panels.data(), d, t.width, packed.pairs.data());
   }
 }
@@ -87,6 +87,7 @@ template <class T>
 KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   KnnSweep<T> sweep{};
   sweep.level = level_;
+  sweep.in_tiles = amx_in_use();
   sweep.dim = problem_.dim;
   sweep.key_stride = in_place() ? problem_.dim : padded_stride<T>(problem_.dim);
   sweep.pair_stride = rounded_pairs(problem_.dim);

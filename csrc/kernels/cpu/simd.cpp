@@ -6,6 +6,8 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "amx.h"
+
 namespace clfast::cpu {
 
 Simd best_simd_level() {
@@ -15,7 +17,8 @@ Simd best_simd_level() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (avx2 && avx512) {
-    return __builtin_cpu_supports("avx512bf16") ? Simd::kAvx512Bf16 : Simd::kAvx512;
+    if (!__builtin_cpu_supports("avx512bf16")) return Simd::kAvx512;
+    return amx_is_permitted() ? Simd::kAmx : Simd::kAvx512Bf16;
   }
   if (avx2) return Simd::kAvx2;
 #endif
@@ -28,11 +31,12 @@ Simd level_at_start() {
   const Simd best = best_simd_level();
   const char* wish = std::getenv("CLFAST_SIMD");
   if (wish == nullptr) return best;
-  for (const Simd level : {Simd::kBase, Simd::kAvx2, Simd::kAvx512, Simd::kAvx512Bf16}) {
+  for (const Simd level :
+       {Simd::kBase, Simd::kAvx2, Simd::kAvx512, Simd::kAvx512Bf16, Simd::kAmx}) {
     if (std::strcmp(wish, simd_name(level)) == 0) return level < best ? level : best;
   }
   std::fprintf(stderr,
-               "clfast: CLFAST_SIMD=%s is none of base, avx2, avx512, avx512_bf16; using %s\n",
+               "clfast: CLFAST_SIMD=%s is none of base, avx2, avx512, avx512_bf16, amx; using %s\n",
                wish, simd_name(best));
   return best;
 }
@@ -42,7 +46,15 @@ std::atomic<Simd>& current() {
   return level;
 }
 
+std::atomic<bool> amx_emulated{false};
+
 }  // namespace
+
+bool amx_in_use() {
+  return simd_level() == Simd::kAmx || amx_emulated.load(std::memory_order_relaxed);
+}
+
+void set_amx_emulated(bool emulated) { amx_emulated.store(emulated, std::memory_order_relaxed); }
 
 Simd simd_level() { return current().load(std::memory_order_relaxed); }
 
@@ -53,6 +65,8 @@ void set_simd_level(Simd level) {
 
 const char* simd_name(Simd level) {
   switch (level) {
+    case Simd::kAmx:
+      return "amx";
     case Simd::kAvx512Bf16:
       return "avx512_bf16";
     case Simd::kAvx512:

@@ -3,13 +3,17 @@
 
 namespace clfast::cpu {
 
-// kAvx512Bf16 runs the kernels of kAvx512, with bfloat16 products where knn looks for candidates.
-enum class Simd : int { kBase = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
+// kAvx512Bf16 and kAmx run the kernels of kAvx512, with products of bfloat16 where knn looks for
+// candidates: of vectors, or of tiles.
+enum class Simd : int { kBase = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kAmx = 4 };
 
 Simd simd_level();
 Simd best_simd_level();           // what this processor has, whatever CLFAST_SIMD says
 void set_simd_level(Simd level);  // values above best_simd_level() are lowered to it
 const char* simd_name(Simd level);
+// Whether products of bfloat16 are of tiles: at kAmx, or where a test emulates AMX, at kAvx2 too.
+bool amx_in_use();
+void set_amx_emulated(bool emulated);
 
 }  // namespace clfast::cpu
 
@@ -31,6 +35,7 @@ const char* simd_name(Simd level);
   switch (level) {                         \
     case ::clfast::cpu::Simd::kAvx512:     \
     case ::clfast::cpu::Simd::kAvx512Bf16: \
+    case ::clfast::cpu::Simd::kAmx:        \
       return avx512::__VA_ARGS__;          \
     case ::clfast::cpu::Simd::kAvx2:       \
       return avx2::__VA_ARGS__;            \
