@@ -27,19 +27,23 @@ def value(op: str, inputs: int, *arguments: Any, slope: Slope | None = None) -> 
     ``slope`` is the gradient by the one input in plain PyTorch: it makes second derivatives, which
     otherwise raise.
     """
-    if wanted(*arguments[:inputs]):
-        function = _TransformedValue.value if _call.in_transform() else _Value.apply
-        result: Tensor = function(op, slope, inputs, *arguments)
-        return result
-    result = _call.compiled(op, *arguments)[0]
+    result: Tensor
+    if not wanted(*arguments[:inputs]):
+        result = _call.compiled(op, *arguments)[0]
+    elif _call.in_transform():
+        result = _TransformedValue.apply(op, slope, inputs, *arguments)[0]
+    else:
+        result = _Value.apply((op, slope, arguments[inputs:]), *arguments[:inputs])
     return result
 
 
 def wanted(*tensors: Any) -> bool:
     """Whether a gradient by one of these will be asked for."""
-    return torch.is_grad_enabled() and any(
-        isinstance(t, Tensor) and t.requires_grad for t in tensors
-    )
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if isinstance(t, Tensor) and t.requires_grad:
+                return True
+    return False
 
 
 def once(op: str, found: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Sequence[Tensor]:
@@ -121,44 +125,56 @@ def _times(grad: Tensor, slope: Tensor) -> Tensor:
 
 def _is_one(grad: Tensor) -> bool:
     """Whether this is where a backward pass begins, as far as can be told without waiting."""
-    known = not torch.compiler.is_compiling() and grad.is_cpu and grad.dim() == 0
+    known = grad.is_cpu and grad.dim() == 0 and not torch.compiler.is_compiling()
     return known and grad.item() == 1
 
 
-def _keep(ctx: Any, slopes: tuple[Tensor, ...], op: str, slope: Slope | None, *given: Any) -> None:
-    ctx.op, ctx.slope, ctx.count = op, slope, len(slopes)
-    ctx.save_for_backward(*slopes, *(a for a in given if isinstance(a, Tensor)))
-    ctx.others = [None if isinstance(a, Tensor) else (a,) for a in given]
+def _keep(
+    ctx: Any,
+    slopes: Sequence[Tensor],
+    op: str,
+    slope: Slope | None,
+    inputs: Sequence[Tensor],
+    rest: Sequence[Any],
+) -> None:
+    options: Sequence[Any] = ()
+    tensors: Sequence[Tensor | None] = ()
+    if slope is not None:
+        options = [None if isinstance(a, Tensor) else a for a in rest]
+        tensors = [None if a is b else a for a, b in zip(rest, options, strict=True)]
+    ctx.save_for_backward(*slopes, *inputs, *tensors)
+    ctx.kept = len(inputs), op, slope, options
+
+
+def _gradients(ctx: Any, grad: Tensor) -> Sequence[Tensor]:
+    saved = ctx.saved_tensors
+    count, op, slope, options = ctx.kept
+    slopes = saved[:count]
+    if not torch.is_grad_enabled():
+        return slopes if _is_one(grad) else [_times(grad, each) for each in slopes]
+    inputs = saved[count : 2 * count]
+    if slope is not None:
+        tensors = saved[2 * count :]
+        rest = [t if a is None else a for t, a in zip(tensors, options, strict=True)]
+        return [_times(grad, slope(*inputs, *rest))]
+    # The gradients might be differentiated again.
+    pairs = zip(slopes, inputs, strict=True)
+    return [_FirstDerivative.apply(op, grad, each, given) for each, given in pairs]
 
 
 class _Value(torch.autograd.Function):
+    """Of few arguments: each takes time, whether or not it is a tensor."""
+
     @staticmethod
-    def forward(ctx: Any, op: str, slope: Slope | None, inputs: int, *given: Any) -> Any:
-        result, *slopes = _call.compiled(op, *given)
-        _keep(ctx, tuple(slopes), op, slope, *given)
+    def forward(ctx: Any, given: tuple[Any, ...], *inputs: Tensor) -> Any:
+        op, slope, rest = given
+        result, *slopes = _call.compiled(op, *inputs, *rest)
+        _keep(ctx, slopes, op, slope, inputs, rest)
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        saved = ctx.saved_tensors
-        slopes = saved[: ctx.count]
-        if not torch.is_grad_enabled():
-            found = slopes if _is_one(grad) else [_times(grad, slope) for slope in slopes]
-        else:
-            tensors = iter(saved[ctx.count :])
-            given = [next(tensors) if other is None else other[0] for other in ctx.others]
-            found = _differentiable(ctx, grad, slopes, given)
-        return None, None, None, *found, *[None] * (len(ctx.others) - ctx.count)
-
-
-def _differentiable(
-    ctx: Any, grad: Tensor, slopes: Sequence[Tensor], given: list[Any]
-) -> list[Tensor]:
-    """The gradients where they will be differentiated again, or might be."""
-    if ctx.slope is not None:
-        return [_times(grad, ctx.slope(*given))]
-    pairs = zip(slopes, given, strict=False)
-    return [_FirstDerivative.apply(ctx.op, grad, slope, argument) for slope, argument in pairs]
+        return None, *_gradients(ctx, grad)
 
 
 class _TransformedValue(torch.autograd.Function):
@@ -172,22 +188,18 @@ class _TransformedValue(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        op, slope, _, *given = inputs
+        op, slope, count, *given = inputs
         ctx.mark_non_differentiable(*output[1:])
-        _keep(ctx, output[1:], op, slope, *given)
+        ctx.others = len(given) - count
+        _keep(ctx, output[1:], op, slope, given[:count], given[count:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
-        return _Value.backward(ctx, grad)
+        return None, None, None, *_gradients(ctx, grad), *[None] * ctx.others
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
-        _no_forward_mode(ctx.op)
-
-    @classmethod
-    def value(cls, *given: Any) -> Tensor:
-        result: Tensor = cls.apply(*given)[0]
-        return result
+        _no_forward_mode(ctx.kept[1])
 
 
 class _FirstDerivative(torch.autograd.Function):

@@ -119,17 +119,35 @@ def _no_count(step: object) -> tuple[type[Exception], str] | None:
     return None
 
 
+def count(step: object) -> int:
+    """The number of steps so far."""
+    problem = _no_count(step)
+    if problem is not None:
+        error, text = problem
+        raise error(f"the state step {text}")
+    assert isinstance(step, Tensor)
+    return int(step.item())
+
+
 def check_group(group: dict[str, Any], index: int, where: str) -> None:
     """float32 or float64 parameters, and none of torch's options for another kind of pass."""
+    check_options(group, index, where)
+    for at, parameter in enumerate(group["params"]):
+        check_parameter(parameter, index, at, where)
+
+
+def check_options(group: dict[str, Any], index: int, where: str) -> None:
     for option in ("foreach", "fused", "capturable", "differentiable"):
         if group.get(option):
             raise ValueError(
                 f"{where}: {option} of group {index} is not offered: the step is one pass in any "
                 "case, with a number of steps on the host and without a graph of its own"
             )
-    for at, parameter in enumerate(group["params"]):
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"{where}: parameter {at} in group {index} must be float32 or float64, got "
-                f"{parameter.dtype}"
-            )
+
+
+def check_parameter(parameter: Tensor, group: int, index: int, where: str) -> None:
+    if parameter.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{where}: parameter {index} in group {group} must be float32 or float64, got "
+            f"{parameter.dtype}"
+        )

@@ -14,6 +14,8 @@ from torch import Tensor
 from .. import _arguments, ops
 from . import checks
 
+_ONE = torch.tensor(1.0, device="cpu")  # which a step counts
+
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
@@ -91,8 +93,16 @@ class _Masked(torch.optim.Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         batches = self._batches()
-        for batch, clip in zip(batches, self._clips(batches), strict=True):
-            self._update(batch, clip)
+        # An op looks at all that it is given before it changes anything, and takes less time for it
+        # than Python; but none may fail behind another.
+        if len(batches) > 1:
+            self._check()
+        try:
+            for batch, clip in zip(batches, self._clips(batches), strict=True):
+                self._update(batch, clip)
+        except Exception:
+            self._check()  # which knows parameters by their groups
+            raise
         return loss
 
     @abstractmethod
@@ -116,34 +126,43 @@ class _Masked(torch.optim.Optimizer, ABC):
         return {**options, "maximize": group["maximize"]}
 
     def _batches(self) -> list[_Batch]:
-        where = type(self).__name__
         batches: list[_Batch] = []
         for group_index, group in enumerate(self.param_groups):
             of_kind: dict[tuple[torch.device, torch.dtype], _Batch] = {}
-            options, names = self._options(group, group_index), self._state_names(group)
-            for index, p in enumerate(group["params"]):
+            options = self._options(group, group_index)
+            for p in group["params"]:
                 grad = p.grad
                 if grad is None:
                     continue
-                if grad.layout is not torch.strided:
+                kind = (p.device, p.dtype)
+                batch = of_kind.get(kind)
+                if batch is None:
+                    checks.check_options(group, group_index, type(self).__name__)
+                    batch = of_kind[kind] = _Batch([], [], [], options, group)
+                batch.params.append(p)
+                batch.grads.append(grad)
+                batch.masks.append(self.reserved.get(p))
+            batches += of_kind.values()
+        return batches
+
+    def _check(self) -> None:
+        """Raises for a gradient, a mask or a state that does not fit its parameter."""
+        where = type(self).__name__
+        for group_index, group in enumerate(self.param_groups):
+            names = self._state_names(group)
+            for index, p in enumerate(group["params"]):
+                if p.grad is None:
+                    continue
+                checks.check_parameter(p, group_index, index, where)
+                if p.grad.layout is not torch.strided:
                     raise RuntimeError(
                         f"{where}: the gradient of parameter {index} in group {group_index} must "
-                        f"be dense, got {grad.layout}"
+                        f"be dense, got {p.grad.layout}"
                     )
                 mask = self.reserved.get(p)
                 if mask is not None:
                     checks.check_mask(mask, p, group_index, index, where)
                 checks.check_state(self.state.get(p, {}), names, p, group_index, index, where)
-                kind = (p.device, p.dtype)
-                if kind not in of_kind:
-                    checks.check_group(group, group_index, where)
-                    of_kind[kind] = _Batch([], [], [], options, group)
-                batch = of_kind[kind]
-                batch.params.append(p)
-                batch.grads.append(grad)
-                batch.masks.append(mask)
-            batches += of_kind.values()
-        return batches
 
     def _clips(self, batches: list[_Batch]) -> list[Tensor | None]:
         """The factor of the gradients of each batch, on its device."""
@@ -154,18 +173,26 @@ class _Masked(torch.optim.Optimizer, ABC):
         clip = (self.clip_norm / (total + 1e-6)).clamp(max=1.0)
         return [clip.to(norm.device) for norm in norms]
 
-    def _states(self, params: list[Tensor], names: list[str]) -> list[dict[str, Tensor]]:
-        """Of each parameter; with zeros for what it has not yet, which is kept after the step."""
-        states = []
+    def _states(
+        self, params: list[Tensor], names: list[str]
+    ) -> tuple[list[dict[str, Tensor]], list[bool]]:
+        """Of each parameter, with zeros for what it has not yet; and which have such."""
+        states, are_new = [], []
         for p in params:
             kept = self.state.get(p, {})
-            new = {name: _first_state(p, name) for name in names if kept.get(name) is None}
-            states.append({**kept, **new} if new else kept)
-        return states
+            missing = [name for name in names if kept.get(name) is None]
+            if missing:
+                kept = {**kept, **{name: _first_state(p, name) for name in missing}}
+            states.append(kept)
+            are_new.append(bool(missing))
+        return states, are_new
 
-    def _keep(self, params: list[Tensor], states: list[dict[str, Tensor]]) -> None:
-        for p, state in zip(params, states, strict=True):
-            self.state[p] = state
+    def _keep(
+        self, params: list[Tensor], states: list[dict[str, Tensor]], are_new: list[bool]
+    ) -> None:
+        for p, state, is_new in zip(params, states, are_new, strict=True):
+            if is_new:
+                self.state[p] = state
 
 
 def _first_state(parameter: Tensor, name: str) -> Tensor:
@@ -240,10 +267,11 @@ class MaskedSGD(_Masked, torch.optim.SGD):
         if options["momentum"] == 0:
             ops.masked_sgd_step_(batch.params, batch.grads, [], batch.masks, **options, clip=clip)
             return
-        states = self._states(batch.params, self._state_names(batch.group))
-        is_first = [self.state.get(p) is not s for p, s in zip(batch.params, states, strict=True)]
-        for first in set(is_first):  # torch dampens no first step
-            of = [i for i, f in enumerate(is_first) if f is first]
+        states, are_new = self._states(batch.params, self._state_names(batch.group))
+        if len(set(are_new)) > 1:  # two calls, see step()
+            self._check()
+        for first in set(are_new):  # torch dampens no first step
+            of = [i for i, new in enumerate(are_new) if new is first]
             ops.masked_sgd_step_(
                 [batch.params[i] for i in of],
                 [batch.grads[i] for i in of],
@@ -252,7 +280,7 @@ class MaskedSGD(_Masked, torch.optim.SGD):
                 **{**options, "dampening": 0.0 if first else options["dampening"]},
                 clip=clip,
             )
-        self._keep(batch.params, states)
+        self._keep(batch.params, states, are_new)
 
 
 class MaskedAdam(_Masked, torch.optim.Adam):
@@ -328,16 +356,17 @@ class MaskedAdam(_Masked, torch.optim.Adam):
 
     def _update(self, batch: _Batch, clip: Tensor | None) -> None:
         names = self._state_names(batch.group)
-        states = self._states(batch.params, names)
+        states, are_new = self._states(batch.params, names)
         lists = [[state[name] for state in states] for name in names[1:]]
         steps = [state["step"] for state in states]
+        counts = [checks.count(step) for step in steps]
         ops.masked_adam_step_(
             *(batch.params, batch.grads, lists[0], lists[1], lists[2] if len(lists) > 2 else []),
             batch.masks,
-            steps=[int(step.item()) + 1 for step in steps],
+            steps=[count + 1 for count in counts],
             **batch.options,
             clip=clip,
         )
         # One number would be made a tensor again for each.
-        torch._foreach_add_(steps, [torch.tensor(1.0)] * len(steps))
-        self._keep(batch.params, states)
+        torch._foreach_add_(steps, [_ONE] * len(steps))
+        self._keep(batch.params, states, are_new)

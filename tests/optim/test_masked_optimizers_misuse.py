@@ -152,3 +152,127 @@ def test_a_state_of_other_parameters(make: Any, wrong: Any, error: Any, message:
     kept.update(right)
     after = (optimizer.state_dict()["state"], [first, second, last])
     torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def _later() -> list[Any]:
+    """What goes wrong behind a step, of the last of two parameters of one batch."""
+    both = (MaskedSGD, MaskedAdam)
+    mask = "the mask of parameter 1 in group 0 must have shape"
+    state = "the state .* of parameter 1 in group 0 must"
+    step = "the state step of parameter 1 in group 0 must"
+
+    def replace_mask(optimizer: Any, p: Any) -> None:
+        optimizer.reserved[p] = torch.ones(4, 3, dtype=torch.bool)
+
+    def reshape_mask(optimizer: Any, p: Any) -> None:
+        optimizer.reserved[p].resize_(4, 3)
+
+    def reshape_parameter(optimizer: Any, p: Any) -> None:
+        p.data = torch.ones(4, 3)
+
+    def replace_parameter(optimizer: Any, p: Any) -> None:
+        new = optimizer.param_groups[0]["params"][1] = nn.Parameter(torch.ones(4, 3))
+        new.grad = torch.ones(4, 3)
+        optimizer.reserved[new], optimizer.state[new] = optimizer.reserved[p], optimizer.state[p]
+
+    def widen_parameter(optimizer: Any, p: Any) -> None:
+        p.data = torch.ones(3, 4, dtype=torch.float64)
+
+    def narrow_parameter(optimizer: Any, p: Any) -> None:
+        p.data = torch.ones(3, 4, dtype=torch.float16)
+
+    def replace_gradient(optimizer: Any, p: Any) -> None:
+        p.grad.data = torch.ones(4, 3)
+
+    def widen_gradient(optimizer: Any, p: Any) -> None:
+        p.grad.data = torch.ones(3, 4, dtype=torch.float64)
+
+    def sparse_gradient(optimizer: Any, p: Any) -> None:
+        p.grad = torch.ones(3, 4).to_sparse()
+
+    def move_mask(optimizer: Any, p: Any) -> None:
+        optimizer.reserved[p] = optimizer.reserved[p].to("meta")
+
+    def move_state(optimizer: Any, p: Any) -> None:
+        kept = optimizer.state[p]
+        kept.update({name: kept[name].to("meta") for name in kept if name != "step"})
+
+    def widen_state(optimizer: Any, p: Any) -> None:
+        kept = optimizer.state[p]
+        kept.update({name: kept[name].double() for name in kept if name != "step"})
+
+    def number_as_state(optimizer: Any, p: Any) -> None:
+        kept = optimizer.state[p]
+        kept.update({name: 1.0 for name in kept if name != "step"})
+
+    def count_in_integers(optimizer: Any, p: Any) -> None:
+        optimizer.state[p]["step"] = torch.tensor(1)
+
+    def ask_for_another_pass(optimizer: Any, p: Any) -> None:
+        optimizer.param_groups[0]["fused"] = True
+
+    found: list[Any] = [
+        (both, replace_mask, ValueError, mask),
+        (both, reshape_mask, ValueError, mask),
+        (both, reshape_parameter, ValueError, "of parameter 1 in group 0 must have shape"),
+        (both, replace_parameter, ValueError, "of parameter 1 in group 0 must have shape"),
+        (both, widen_parameter, TypeError, f"{state} be torch.float64 as the parameter is"),
+        (both, narrow_parameter, TypeError, "parameter 1 in group 0 must be float32 or float64"),
+        (both, replace_gradient, RuntimeError, r"grads\[1\] must have shape \[3, 4\]"),
+        (both, widen_gradient, RuntimeError, r"grads\[1\] must be of dtype|grads\[1\] is"),
+        (both, sparse_gradient, RuntimeError, "the gradient of parameter 1 in group 0 must be den"),
+        (both, move_mask, ValueError, "the mask of parameter 1 in group 0 must be on cpu"),
+        (both, move_state, ValueError, f"{state} be on cpu as the parameter is, got meta"),
+        (both, widen_state, TypeError, f"{state} be torch.float32 as the parameter is"),
+        (both, number_as_state, TypeError, f"{state} be a tensor, got float"),
+        ((MaskedAdam,), count_in_integers, TypeError, f"{step} be a 0-D floating point tensor"),
+        (both, ask_for_another_pass, ValueError, "fused of group 0 is not offered"),
+    ]
+    return [
+        pytest.param(make, change, error, message, id=f"{make.__name__}-{change.__name__}")
+        for makes, change, error, message in found
+        for make in makes
+    ]
+
+
+@pytest.mark.parametrize(("make", "change", "error", "message"), _later())
+def test_what_went_wrong_behind_a_step(make: Any, change: Any, error: Any, message: str) -> None:
+    """Though a step looks at what it is given only where the op does not, or has refused it."""
+    first, last = _weight(), _weight()
+    momentum = {"momentum": 0.9} if make is MaskedSGD else {}
+    masks = {p: torch.zeros(3, 4, dtype=torch.bool) for p in (first, last)}
+    optimizer = make([first, last], lr=0.1, reserved=masks, **momentum)
+    for p in (first, last):
+        p.grad = torch.ones(3, 4)
+    optimizer.step()
+    change(optimizer, last)
+    before = copy.deepcopy((first, last, dict(optimizer.state[first])))
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    after = (first, last, dict(optimizer.state[first]))
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_a_number_is_no_state_of_a_0d_parameter() -> None:
+    weight = nn.Parameter(torch.ones(()))
+    weight.grad = torch.ones(())
+    optimizer = MaskedSGD([weight], lr=0.1, momentum=0.9)
+    optimizer.state[weight]["momentum_buffer"] = 1.0
+    with pytest.raises(TypeError, match="state momentum_buffer of parameter 0 in group 0 must be"):
+        optimizer.step()
+    assert weight == 1
+
+
+def test_a_parameter_that_comes_later_does_not_fail_behind_others() -> None:
+    """Its first step is a call of its own."""
+    first, last = _weight(), _weight()
+    optimizer = MaskedSGD([first, last], lr=0.1, momentum=0.9, dampening=0.1)
+    first.grad = torch.ones(3, 4)
+    optimizer.step()
+    last.grad = torch.ones(3, 4)
+    optimizer.reserved[last] = torch.zeros(4, 3, dtype=torch.bool)
+    before = copy.deepcopy(first)
+    with pytest.raises(ValueError, match="the mask of parameter 1 in group 0 must have shape"):
+        optimizer.step()
+    assert torch.equal(first, before)
+    assert last not in optimizer.state

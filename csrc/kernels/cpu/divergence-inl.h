@@ -13,8 +13,8 @@ inline void divergence_of_rows(const T* p_logits, const T* q_logits, int64_t cla
   for (int64_t row = begin; row < end; ++row) {
     const T *p_row = p_logits + row * classes, *q_row = q_logits + row * classes;
     T *p_out = d_p + row * classes, *q_out = d_q + row * classes;
-    const Softmax<T> of_p = softmax(p_row, classes, T(1), p_out);
-    const Softmax<T> of_q = softmax(q_row, classes, T(1), q_out);
+    const TwoSoftmaxes<T> both = softmaxes(p_row, q_row, classes, T(1), p_out, q_out);
+    const Softmax<T> of_p = both.a, of_q = both.b;
     Vector<T> sums[2] = {};
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {
       const DivergenceTerms<T> t = divergence_terms<T>(

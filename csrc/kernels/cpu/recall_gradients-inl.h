@@ -9,8 +9,9 @@ inline void predict_rows(const RecallProblem<T>& p, int64_t begin, int64_t end,
                          const RecallState<T>& s, T* d_old, T* d_new) {
   for (int64_t row = begin; row < end; ++row) {
     const int64_t at = row * p.classes;
-    const Softmax<T> of_old = softmax(p.old_logits + at, p.classes, T(1), d_old + at);
-    const Softmax<T> of_new = softmax(p.new_logits + at, p.classes, T(1), d_new + at);
+    const TwoSoftmaxes<T> both =
+        softmaxes(p.old_logits + at, p.new_logits + at, p.classes, T(1), d_old + at, d_new + at);
+    const Softmax<T> of_old = both.a, of_new = both.b;
     T* state = s.softmaxes + 6 * row;
     state[0] = of_old.top, state[1] = of_old.log_sum, state[2] = of_old.share;
     state[3] = of_new.top, state[4] = of_new.log_sum, state[5] = of_new.share;
@@ -78,7 +79,7 @@ inline void gradients_of_rows(const RecallProblem<T>& p, int64_t begin, int64_t 
     T means[4];
     sum_lanes<T, 4>(sums, means);
     const T mean_x = means[0], mean_y = means[1], mean_slope = means[2], not_local = means[3];
-    // -log of the largest prediction, which softmax() scaled to e^0.
+    // -log of the largest prediction, which softmaxes() scaled to e^0.
     values[row] = not_local + sharpness * of_old.log_sum - divergence * (mean_x + mean_y);
     const T weight = p.row_weights[row];
     const int64_t sharpest = first_of_largest(old_logits, classes, of_old.top);

@@ -12,8 +12,9 @@ inline void cross_entropy_of_rows(const SoftCrossEntropyProblem<T>& p, int64_t b
   for (int64_t row = begin; row < end; ++row) {
     const T *logits = p.logits + row * p.width, *target_logits = p.target_logits + row * classes;
     T* out = gradient + row * p.width;
-    const Softmax<T> of_target = softmax(target_logits, classes, p.sharpening, targets);
-    const Softmax<T> of_logits = softmax(logits, classes, p.sharpening, out);
+    const TwoSoftmaxes<T> both =
+        softmaxes(target_logits, logits, classes, p.sharpening, targets, out);
+    const Softmax<T> of_target = both.a, of_logits = both.b;
     const T factor = p.row_weights[row] * p.sharpening;
     Vector<T> sum = {};
     for_vectors<T>(classes, [&](int64_t i, int64_t count) {

@@ -28,19 +28,29 @@ struct Softmax {
   inline Vector<T> log_of_share(Vector<T> z) const { return (z - top) * scale - log_sum; }
 };
 
-// Leaves e^((z - top) scale), which `share` makes probabilities, in `powers` [classes].
 template <class T>
-inline Softmax<T> softmax(const T* z, int64_t classes, T scale, T* powers) {
+struct TwoSoftmaxes {
+  Softmax<T> a, b;
+};
+
+// Leaves e^((z - top) scale), which `share` makes probabilities, in the powers [classes]; scale >
+// 0. Two rows at once: a short one mostly waits for its own results, and meanwhile goes the other.
+template <class T>
+inline TwoSoftmaxes<T> softmaxes(const T* a, const T* b, int64_t classes, T scale, T* a_powers,
+                                 T* b_powers) {
   constexpr T behind = -INFINITY;  // e^behind is 0
-  const T top = largest(z, classes);
-  Vector<T> sum = {};
+  const T a_top = largest(a, classes), b_top = largest(b, classes);
+  Vector<T> sums[2] = {};
   for_vectors<T>(classes, [&](int64_t i, int64_t count) {
-    const Vector<T> power = exp_of((load_first(z + i, count, behind) - top) * scale);
-    store_first<T>(powers + i, count, power);
-    sum += power;
+    const Vector<T> x = exp_of_minus_size((load_first(a + i, count, behind) - a_top) * scale);
+    const Vector<T> y = exp_of_minus_size((load_first(b + i, count, behind) - b_top) * scale);
+    store_first<T>(a_powers + i, count, x), store_first<T>(b_powers + i, count, y);
+    sums[0] += x, sums[1] += y;
   });
-  const T total = sum_lanes<T>(sum);
-  return {top, scale, log_of(total), T(1) / total};
+  T totals[2];
+  sum_lanes<T, 2>(sums, totals);
+  return {{a_top, scale, log_of(totals[0]), T(1) / totals[0]},
+          {b_top, scale, log_of(totals[1]), T(1) / totals[1]}};
 }
 
 }  // namespace clfast::cpu::CLFAST_LEVEL
