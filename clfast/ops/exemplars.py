@@ -90,8 +90,8 @@ def _by_class(picks: Tensor, sizes: Tensor, m: int) -> list[Tensor]:
             "clfast::herding: the number of classes is in the labels, which vmap cannot follow; "
             "call herding outside of it"
         )
-    lengths = sizes[sizes > 0].clamp_(max=m).tolist()
-    return list(picks[picks >= 0].split(lengths))
+    lengths = sizes[sizes.nonzero()[:, 0]].clamp_(max=m).tolist()
+    return list(picks[picks >= 0].split_with_sizes(lengths))
 
 
 def softmax_descent(

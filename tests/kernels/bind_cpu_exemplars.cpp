@@ -18,7 +18,7 @@ bool herding(int level, const py::object& features, const py::object& members, i
   return with_type_of(features, [&](auto tag) {
     using T = decltype(tag);
     Scratch<double> sums(chunks * dim), best(chunks), sq_norms(count), exact(count);
-    Scratch<double> mean(dim), target(dim);
+    Scratch<double> origin(dim), mean(dim), target(dim);
     Scratch<float> packed(padded * cpu::column_pairs(dim)), rounded(cpu::target_pairs(dim));
     Scratch<float> lengths(padded), squares(padded), scores(padded);
     Scratch<int64_t> nearest(count);
@@ -35,6 +35,7 @@ bool herding(int level, const py::object& features, const py::object& members, i
                                   exact.data(),
                                   sums.data(),
                                   best.data(),
+                                  origin.data(),
                                   mean.data(),
                                   target.data(),
                                   rounded.data()},

@@ -33,21 +33,22 @@ constexpr double kHerdingShortest = 0x1p-100;
 
 // What a score is off by at most that is formed of rounded rows y and targets, which are off by
 // half a unit in every entry and what float makes of that: 2 sqrt(dim) / 32000 of |target| |y|;
-// 2^-17 for sums of |y|^2 and for lengths in float, and for scores in float; and 2^-23 of |mu| in
-// every entry of y, the difference of two floats. The last terms cover what is too short, or below
-// the normal range. Infinite where a number in float may overflow.
+// 2^-17 for sums of |y|^2 and for lengths in float, and for scores in float; and 2^-23 of what is
+// subtracted from the sample in every entry of y, the difference of two floats. The last terms
+// cover what is too short, or below the normal range. Infinite where a number in float may
+// overflow.
 CLFAST_HD double herding_slack(int64_t dim, double target_length, double longest,
-                               double mean_length) {
+                               double origin_length) {
   const double most = target_length * longest, limit = 0x1p60;
-  if (!(most < limit && target_length < limit && longest < limit && mean_length < limit)) {
+  if (!(most < limit && target_length < limit && longest < limit && origin_length < limit)) {
     return HUGE_VAL;
   }
   const double both = target_length + longest, terms = static_cast<double>(dim);
   // Of one of them: half a unit an entry, and a fiftieth of that.
   const double rounding = 0.51 * std::sqrt(terms) / kHerdingLength;
   return 2 * (2 + rounding) * rounding * most + 0x1p-17 * longest * (longest + target_length) +
-         0x1p-21 * mean_length * both + 2 * kHerdingShortest * target_length +
-         0x1p-118 * terms * (1 + both + mean_length);
+         0x1p-21 * origin_length * both + 2 * kHerdingShortest * target_length +
+         0x1p-118 * terms * (1 + both + origin_length);
 }
 
 }  // namespace clfast

@@ -29,8 +29,7 @@ inline const T* row_of(const HerdingClass<T>& of, int64_t member) {
 }
 
 template <class T>
-inline void sum_of_members(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {
-  for (int64_t j = 0; j < of.dim; ++j) sum[j] = 0;
+inline void add_members(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {
   int64_t i = begin;
   for (; i + 4 <= end; i += 4) {
     const T *a = row_of(of, i), *b = row_of(of, i + 1), *c = row_of(of, i + 2);
@@ -88,31 +87,41 @@ inline __attribute__((always_inline)) void for_differences(const T* row, const f
   f(j, load(rest), load(rest + lanes));
 }
 
+// Into the second level of the cache: a block need not fit the first.
 template <class T>
-inline double exact_sq_norm(const HerdingClass<T>& of, const double* mean, int64_t member) {
+inline void prefetch_columns(const T* row, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t j = 0; j < count; j += line) __builtin_prefetch(row + j, 0, 2);
+}
+
+template <class T>
+inline double exact_sq_norm(const HerdingClass<T>& of, const double* origin, int64_t member) {
   double sum = 0;
   for (int64_t j = 0; j < of.dim; ++j) {
-    const double y = static_cast<double>(row_of(of, member)[j]) - mean[j];
+    const double y = static_cast<double>(row_of(of, member)[j]) - origin[j];
     sum += y * y;
   }
   return sum;
 }
 
 template <class T>
-inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end,
-                         const HerdingShort& out, double* sq_norms) {
+inline void pack_members(const HerdingClass<T>& of, const double* origin, int64_t begin,
+                         int64_t end, const HerdingShort& out, double* sq_norms, double* sum) {
   constexpr int64_t width = kHerdingColumns;  // whole lines of rows and of the block
-  float shift[kHerdingTerms], scales[kBlock], tile[kBlock * width / 2];
+  float shift[kHerdingTerms], scales[kBlock];
+  alignas(64) float tile[kBlock * width / 2];
   const int64_t pairs = pairs_of(of.dim);
   const auto columns_from = [&](int64_t j, int64_t most) {
     const int64_t own = of.dim - j < most ? of.dim - j : most;
-    for (int64_t c = 0; c < own; ++c) shift[c] = static_cast<float>(mean[j + c]);
+    for (int64_t c = 0; c < own; ++c) shift[c] = static_cast<float>(origin[j + c]);
     return own;
   };
+  for (int64_t j = 0; j < of.dim; ++j) sum[j] = 0;
   for (int64_t i = end; i % 64 != 0; ++i) out.lengths[i] = 0, out.squares[i] = HUGE_VALF;
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t count = end - first < kBlock ? end - first : kBlock;
     double* const sq_norm = sq_norms + first;
+    add_members(of, first, first + count, sum);
     for (int64_t i = 0; i < count; ++i) sq_norm[i] = 0;
     for (int64_t j = 0; j < of.dim; j += kHerdingTerms) {
       const int64_t own = columns_from(j, kHerdingTerms);
@@ -128,7 +137,7 @@ inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t 
     }
     for (int64_t i = 0; i < count; ++i) {
       if (!(sq_norm[i] > 0x1p-100 && sq_norm[i] < 0x1p120)) {
-        sq_norm[i] = exact_sq_norm(of, mean, first + i);
+        sq_norm[i] = exact_sq_norm(of, origin, first + i);
       }
     }
 #pragma omp simd
@@ -141,6 +150,7 @@ inline void pack_members(const HerdingClass<T>& of, const double* mean, int64_t 
     for (int64_t j = 0; j < of.dim; j += width) {
       const int64_t own = columns_from(j, width);
       for (int64_t i = 0; i < count; ++i) {
+        if (first + kBlock + i < end) prefetch_columns(row_of(of, first + kBlock + i) + j, own);
         for_differences(row_of(of, first + i) + j, shift, own,
                         [&](int64_t c, Vector<float> a, Vector<float> b) {
                           round_pairs(scales[i] * a, scales[i] * b, tile + (i * width + c) / 2);
@@ -191,11 +201,13 @@ inline void multiply_block(const float* block, const float* target, int64_t pair
 }
 
 float herding_scores(const HerdingShort& of, int64_t dim, const float* target, double target_length,
-                     int64_t begin, int64_t end, float* scores) {
+                     int64_t begin, int64_t end, bool forth, float* scores) {
   const int64_t pairs = pairs_of(dim);
   const float unit = static_cast<float>(2 * target_length / (kHerdingLength * kHerdingLength));
   Vector<float> best = Vector<float>{} - HUGE_VALF;
-  for (int64_t first = begin; first < end; first += kBlock) {
+  const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t first = begin + (forth ? b : blocks - 1 - b) * kBlock;
     Pairs sums[kBlockVectors];
     multiply_block(of.packed + first * pairs, target, pairs, sums);
     for (int v = 0; v < kBlockVectors; ++v) {
@@ -212,7 +224,7 @@ float herding_scores(const HerdingShort& of, int64_t dim, const float* target, d
 // 2 <target, y> - |y|^2 = <y, 2 target - y>. Four independent accumulators hide the latency of the
 // addition.
 template <class T>
-inline double exact_score(const HerdingClass<T>& of, const double* mean, const double* target,
+inline double exact_score(const HerdingClass<T>& of, const double* origin, const double* target,
                           int64_t member) {
   constexpr int64_t lanes = kLanes<double>, step = 4 * lanes;
   const T* row = row_of(of, member);
@@ -222,13 +234,13 @@ inline double exact_score(const HerdingClass<T>& of, const double* mean, const d
 #pragma GCC unroll 4
     for (int s = 0; s < 4; ++s) {
       const int64_t at = j + s * lanes;
-      const Vector<double> y = load_wide(row + at) - load(mean + at);
+      const Vector<double> y = load_wide(row + at) - load(origin + at);
       sums[s] = multiply_add<double>(2 * load(target + at) - y, y, sums[s]);
     }
   }
   double sum = sum_lanes<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   for (; j < of.dim; ++j) {
-    const double y = static_cast<double>(row[j]) - mean[j];
+    const double y = static_cast<double>(row[j]) - origin[j];
     sum += (2 * target[j] - y) * y;
   }
   return sum;
@@ -242,21 +254,22 @@ inline void subtract_member(const HerdingClass<T>& of, const double* mean, int64
   for (int64_t j = 0; j < of.dim; ++j) target[j] -= static_cast<double>(row[j]) - mean[j];
 }
 
-#define CLFAST_DEFINE_HERDING(T)                                                               \
-  void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {       \
-    sum_of_members(of, begin, end, sum);                                                       \
-  }                                                                                            \
-  void herding_pack(const HerdingClass<T>& of, const double* mean, int64_t begin, int64_t end, \
-                    const HerdingShort& out, double* sq_norms) {                               \
-    pack_members(of, mean, begin, end, out, sq_norms);                                         \
-  }                                                                                            \
-  double herding_exact(const HerdingClass<T>& of, const double* mean, const double* target,    \
-                       int64_t member) {                                                       \
-    return exact_score(of, mean, target, member);                                              \
-  }                                                                                            \
-  void herding_advance(const HerdingClass<T>& of, const double* mean, int64_t member,          \
-                       double* target) {                                                       \
-    subtract_member(of, mean, member, target);                                                 \
+#define CLFAST_DEFINE_HERDING(T)                                                                 \
+  void herding_sum(const HerdingClass<T>& of, int64_t begin, int64_t end, double* sum) {         \
+    for (int64_t j = 0; j < of.dim; ++j) sum[j] = 0;                                             \
+    add_members(of, begin, end, sum);                                                            \
+  }                                                                                              \
+  void herding_pack(const HerdingClass<T>& of, const double* origin, int64_t begin, int64_t end, \
+                    const HerdingShort& out, double* sq_norms, double* sum) {                    \
+    pack_members(of, origin, begin, end, out, sq_norms, sum);                                    \
+  }                                                                                              \
+  double herding_exact(const HerdingClass<T>& of, const double* origin, const double* target,    \
+                       int64_t member) {                                                         \
+    return exact_score(of, origin, target, member);                                              \
+  }                                                                                              \
+  void herding_advance(const HerdingClass<T>& of, const double* mean, int64_t member,            \
+                       double* target) {                                                         \
+    subtract_member(of, mean, member, target);                                                   \
   }
 CLFAST_DEFINE_HERDING(float)
 CLFAST_DEFINE_HERDING(double)

@@ -6,20 +6,22 @@
 
 namespace clfast::cpu {
 
+constexpr int64_t kHerdingFirst = 16;  // members whose mean is subtracted from all
+
 static inline int64_t herding_chunks(int64_t count) {
   return (count + kHerdingRows - 1) / kHerdingRows;
 }
 
 struct HerdingScratch {
   HerdingShort members;
-  double* sq_norms;       // [count], infinite once picked
-  float* scores;          // [padded_members()]
-  int64_t* nearest;       // [count], members that are scored again
-  double* exact;          // [count], their scores
-  double* sums;           // [herding_chunks(), dim]
-  double* best;           // [herding_chunks()]
-  double *mean, *target;  // [dim]
-  float* rounded;         // [target_pairs()]
+  double* sq_norms;                // [count], infinite once picked
+  float* scores;                   // [padded_members()]
+  int64_t* nearest;                // [count], members that are scored again
+  double* exact;                   // [count], their scores
+  double* sums;                    // [herding_chunks(), dim]
+  double* best;                    // [herding_chunks()]
+  double *origin, *mean, *target;  // [dim]
+  float* rounded;                  // [target_pairs()]
 };
 
 // The first m picks of the class, -1 behind its last member. False, and nothing picked, where a
@@ -44,38 +46,42 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s
       }
     });
   };
+  // Members are packed before the mean is known, less a mean of the first. That changes all scores
+  // of a pick by one number where the target is less it too.
+  const int64_t few = count < kHerdingFirst ? count : kHerdingFirst;
+  herding_sum(of, 0, few, s.origin);
+  for (int64_t j = 0; j < dim; ++j) s.origin[j] /= static_cast<double>(few);
   for_chunks([&](int64_t c, int64_t begin, int64_t end) {
-    herding_sum(of, begin, end, s.sums + c * dim);
+    herding_pack(of, s.origin, begin, end, s.members, s.sq_norms, s.sums + c * dim);
   });
-  double sq_mean = 0, longest = 0;
+  double sq_origin = 0, sq_shift = 0, longest = 0;
   for (int64_t j = 0; j < dim; ++j) {
     double sum = 0;
     for (int64_t c = 0; c < chunks; ++c) sum += s.sums[c * dim + j];
     s.mean[j] = sum / static_cast<double>(count);
-    s.target[j] = 0;
-    sq_mean += s.mean[j] * s.mean[j];
+    s.target[j] = s.mean[j] - s.origin[j];
+    sq_origin += s.origin[j] * s.origin[j];
+    sq_shift += s.target[j] * s.target[j];
   }
-  for_chunks([&](int64_t, int64_t begin, int64_t end) {
-    herding_pack(of, s.mean, begin, end, s.members, s.sq_norms);
-  });
   for (int64_t i = 0; i < count; ++i) {
     if (!herding_takes(s.sq_norms[i])) return false;
     longest = s.sq_norms[i] > longest ? s.sq_norms[i] : longest;
   }
-  const double mean_length = std::sqrt(sq_mean);
-  // Of sums in float, of differences of floats.
-  longest = (1 + 0x1p-16) * std::sqrt(longest) + 0x1p-22 * mean_length;
+  const double origin_length = std::sqrt(sq_origin);
+  // Of sums in float, of differences of floats. No member is further from the mean, and the
+  // furthest is at least a third as far, for the origin is a mean of members.
+  longest = (1 + 0x1p-16) * std::sqrt(longest) + 0x1p-22 * origin_length + std::sqrt(sq_shift);
   for (int64_t k = count; k < m; ++k) picks[k] = -1;
   for (int64_t k = 0; k < (m < count ? m : count); ++k) {
     const double length = std::sqrt(herding_target(s.target, dim, s.rounded));
     for_chunks([&](int64_t c, int64_t begin, int64_t end) {
       s.best[c] = static_cast<double>(
-          herding_scores(s.members, dim, s.rounded, length, begin, end, s.scores));
+          herding_scores(s.members, dim, s.rounded, length, begin, end, forth, s.scores));
     });
     double best = -HUGE_VAL;
     for (int64_t c = 0; c < chunks; ++c) best = s.best[c] > best ? s.best[c] : best;
-    const double tie = herding_tie(length, longest, mean_length);
-    const double slack = herding_slack(dim, length, longest, mean_length);
+    const double tie = herding_tie(length, longest, origin_length);
+    const double slack = herding_slack(dim, length, longest, origin_length);
     const double least = best - 2 * slack - tie;
     int64_t found = 0;
     best = -HUGE_VAL;
@@ -83,7 +89,7 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s
          i = herding_next(s.scores, least, i + 1, count)) {
       if (s.sq_norms[i] == HUGE_VAL) continue;  // is picked already
       s.nearest[found] = i;
-      s.exact[found] = herding_exact(of, s.mean, s.target, i);
+      s.exact[found] = herding_exact(of, s.origin, s.target, i);
       best = s.exact[found] > best ? s.exact[found] : best;
       ++found;
     }

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <mutex>
 #include <tuple>
 
 #include "../../kernels/common/interpolation.h"
+#include "../../kernels/cpu/cache_lines.h"
 #include "../../kernels/cpu/hebb_logits.h"
 #include "../../kernels/cpu/hebbian_update.h"
 #include "../../kernels/cpu/mbpa_update.h"
@@ -23,11 +23,8 @@ void for_queries(const char* op, const NeighbourInputs& in, int64_t num_classes,
   std::mutex mutex;
   Finding first;
   torch::stable::parallel_for(0, in.batch, grain, [&](int64_t begin, int64_t end) {
-    // Uninitialised on purpose, and aligned to cache lines.
-    std::unique_ptr<T[]> memory(new T[scratch_size + 64 / sizeof(T)]);
-    const size_t misaligned = reinterpret_cast<uintptr_t>(memory.get()) % 64;
-    T* scratch = memory.get() + (64 - misaligned) / sizeof(T);
-    const Finding finding = kernel(begin, end, scratch);
+    const auto scratch = cpu::new_cache_lines<T>(scratch_size);
+    const Finding finding = kernel(begin, end, scratch.get());
     if (finding.fault == Fault::kNone) return;
     const std::lock_guard<std::mutex> lock(mutex);
     if (first.fault == Fault::kNone || finding.query < first.query) first = finding;

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 #include <numeric>
 #include <tuple>
 #include <vector>
 
+#include "../../kernels/cpu/cache_lines.h"
 #include "../../kernels/cpu/herding_picks.h"
 
 namespace clfast::ops {
@@ -57,14 +57,14 @@ class HerdingBuffers {
       : dim_(dim),
         chunks_(cpu::herding_chunks(most)),
         members_(cpu::padded_members(most)),
-        doubles_((dim + 1) * chunks_ + 2 * members_ + 2 * dim),
+        doubles_((dim + 1) * chunks_ + 2 * members_ + 3 * dim),
         floats_(3 * members_ + cpu::target_pairs(dim)),
         nearest_(members_),
-        packed_(new float[members_ * cpu::column_pairs(dim)]) {}
+        packed_(cpu::new_cache_lines<float>(members_ * cpu::column_pairs(dim))) {}
 
   cpu::HerdingScratch view() {
     double *sq_norms = doubles_.data(), *exact = sq_norms + members_, *sums = exact + members_;
-    double *best = sums + dim_ * chunks_, *mean = best + chunks_;
+    double *best = sums + dim_ * chunks_, *origin = best + chunks_;
     float *lengths = floats_.data(), *squares = lengths + members_, *scores = squares + members_;
     return {{packed_.get(), lengths, squares},
             sq_norms,
@@ -73,8 +73,9 @@ class HerdingBuffers {
             exact,
             sums,
             best,
-            mean,
-            mean + dim_,
+            origin,
+            origin + dim_,
+            origin + 2 * dim_,
             scores + members_};
   }
 
@@ -83,7 +84,7 @@ class HerdingBuffers {
   std::vector<double> doubles_;
   std::vector<float> floats_;
   std::vector<int64_t> nearest_;
-  std::unique_ptr<float[]> packed_;  // uninitialised on purpose: the kernel writes every element
+  cpu::CacheLines<float> packed_;
 };
 
 // Names a feature that cannot be scored.
