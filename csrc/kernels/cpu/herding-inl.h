@@ -201,13 +201,11 @@ inline void multiply_block(const float* block, const float* target, int64_t pair
 }
 
 float herding_scores(const HerdingShort& of, int64_t dim, const float* target, double target_length,
-                     int64_t begin, int64_t end, bool forth, float* scores) {
+                     int64_t begin, int64_t end, float* scores) {
   const int64_t pairs = pairs_of(dim);
   const float unit = static_cast<float>(2 * target_length / (kHerdingLength * kHerdingLength));
   Vector<float> best = Vector<float>{} - HUGE_VALF;
-  const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t first = begin + (forth ? b : blocks - 1 - b) * kBlock;
+  for (int64_t first = begin; first < end; first += kBlock) {
     Pairs sums[kBlockVectors];
     multiply_block(of.packed + first * pairs, target, pairs, sums);
     for (int v = 0; v < kBlockVectors; ++v) {

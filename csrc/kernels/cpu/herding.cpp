@@ -26,8 +26,8 @@ double herding_target(const double* target, int64_t dim, float* pairs) {
 }
 
 float herding_scores(const HerdingShort& of, int64_t dim, const float* target, double target_length,
-                     int64_t begin, int64_t end, bool forth, float* scores) {
-  CLFAST_CALL_AT_LEVEL(herding_scores(of, dim, target, target_length, begin, end, forth, scores));
+                     int64_t begin, int64_t end, float* scores) {
+  CLFAST_CALL_AT_LEVEL(herding_scores(of, dim, target, target_length, begin, end, scores));
 }
 
 int64_t herding_next(const float* scores, double least, int64_t begin, int64_t end) {

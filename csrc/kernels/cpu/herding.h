@@ -42,8 +42,8 @@ struct HerdingShort {
 // herding_pack: members [begin, end) less `origin`, their sq_norms [count], summed in float where
 // that has enough range, and herding_sum of them: all at one reading.
 // herding_target: the target [dim] at kHerdingLength in pairs [target_pairs()]; |target|^2.
-// herding_scores: scores [padded_members()] of members [begin, end), from the first on or from the
-// last, for a target of that length; the largest is returned (a NaN is passed over).
+// herding_scores: scores [padded_members()] of members [begin, end) for a target of that length;
+// the largest is returned (a NaN is passed over).
 // herding_next: the first member from `begin` on whose score is not below `least`, else `end`.
 // herding_exact: the score of a member in double, up to what all have in common.
 // herding_advance: the target once a member is picked.
@@ -55,13 +55,12 @@ struct HerdingShort {
                        int64_t member);                                                          \
   void herding_advance(const HerdingClass<T>& of, const double* mean, int64_t member,            \
                        double* target);
-#define CLFAST_HERDING_OF_ALL()                                                      \
-  CLFAST_HERDING(float)                                                              \
-  CLFAST_HERDING(double)                                                             \
-  double herding_target(const double* target, int64_t dim, float* pairs);            \
-  float herding_scores(const HerdingShort& of, int64_t dim, const float* target,     \
-                       double target_length, int64_t begin, int64_t end, bool forth, \
-                       float* scores);                                               \
+#define CLFAST_HERDING_OF_ALL()                                                          \
+  CLFAST_HERDING(float)                                                                  \
+  CLFAST_HERDING(double)                                                                 \
+  double herding_target(const double* target, int64_t dim, float* pairs);                \
+  float herding_scores(const HerdingShort& of, int64_t dim, const float* target,         \
+                       double target_length, int64_t begin, int64_t end, float* scores); \
   int64_t herding_next(const float* scores, double least, int64_t begin, int64_t end);
 CLFAST_HERDING_OF_ALL()
 CLFAST_DECLARE_PER_LEVEL(CLFAST_HERDING_OF_ALL())

@@ -76,7 +76,7 @@ bool herding_picks(const HerdingClass<T>& of, int64_t m, const HerdingScratch& s
     const double length = std::sqrt(herding_target(s.target, dim, s.rounded));
     for_chunks([&](int64_t c, int64_t begin, int64_t end) {
       s.best[c] = static_cast<double>(
-          herding_scores(s.members, dim, s.rounded, length, begin, end, forth, s.scores));
+          herding_scores(s.members, dim, s.rounded, length, begin, end, s.scores));
     });
     double best = -HUGE_VAL;
     for (int64_t c = 0; c < chunks; ++c) best = s.best[c] > best ? s.best[c] : best;
