@@ -53,7 +53,7 @@ class ExemplarMemory:
         self.total = total
         self.dtype = dtype
         self._x: Tensor | None = None
-        self._y = torch.empty(0, dtype=torch.int64)
+        self._y = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def __len__(self) -> int:
         """Exemplars of all classes."""
@@ -139,7 +139,7 @@ class ExemplarMemory:
 
     def clear(self) -> None:
         """Nothing is stored."""
-        self._x, self._y = None, torch.empty(0, dtype=torch.int64)
+        self._x, self._y = None, torch.empty(0, dtype=torch.int64, device="cpu")
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored, not copied: it is never written to."""

@@ -35,11 +35,13 @@ class PastClassImages(ImageRecall):
         past = seen - set(y.tolist()) or seen
         if not past:
             raise ValueError("no class has been learnt before; recall() takes past_classes")
-        classes = torch.tensor(sorted(past))
+        classes = torch.tensor(sorted(past), device="cpu")
         rows = self._rows(len(x))
-        chosen = torch.randint(len(classes), rows.shape, generator=self.generator)
+        chosen = torch.randint(len(classes), rows.shape, generator=self.generator, device="cpu")
         if not self._copies_are_run_once(model, x):
-            return Drawn(rows, None, torch.arange(len(rows)), classes[chosen].to(x.device))
+            return Drawn(
+                rows, None, torch.arange(len(rows), device="cpu"), classes[chosen].to(x.device)
+            )
         pairs, copies, counts = (rows * len(classes) + chosen).unique(
             return_inverse=True, return_counts=True
         )

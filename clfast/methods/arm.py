@@ -49,7 +49,7 @@ class DisagreeingImages(ImageRecall):
         del seen
         rows = self._rows(len(x))
         if not self._copies_are_run_once(model, x):
-            return Drawn(rows, None, torch.arange(len(rows)), y.unique())
+            return Drawn(rows, None, torch.arange(len(rows), device="cpu"), y.unique())
         distinct, copies, counts = rows.unique(return_inverse=True, return_counts=True)
         return Drawn(distinct, counts.to(x.device), copies, y.unique())
 

@@ -104,7 +104,7 @@ class BiC(PhaseLearner):
                 f"the budget for {len(self.seen)} classes gives {count}"
             )
         apart = self._apart(count)
-        order = torch.randperm(len(y), generator=self.generator).to(y.device)
+        order = torch.randperm(len(y), generator=self.generator, device="cpu").to(y.device)
         held = torch.cat([order[y[order] == label][:apart] for label in y.unique()])
         self.validation.keep(apart)
         self.validation.put(x[held], y[held])

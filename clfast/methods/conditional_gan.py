@@ -67,7 +67,8 @@ class ConditionalGan(AdversarialClassifier):
         super().__init__(channels, **arguments)
         given = self.options
         sizes = self.channels, given.noise, given.width, given.max_classes
-        made = ConditionalGenerator(*sizes, size=given.size, generator=self._initial)
+        with torch.device("cpu"):
+            made = ConditionalGenerator(*sizes, size=given.size, generator=self._initial)
         self.generator = made.to(self.device, self.dtype)
 
     @abstractmethod

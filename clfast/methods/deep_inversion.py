@@ -59,7 +59,9 @@ class ImagesFromNoise(PastClassImages):
 
     def begin(self, x: Tensor, drawn: Drawn) -> Tensor:
         shape = (len(drawn.rows), *x.shape[1:])
-        return torch.randn(shape, generator=self.generator, dtype=x.dtype).to(x.device)
+        return torch.randn(shape, generator=self.generator, dtype=x.dtype, device="cpu").to(
+            x.device
+        )
 
     def refine(
         self, old: nn.Module, new: nn.Module, images: Tensor, drawn: Drawn
@@ -103,9 +105,11 @@ class ImagesFromNoise(PastClassImages):
     def _moved(self, images: Tensor) -> Tensor:
         """Rolled by up to `jitter` pixels along both axes, and every other time mirrored."""
         jitter = self.options.jitter
-        shift = torch.randint(-jitter, jitter + 1, (2,), generator=self.generator).tolist()
+        shift = torch.randint(
+            -jitter, jitter + 1, (2,), generator=self.generator, device="cpu"
+        ).tolist()
         rolled = images.roll(shift, (2, 3))
-        mirror = torch.rand((), generator=self.generator) < 0.5
+        mirror = torch.rand((), generator=self.generator, device="cpu") < 0.5
         return rolled.flip(3) if mirror else rolled
 
 

@@ -146,16 +146,17 @@ class DGM(AdversarialClassifier):
 
     def _generator(self, widths: list[tuple[int, ...]]) -> MaskedGenerator:
         o = self.options
-        made = _GENERATORS[o.network](
-            self.channels,
-            o.noise,
-            widths,
-            self._MASKS,
-            blocked=o.blocked if isinstance(o, UnitOptions) else "outputs",
-            replay_mask=o.replay_mask,
-            last=o.last,
-            generator=self._initial,
-        )
+        with torch.device("cpu"):
+            made = _GENERATORS[o.network](
+                self.channels,
+                o.noise,
+                widths,
+                self._MASKS,
+                blocked=o.blocked if isinstance(o, UnitOptions) else "outputs",
+                replay_mask=o.replay_mask,
+                last=o.last,
+                generator=self._initial,
+            )
         return made.to(self.device, self.dtype)
 
     def _critic(self, classes: int) -> Critic:
@@ -165,7 +166,8 @@ class DGM(AdversarialClassifier):
         # Not in channels_last: the weight gradient of torch's 1 x 1 convolutions of stride 2 then
         # corrupts the heap on the CPU (torch 2.13, 2 channels to 4).
         widths = {"width": o.critic_width, "hidden": 32 * o.critic_width}
-        made = resnet_critic(self.channels, classes, **widths, generator=self._initial)
+        with torch.device("cpu"):
+            made = resnet_critic(self.channels, classes, **widths, generator=self._initial)
         return made.to(self.device, self.dtype)
 
     def _buffer(self) -> ReplayBuffer | None:
@@ -179,7 +181,8 @@ class DGM(AdversarialClassifier):
 
     def _begin(self, samples: Samples) -> Run:
         self._mask_ways = [{"occupation": [], "values": []} for _ in self.generator.weights]
-        self.generator.add_classes(len(samples.classes), self._initial)
+        with torch.device("cpu"):
+            self.generator.add_classes(len(samples.classes), self._initial)
         return super()._begin(samples)
 
     def _remembered(self, count: int) -> Tensor:
@@ -281,10 +284,9 @@ class DGM(AdversarialClassifier):
     def _finish(self, samples: Samples) -> dict[str, Any]:
         """Figures 3 and 4, and table 4."""
         network, alpha = self.generator, self._alpha()
-        widths, reserved = (
-            network.widths[-1],
-            network.finish_task(self.options.max_scale, self._initial),
-        )
+        widths = network.widths[-1]
+        with torch.device("cpu"):
+            reserved = network.finish_task(self.options.max_scale, self._initial)
         self._store(samples)
         used, newly = sum(reserved.used), sum(reserved.newly)
         return {

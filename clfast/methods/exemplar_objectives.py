@@ -44,7 +44,7 @@ class InnerTraining:
             return None
         found: list[Tensor] = []
         while len(found) < self.steps:
-            order = torch.randperm(count, generator=generator)
+            order = torch.randperm(count, generator=generator, device="cpu")
             found += order.tensor_split(-(-count // self.batch))
         return found[: self.steps]
 

@@ -144,7 +144,7 @@ class RandomSelection(ExemplarSelection):
         picked = []
         for label in y.unique():
             rows = (y == label).nonzero()[:, 0]
-            order = torch.randperm(len(rows), generator=generator)[:count]
+            order = torch.randperm(len(rows), generator=generator, device="cpu")[:count]
             picked.append(rows[order.to(rows.device)])
         rows = torch.cat(picked)
         return Exemplars(x[rows], y[rows])

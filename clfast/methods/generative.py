@@ -150,7 +150,8 @@ class GenerativeClassifier(GenerativeMemory):
         if self.critic is None or not self._keeps_critic:
             self.critic = self._critic(len(self.classes))
         else:
-            self.critic.add_classes(added, self._initial)
+            with torch.device("cpu"):
+                self.critic.add_classes(added, self._initial)
 
     def _replayed(self, count: int) -> Tensor:
         """What is kept of the past for a task that begins: so many images of each past class."""

@@ -68,7 +68,8 @@ class GenerativeMemory(Restorable, TaskLearner):
         self.dtype = dtype
         seed = _arguments.integer(seed, "seed", name, least=0)
         self._random = torch.Generator(self.device).manual_seed(seed)
-        self._initial = torch.Generator().manual_seed(seed)
+        # Initial weights are drawn on the CPU, whatever torch's default device is.
+        self._initial = torch.Generator("cpu").manual_seed(seed)
         self.critic = None
         self._classifier: Critic | None = None  # between tasks, where it is not the critic
         self.classes = []
@@ -202,7 +203,8 @@ class GenerativeMemory(Restorable, TaskLearner):
     def _critic(self, classes: int) -> Critic:
         o = self.options
         widths = {"width": o.critic_width, "size": o.size}
-        made = dcgan_critic(self.channels, classes, **widths, generator=self._initial)
+        with torch.device("cpu"):
+            made = dcgan_critic(self.channels, classes, **widths, generator=self._initial)
         made.to(self.device, self.dtype)
         if self.device.type == "cpu":  # where convolutions are faster with it
             nn.utils.convert_conv2d_weight_memory_format(made, torch.channels_last)

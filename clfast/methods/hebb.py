@@ -415,6 +415,6 @@ class Hebb(MbPA):
         known = [label for label in self.base_classes if label < num_classes]
         if self.hebb_on == "all" or not known or len(known) == num_classes:
             return None
-        new = torch.ones(num_classes, dtype=torch.bool)
+        new = torch.ones(num_classes, dtype=torch.bool, device="cpu")
         new[known] = False
         return new.to(device)

@@ -155,7 +155,9 @@ class ImageRecall(ABC):
         """What the images are before the first step."""
         images = x.detach()[drawn.rows.to(x.device)]
         if self.options.start == "noise":
-            noise = torch.rand(images.shape, generator=self.generator, dtype=images.dtype)
+            noise = torch.rand(
+                images.shape, generator=self.generator, dtype=images.dtype, device="cpu"
+            )
             return noise.to(images.device)
         return images
 
@@ -234,8 +236,8 @@ class ImageRecall(ABC):
         """[M]; with replacement where the batch is smaller."""
         m = self.options.images
         if m > batch:
-            return torch.randint(batch, (m,), generator=self.generator)
-        return torch.randperm(batch, generator=self.generator)[:m]
+            return torch.randint(batch, (m,), generator=self.generator, device="cpu")
+        return torch.randperm(batch, generator=self.generator, device="cpu")[:m]
 
     def counted(self, drawn: Drawn, *models: nn.Module) -> ExitStack:
         """A context in which the models see recalled images as often as they were drawn."""

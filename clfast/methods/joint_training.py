@@ -86,7 +86,8 @@ class JointTraining(GenerativeClassifier):
         self.generator = self._empty()
 
     def _empty(self) -> StoredImages:
-        return StoredImages(self._shape).to(self.device, self.dtype)
+        with torch.device("cpu"):
+            return StoredImages(self._shape).to(self.device, self.dtype)
 
     def _replayed(self, count: int) -> Tensor:
         del count

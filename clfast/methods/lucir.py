@@ -95,7 +95,7 @@ class LUCIR(PhaseLearner):
         if old is None or not self.old_classes:
             return nullcontext()
         weight = self._head().weight
-        rows = torch.zeros(weight.shape, dtype=torch.bool)
+        rows = torch.zeros(weight.shape, dtype=torch.bool, device="cpu")
         rows[self.old_classes] = True
         return protect(self._stepper(), {weight: rows.to(weight.device)})
 

@@ -280,12 +280,14 @@ class Mnemonics(ExemplarSelection):
 
     def _batches(self, count: int, generator: torch.Generator) -> list[Tensor]:
         """Rows of each; of sizes that differ by one at most."""
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(count, generator=generator, device="cpu")
         found = list(order.tensor_split(-(-count // self.batch)))
         return found[: self.batches]
 
     def check(self, network: Network, x: Tensor, count: int, old: Tensor | None = None) -> None:
-        self._check(network, x[:1], torch.zeros(1, dtype=torch.int64), "Mnemonics.check")
+        self._check(
+            network, x[:1], torch.zeros(1, dtype=torch.int64, device="cpu"), "Mnemonics.check"
+        )
         if old is not None and self.folds > 1:
             self._check_folds(old, "Mnemonics.check", most=count)
 
@@ -358,7 +360,7 @@ def _smallest(count: int, batch: int) -> int:
 def stratified(y: Tensor, folds: int, generator: torch.Generator) -> list[Tensor]:
     """Rows of each fold, drawn: of each class, and of all, their numbers differ by one at most."""
     dealt = [
-        rows[torch.randperm(len(rows), generator=generator)]
+        rows[torch.randperm(len(rows), generator=generator, device="cpu")]
         for rows in ((y == label).nonzero()[:, 0] for label in y.unique())
     ]
     order = torch.cat(dealt)

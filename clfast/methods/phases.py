@@ -202,7 +202,8 @@ class PhaseLearner(SeenClassifier):
         x = self._inputs(x)
         if self.replay and len(self.exemplars):
             checks.check_labels(y, len(x), self._outputs(x, where), x.device, where)
-            drawn = torch.randperm(len(self.exemplars), generator=self.generator)[: self.replay]
+            drawn = torch.randperm(len(self.exemplars), generator=self.generator, device="cpu")
+            drawn = drawn[: self.replay]
             drawn = drawn.to(self.exemplars.x.device)
             more = self._inputs(self.exemplars.x[drawn]).to(x)
             x, y = torch.cat([x, more]), torch.cat([y, self.exemplars.y[drawn].to(y)])
@@ -272,7 +273,7 @@ class PhaseLearner(SeenClassifier):
     def _trained(self, x: Tensor, y: Tensor) -> Tensor:
         """Which samples of new classes [n] int64 a phase trains on and selects exemplars of."""
         del x
-        return torch.arange(len(y))
+        return torch.arange(len(y), device="cpu")
 
     def _with_exemplars(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if not len(self.exemplars):
@@ -301,7 +302,7 @@ class PhaseLearner(SeenClassifier):
 
     def _epoch(self, x: Tensor, y: Tensor, old: nn.Module | None, where: str) -> dict[str, float]:
         """Once over the samples; the mean losses."""
-        order = torch.randperm(len(y), generator=self.generator).to(x.device)
+        order = torch.randperm(len(y), generator=self.generator, device="cpu").to(x.device)
         # Of sizes that differ by one at most: a rest of one sample has no statistics.
         batches = order.tensor_split(-(-len(order) // self.phase.batch))
         found = []

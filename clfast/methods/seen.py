@@ -29,7 +29,7 @@ class SeenClassifier(SnapshotClassifier):
         classes = self._taking_part()
         if not classes or len(classes) == logits.shape[1]:
             return logits
-        absent = torch.ones(logits.shape[1], dtype=torch.bool)
+        absent = torch.ones(logits.shape[1], dtype=torch.bool, device="cpu")
         absent[classes] = False
         return logits.masked_fill(absent.to(logits.device), -torch.inf)
 

@@ -182,7 +182,8 @@ class TaskHeads(TaskParts):
         """
         if classes is None:
             classes = self._of(self.tasks - 1).out_features
-        self._begin(self._head(classes, f"{type(self).__name__}.add_task", generator))
+        where = f"{type(self).__name__}.add_task"
+        self._begin(lambda: self._head(classes, where, generator))
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
         """[..., in_features] -> [..., C], C as the task has it; None: the task of `TaskModule`.

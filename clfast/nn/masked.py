@@ -142,7 +142,7 @@ class TaskMask(TaskModule):
         self.embedding.grad = None
         self.embedding.zero_()
         if self.std:
-            noise = torch.empty(self.shape).normal_(std=self.std, generator=generator)
+            noise = torch.empty(self.shape, device="cpu").normal_(std=self.std, generator=generator)
             self.embedding.copy_(noise)
 
     def extra_repr(self) -> str:

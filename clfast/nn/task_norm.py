@@ -46,7 +46,7 @@ class TaskBatchNorm2d(TaskParts):
         if channels is None:
             channels = self._of(self.tasks - 1).num_features
         channels = integer(channels, "channels", f"{type(self).__name__}.add_task", least=1)
-        self._begin(nn.BatchNorm2d(channels, self.eps, self.momentum))
+        self._begin(lambda: nn.BatchNorm2d(channels, self.eps, self.momentum))
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
         """Normalise x [B, C, H, W], C as the task has it; None: the task of `TaskModule`.

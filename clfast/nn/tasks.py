@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._arguments import integer
@@ -79,7 +81,10 @@ class TaskParts(TaskModule):
         """How many there are."""
         return len(self.parts)
 
-    def _begin(self, part: nn.Module) -> None:
+    def _begin(self, make: Callable[[], nn.Module]) -> None:
+        """On the CPU, where generators draw, whatever torch's default device is."""
+        with torch.device("cpu"):
+            part = make()
         last = self.parts[-1]
         like = next(last.parameters())
         part.to(like.device, like.dtype).train(self.training)
@@ -100,6 +105,6 @@ class TaskParts(TaskModule):
         while weights and self.tasks > len(weights):
             del self.parts[-1]
         for weight in weights[self.tasks :]:
-            self._begin(self._part_of(weight))
+            self._begin(partial(self._part_of, weight))
         self.parts[-1].requires_grad_(True)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

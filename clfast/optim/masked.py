@@ -196,7 +196,7 @@ class _Masked(torch.optim.Optimizer, ABC):
 
 
 def _first_state(parameter: Tensor, name: str) -> Tensor:
-    return torch.tensor(0.0) if name == "step" else torch.zeros_like(parameter)
+    return torch.tensor(0.0, device="cpu") if name == "step" else torch.zeros_like(parameter)
 
 
 class MaskedSGD(_Masked, torch.optim.SGD):

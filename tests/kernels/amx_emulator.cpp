@@ -205,7 +205,7 @@ void on_illegal_instruction(int, siginfo_t*, void* context) {
 void emulate_amx() {
   struct sigaction action = {};
   action.sa_sigaction = on_illegal_instruction;
-  action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;  // on the thread's own stack: tiles are large
   sigaction(SIGILL, &action, nullptr);
 }
 
