@@ -117,6 +117,7 @@ def check_rows(rows: Mapping[str, Tensor], like: Mapping[str, Tensor], where: st
     count = -1
     for name, given in rows.items():
         _check_dense(given, name, where)
+        shape = given.shape
         if given.dtype not in _STORED_DTYPES:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _STORED_DTYPES)
             raise TypeError(f"{where}: {name} must be of {known}, got {given.dtype}")
@@ -128,15 +129,15 @@ def check_rows(rows: Mapping[str, Tensor], like: Mapping[str, Tensor], where: st
                 f"{where}: {name} must be {stored.dtype} as the rows that are stored, "
                 f"got {given.dtype}; convert it with {name}.to({stored.dtype})"
             )
-        if not given.ndim or given.shape[1:] != stored.shape[1:]:
+        if not shape or shape[1:] != stored.shape[1:]:
             sizes = "".join(f", {size}" for size in stored.shape[1:]) if name in like else ", ..."
-            raise ValueError(f"{where}: {name} must have shape [n{sizes}], got {list(given.shape)}")
-        if len(given) != count >= 0:
+            raise ValueError(f"{where}: {name} must have shape [n{sizes}], got {list(shape)}")
+        if shape[0] != count >= 0:
             raise ValueError(
                 f"{where}: {name} must have {count} rows as {next(iter(rows))} has, "
-                f"got shape {list(given.shape)}"
+                f"got shape {list(shape)}"
             )
-        count = len(given)
+        count = shape[0]
 
 
 def check_mask(mask: Tensor, name: str, count: int, where: str) -> None:

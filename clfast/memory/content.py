@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .policies import Classes, Policy
-from .table import Table, indices
+from .table import Table, indices, on
 
 
 class Content(ABC):
@@ -50,7 +50,7 @@ class Content(ABC):
 
         rows: by the names of the columns, on any device. Returns the slots that were overwritten.
         """
-        count = len(next(iter(rows.values())))
+        count = next(iter(rows.values())).shape[0]
         labels = [] if self.label is None else rows[self.label].tolist()
         room = count
         if self._policy is not None:
@@ -61,23 +61,20 @@ class Content(ABC):
             self._count(room, labels[:room])
         if self._policy is None or room == count:
             return torch.empty(0, dtype=torch.int64, device=self.rows.device)
+        if room:
+            rows = {name: given[room:] for name, given in rows.items()}
+            labels = labels[room:]
         arriving = range(self.seen, self.seen + count - room)
-        taken = self._policy.replace(arriving, self._classes(labels[room:]))
-        self._count(len(arriving), labels[room:])
-        # Of rows with the same slot the last one stays.
-        last = {slot: row for row, slot in enumerate(taken, start=room) if slot >= 0}
-        if not last:  # the usual thing late in a stream
+        taken = self._policy.replace(arriving, self._classes(labels))
+        self._count(len(arriving), labels)
+        if not taken:  # the usual thing late in a stream
             return torch.empty(0, dtype=torch.int64, device=self.rows.device)
-        # A copy from pageable memory has read it when `to` returns, and nothing waits for the GPU.
-        slots = indices(last).to(self.rows.device, non_blocking=True)
-        chosen = indices(last.values())
-        on = {
-            device: chosen.to(device, non_blocking=True)
-            for device in {given.device for given in rows.values()}
-        }
+        slots = on(self.rows.device, indices(taken))
+        numbers = indices(taken.values())
+        chosen = {device: on(device, numbers) for device in {r.device for r in rows.values()}}
         self.rows.overwrite(
             slots,
-            {name: given.index_select(0, on[given.device]) for name, given in rows.items()},
+            {name: given.index_select(0, chosen[given.device]) for name, given in rows.items()},
         )
         return slots
 

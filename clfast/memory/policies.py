@@ -44,9 +44,9 @@ class Policy(ABC):
         self._generator = generator
 
     @abstractmethod
-    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
-        """Slots for the next rows of the stream, -1 for a row that is not stored; where a slot
-        comes twice, the later row takes it.
+    def replace(self, arriving: range, classes: Classes | None) -> dict[int, int]:
+        """Which of the next rows of the stream are stored: by slot, the number of the row, from 0,
+        that has it after them all. Where a slot comes twice, the later row takes it.
 
         arriving: their positions in the stream, from 0.
         classes: None only where the policy needs no labels.
@@ -65,8 +65,8 @@ class Policy(ABC):
 class Ring(Policy):
     """The oldest row goes: row t of the stream (from 0) takes slot t mod capacity."""
 
-    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
-        return [t % self.capacity for t in arriving]
+    def replace(self, arriving: range, classes: Classes | None) -> dict[int, int]:
+        return {t % self.capacity: row for row, t in enumerate(arriving)}
 
 
 class Reservoir(Policy):
@@ -76,13 +76,12 @@ class Reservoir(Policy):
     stream (from 1) draws j uniformly from 0 … t-1 and takes slot j if j < capacity.
     """
 
-    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
+    def replace(self, arriving: range, classes: Classes | None) -> dict[int, int]:
         draws = uniforms(len(arriving), self._generator).tolist()
-        capacity = self.capacity
-        return [
-            slot if (slot := int(u * (t + 1))) < capacity else -1
-            for t, u in zip(arriving, draws, strict=True)
-        ]
+        capacity, before = self.capacity, arriving.start + 1
+        return {
+            slot: row for row, u in enumerate(draws) if (slot := int(u * (before + row))) < capacity
+        }
 
 
 class ClassBalanced(Policy):
@@ -110,23 +109,24 @@ class ClassBalanced(Policy):
         self._slots: dict[int, list[int]] = {}
         self._largest: list[int] = []
 
-    def replace(self, arriving: range, classes: Classes | None) -> list[int]:
+    def replace(self, arriving: range, classes: Classes | None) -> dict[int, int]:
         assert classes is not None
         if not self._slots:
             self._index(classes.stored)
         draws = uniforms(len(arriving), self._generator).tolist()
         arrived: Counter[int] = Counter()
-        slots = []
+        taken = {}
         # One row after the other, in plain Python: each may change which class is the largest.
-        for label, u in zip(classes.labels, draws, strict=True):
+        for row, (label, u) in enumerate(zip(classes.labels, draws, strict=True)):
             arrived[label] += 1
             if label in self._full:
                 own = self._slots.get(label, [])
                 at = int(u * (classes.seen[label] + arrived[label]))
-                slots.append(own[at] if at < len(own) else -1)
+                if at < len(own):
+                    taken[own[at]] = row
             else:
-                slots.append(self._claim(label, u))
-        return slots
+                taken[self._claim(label, u)] = row
+        return taken
 
     def state(self) -> dict[str, Tensor]:
         return {"full_classes": torch.tensor(sorted(self._full), dtype=torch.int64, device="cpu")}

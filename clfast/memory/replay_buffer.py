@@ -15,7 +15,7 @@ from .config import ReplayConfig
 from .content import Content
 from .policies import POLICIES, uniforms
 from .state import check_stream, check_tensors, require
-from .table import Table, indices
+from .table import Table, indices, on
 
 _LABEL = "y"
 _PREFIX = "rows."  # of rows in a file: their names are the user's
@@ -159,12 +159,11 @@ class ReplayBuffer(Memory):
             raise ValueError(f"{at}: the buffer is empty; add rows first")
         device = content.rows.device
         if where is None:
-            slots = _draw(n, size, drawn_from).to(device, non_blocking=True)
+            slots = on(device, _draw(n, size, drawn_from))
         else:
             checks.check_mask(where, "where", size, at)
             among = where.nonzero()[:, 0].to(device)
-            drawn = _draw(n, len(among), drawn_from).to(device, non_blocking=True)
-            slots = among.index_select(0, drawn)
+            slots = among.index_select(0, on(device, _draw(n, len(among), drawn_from)))
         return ReplayBatch(content.rows.gather(slots), slots)
 
     @torch.no_grad()
@@ -270,7 +269,8 @@ def _draw(n: int, size: int, generator: torch.Generator) -> Tensor:
     """
     n = min(n, size)
     if 2 * n > size or size < 2048:  # where few are wanted, it is no slower there
-        return torch.randperm(size, device="cpu", generator=generator)[:n]
+        # Shortened where it is: a slice is a view, and more to make than the numbers.
+        return torch.randperm(size, device="cpu", generator=generator).resize_(n)
     drawn: dict[int, None] = {}
     while len(drawn) < n:  # rarely twice: about size ln(size / (size - n)) < 1.4 n are needed
         numbers = (uniforms(n + n // 2, generator) * size).long()

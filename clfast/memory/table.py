@@ -14,6 +14,13 @@ def indices(numbers: Collection[int]) -> Tensor:
     return torch.from_numpy(np.fromiter(numbers, np.int64, len(numbers)))
 
 
+def on(device: torch.device, numbers: Tensor) -> Tensor:
+    """`numbers`, in pageable memory of the CPU, on a device, without waiting for it: the copy has
+    read them when it returns."""
+    # `to` takes longer to see that there is nothing to do.
+    return numbers if device.type == "cpu" else numbers.to(device, non_blocking=True)
+
+
 class Table:
     """Columns, tensors [size, ...] on one device, by name; it has none until `create`.
 
@@ -72,7 +79,7 @@ class Table:
 
     def append(self, rows: Mapping[str, Tensor]) -> None:
         """Add rows, given for every column and on any device, behind the last one."""
-        start, stop = self._size, self._size + len(next(iter(rows.values())))
+        start, stop = self._size, self._size + next(iter(rows.values())).shape[0]
         self.reserve(stop)
         for name, column in self._columns.items():
             column[start:stop].copy_(rows[name])

@@ -53,14 +53,15 @@ def _summed(measure: Measure, left: Tensor, right: Tensor) -> Tensor:
 def _linear(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
     places = math.prod(x.shape[1:-1])  # that share the layer
     if places == 1:
-        measured = measure(delta.reshape(len(x), -1))
+        # N x O numbers are divided, not the O x I of the weight.
+        measured = measure(delta.reshape(len(x), -1)).div_(len(x))
         found = measured.T @ measure(x.reshape(len(x), -1))
         return {"weight": found, "bias": measured.sum(0)}
     rows = x.reshape(len(x), 1, places, x.shape[-1])
     slopes = delta.reshape(len(x), 1, places, delta.shape[-1]).mT
     return {
-        "weight": _summed(measure, slopes, rows)[0],
-        "bias": measure(slopes.sum(3)).sum((0, 1)),
+        "weight": _summed(measure, slopes, rows)[0].div_(len(x)),
+        "bias": measure(slopes.sum(3)).mean((0, 1)),
     }
 
 
@@ -81,8 +82,8 @@ def _conv2d(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) -> dic
             slope.reshape(len(slope), groups, -1, places),
             patches.reshape(len(slope), groups, places, -1),
         )
-    weight = found.view(layer.out_channels, high, wide, within).permute(0, 3, 1, 2)
-    return {"weight": weight, "bias": measure(slopes.sum(2)).sum(0)}
+    weight = found.div_(len(x)).view(layer.out_channels, high, wide, within).permute(0, 3, 1, 2)
+    return {"weight": weight, "bias": measure(slopes.sum(2)).mean(0)}
 
 
 def _patches(layer: nn.Conv2d, images: Tensor, places: torch.Size) -> Tensor:
@@ -111,8 +112,8 @@ def _batch_norm(layer: nn.Module, x: Tensor, delta: Tensor, measure: Measure) ->
     unit = (x.reshape(shape) - mean[:, None].to(x)) * (variance[:, None].to(x) + layer.eps).rsqrt()
     slopes = delta.reshape(shape)
     return {
-        "weight": measure((slopes * unit).sum(2)).sum(0),
-        "bias": measure(slopes.sum(2)).sum(0),
+        "weight": measure((slopes * unit).sum(2)).mean(0),
+        "bias": measure(slopes.sum(2)).mean(0),
     }
 
 
@@ -138,8 +139,8 @@ class LayerCall:
     shape: torch.Size  # of what the layer gave
     edge: GradientEdge  # of that, whatever was done to it in place
 
-    def summed(self, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
-        """sum_n f(gradient of sample n), by the names that parameters have in the network."""
+    def mean(self, delta: Tensor, measure: Measure) -> dict[str, Tensor]:
+        """The mean of f(gradient of sample n), by the names that parameters have in the network."""
         dtype = _check.compute_dtype(delta)
         rule, _ = _RULES[type(self.layer)]
         slopes = delta.reshape(self.shape).to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -131,13 +132,12 @@ class PerSample:
                 for call, delta in zip(layers, deltas, strict=True):
                     if delta is None:  # nothing of it reaches the objective
                         continue
-                    for name, found in call.summed(delta, measure).items():
+                    for name, found in call.mean(delta, measure).items():
                         self._add(totals, name, found)
         if rest:
             totals.update(self._of_others(rest, objective, terms, measure))
         return {
-            name: totals[name].div_(len(self._x)) if name in totals else self._zeros(name)
-            for name in self._parameters
+            name: totals[name] if name in totals else self._zeros(name) for name in self._parameters
         }
 
     def _add(self, totals: dict[str, Tensor], name: str, found: Tensor) -> None:
@@ -172,7 +172,7 @@ class PerSample:
                 for name, gradient in self._gradients(value, own, chunk).items():
                     wide = gradient.to(_check.compute_dtype(gradient))
                     totals[name] += measure(wide).sum(0)
-        return totals
+        return {name: total.div_(len(self._x)) for name, total in totals.items()}
 
     def _gradients(
         self, value: Callable[..., Tensor], own: dict[str, Tensor], samples: tuple[Tensor, ...]
@@ -252,7 +252,7 @@ def _near(alone: Any, together: Tensor) -> bool:
         tolerance = torch.finfo(together.dtype).eps ** 0.5
         if together.is_cuda and together.dtype == torch.float32:
             tolerance = max(tolerance, 1e-2)
-        difference, scale = (alone - together).abs(), together.abs()
-        if not difference.numel():
+        if not together.numel():
             return True
-        return bool(difference.max() <= tolerance * scale.max())
+        largest = torch.linalg.vector_norm
+        return bool(largest(alone - together, math.inf) <= tolerance * largest(together, math.inf))
