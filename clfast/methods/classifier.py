@@ -165,16 +165,17 @@ class Classifier(Restorable, Learner):
     def _check(self, where: str) -> None:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"{where}: model must be an nn.Module, got {type(self.model).__name__}")
-        own = {id(p) for p in self.model.parameters()}
-        if not own:
+        parameters = list(self.model.parameters())
+        if not parameters:
             raise ValueError(f"{where}: model has no parameters")
-        if not any(p.requires_grad for p in self.model.parameters()):
+        if not any(p.requires_grad for p in parameters):
             raise ValueError(f"{where}: no parameter of model requires grad")
         if self.optimizer is None:
             raise TypeError(f"{where}: optimizer must be a torch optimizer, got NoneType")
         checks.check_optimizer(self.optimizer, where, "optimizer")
+        own = set(map(id, parameters))
         held = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if any(id(p) not in own for p in held):
+        if not own.issuperset(map(id, held)):
             raise ValueError(f"{where}: optimizer holds parameters of another model than model")
 
     def state_dict(self) -> dict[str, Any]:
@@ -229,7 +230,7 @@ def _undone_if_it_fails(
     optimizer's state back when the block raises."""
     live = list(model.parameters())
     put_back = saved_buffers(*modules)
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    gradients = [(parameter, parameter.grad) for parameter in live]
     with torch.no_grad():
         saved = [parameter.detach().clone() for parameter in live]
         state = {

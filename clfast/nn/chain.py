@@ -41,6 +41,9 @@ class _Chain(NamedTuple):
     flattens: bool
     layers: list[_Layer]
 
+    def kind(self) -> tuple[object, ...]:
+        return self.flattens, *(layer.kind() for layer in self.layers)
+
 
 class _Layers(NamedTuple):
     """A layer of each of n networks."""
@@ -59,9 +62,7 @@ class LinearChains:
         first = chains[0]
         self._flattens = first.flattens
         self._rectified = [layer.rectified for layer in first.layers]
-        linear = [layer.linear for chain in chains for layer in chain.layers]
-        self._weights: list[Tensor] = [layer.weight.detach() for layer in linear]
-        self._biases = [None if layer.bias is None else layer.bias.detach() for layer in linear]
+        self._linear = [layer.linear for chain in chains for layer in chain.layers]
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         """What the n networks give for x as of :meth:`vjp`: n of [B, C], without a graph."""
@@ -125,6 +126,14 @@ class LinearChains:
         return outputs.unbind(), gradient
 
     @cached_property
+    def _weights(self) -> list[Tensor]:
+        return [layer.weight.detach() for layer in self._linear]
+
+    @cached_property
+    def _biases(self) -> list[Tensor | None]:
+        return [None if layer.bias is None else layer.bias.detach() for layer in self._linear]
+
+    @cached_property
     def _stacked(self) -> list[_Layers]:
         """Copies of the layers, those of all networks together."""
         count = len(self._rectified)
@@ -144,18 +153,21 @@ def linear_chains(*networks: nn.Module) -> LinearChains | None:
     depends on this row alone. It is none with another forward or hooks in it, for which a call of a
     module is more than its layer, nor with weights of another kind than plain float32 or float64.
     """
-    chains = [chain for chain in map(_followed, networks) if chain is not None]
-    kinds = [(chain.flattens, [layer.kind() for layer in chain.layers]) for chain in chains]
-    if len(chains) < len(networks) or any(kind != kinds[0] for kind in kinds):
+    if _has_any_global_hook():
         return None
+    chains = [chain for chain in map(_followed, networks) if chain is not None]
+    if len(chains) < len(networks):
+        return None
+    if len(chains) > 1:
+        first, *others = [chain.kind() for chain in chains]
+        if any(other != first for other in others):
+            return None
     return LinearChains(chains)
 
 
 def _followed(network: nn.Module) -> _Chain | None:
     layers: list[_Layer] = []
     flattens = False
-    if _has_any_global_hook():
-        return None
     for module in _in_a_row(network):
         if _is_watched(module):
             return None
