@@ -4,6 +4,7 @@
 * A unit of a SIMD level contains packed instructions of that level and none of a higher one.
 * A unit of a SIMD level defines no symbol that another unit could share: the linker keeps one copy
   of a shared symbol, and would hand AVX-512 code to a processor without it.
+* AMX is used in its own unit alone.
 
 Usage: check_objects.py BUILD_FOLDER LIBRARY...
 """
@@ -54,6 +55,10 @@ def problems_of_unit(unit: Path, level: str) -> list[str]:
     return problems
 
 
+def uses_tiles(unit: Path) -> bool:
+    return "%tmm" in output_of("objdump", "-d", "--no-show-raw-insn", str(unit))
+
+
 def main() -> int:
     build, libraries = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
     failures = []
@@ -61,6 +66,8 @@ def main() -> int:
         failures += [f"{library}: imports {symbol}" for symbol in foreign_imports(library)]
     units = [(unit, level) for unit in sorted(build.rglob("*.o")) if (level := level_of(unit))]
     levels = REGISTERS if platform.machine() == "x86_64" else {"base": "xmm"}
+    tiles = [unit for unit in sorted(build.rglob("*.o")) if uses_tiles(unit)]
+    failures += [f"{unit.name}: uses AMX" for unit in tiles if unit.name != "amx.cpp.o"]
     missing = set(levels) - {level for _, level in units}
     failures += [f"{build}: no object of level {level}" for level in sorted(missing)]
     if platform.machine() == "x86_64":

@@ -82,10 +82,16 @@ def check_state(
         kept = state.get(name)
         if kept is None:
             continue
+        problem: tuple[type[Exception], str] | None
         if name == "step":
-            problem = _no_count(kept)
+            found = count_or_problem(kept)
+            if isinstance(found, int):
+                continue
+            problem = found
         elif isinstance(kept, Tensor) and (kept.shape, kept.dtype, kept.device) == like:
-            continue
+            if not _is_expanded(kept):
+                continue
+            problem = ValueError, "must not be expanded: an element would be changed more than once"
         else:
             problem = _unlike(kept, parameter)
         if problem is not None:
@@ -108,7 +114,8 @@ def _unlike(kept: object, parameter: Tensor) -> tuple[type[Exception], str] | No
     return None
 
 
-def _no_count(step: object) -> tuple[type[Exception], str] | None:
+def count_or_problem(step: object) -> int | tuple[type[Exception], str]:
+    """The number of steps so far, or why there is none."""
     if not (isinstance(step, Tensor) and step.is_floating_point() and step.dim() == 0):
         return TypeError, "must be a 0-D floating point tensor"
     if not step.is_cpu:
@@ -116,17 +123,16 @@ def _no_count(step: object) -> tuple[type[Exception], str] | None:
     count = step.item()
     if not 0 <= count < math.inf:
         return ValueError, f"must be finite and >= 0, got {count:g}"
-    return None
+    return int(count)
 
 
-def count(step: object) -> int:
-    """The number of steps so far."""
-    problem = _no_count(step)
-    if problem is not None:
-        error, text = problem
-        raise error(f"the state step {text}")
-    assert isinstance(step, Tensor)
-    return int(step.item())
+def counts(steps: Iterable[object]) -> list[int]:
+    """The numbers of steps so far; what is none is named by :func:`check_state`."""
+    found = [count_or_problem(step) for step in steps]
+    numbers = [count for count in found if isinstance(count, int)]
+    if len(numbers) < len(found):
+        raise ValueError("a state step is no count")
+    return numbers
 
 
 def check_group(group: dict[str, Any], index: int, where: str) -> None:
@@ -145,9 +151,30 @@ def check_options(group: dict[str, Any], index: int, where: str) -> None:
             )
 
 
+def check_gradient(gradient: Tensor, parameter: Tensor, group: int, index: int, where: str) -> None:
+    """Dense, and like the parameter: `.data` of a gradient may be set to anything."""
+    what = f"{where}: the gradient of parameter {index} in group {group}"
+    if gradient.layout is not torch.strided:
+        raise RuntimeError(f"{what} must be dense, got {gradient.layout}")
+    problem = _unlike(gradient, parameter)
+    if problem is not None:
+        error, text = problem
+        raise error(f"{what} {text}")
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(size > 1 and stride == 0 for size, stride in sizes)
+
+
 def check_parameter(parameter: Tensor, group: int, index: int, where: str) -> None:
     if parameter.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{where}: parameter {index} in group {group} must be float32 or float64, got "
             f"{parameter.dtype}"
+        )
+    if _is_expanded(parameter):
+        raise ValueError(
+            f"{where}: parameter {index} in group {group} must not be expanded: an element would "
+            "be changed more than once"
         )

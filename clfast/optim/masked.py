@@ -154,11 +154,7 @@ class _Masked(torch.optim.Optimizer, ABC):
                 if p.grad is None:
                     continue
                 checks.check_parameter(p, group_index, index, where)
-                if p.grad.layout is not torch.strided:
-                    raise RuntimeError(
-                        f"{where}: the gradient of parameter {index} in group {group_index} must "
-                        f"be dense, got {p.grad.layout}"
-                    )
+                checks.check_gradient(p.grad, p, group_index, index, where)
                 mask = self.reserved.get(p)
                 if mask is not None:
                     checks.check_mask(mask, p, group_index, index, where)
@@ -359,7 +355,7 @@ class MaskedAdam(_Masked, torch.optim.Adam):
         states, are_new = self._states(batch.params, names)
         lists = [[state[name] for state in states] for name in names[1:]]
         steps = [state["step"] for state in states]
-        counts = [checks.count(step) for step in steps]
+        counts = checks.counts(steps)
         ops.masked_adam_step_(
             *(batch.params, batch.grads, lists[0], lists[1], lists[2] if len(lists) > 2 else []),
             batch.masks,

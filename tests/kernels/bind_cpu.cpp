@@ -1,12 +1,16 @@
 // The raw CPU kernels of retrieval, each with the SIMD level it shall run at.
 #include "bind_cpu.h"
 
-#include "amx_emulator.h"
+#include <numeric>
+
 #include "cpu/amx.h"
 #include "cpu/class_means.h"
 #include "cpu/knn_search.h"
 #include "cpu/nearest_class_mean.h"
 #include "cpu/rows.h"
+#if CLFAST_HAS_AMX
+#include "amx_emulator.h"
+#endif
 
 namespace clfast::bind {
 
@@ -15,12 +19,14 @@ constexpr int kEmulatedAmx = static_cast<int>(cpu::Simd::kAmx) + 1;  // with vec
 }
 
 void use_level(int level) {
+#if CLFAST_HAS_AMX
   const bool emulated = level == kEmulatedAmx && cpu::best_simd_level() >= cpu::Simd::kAvx2;
   if (emulated) {
     emulate_amx();
     level = static_cast<int>(cpu::Simd::kAvx2);
   }
   cpu::set_amx_emulated(emulated);
+#endif
   if (level < 0 || level > static_cast<int>(cpu::best_simd_level())) {
     throw py::value_error("this processor has no such SIMD level");
   }
@@ -163,6 +169,30 @@ void knn(int level, const py::object& problem, int64_t threads, const Array& sq_
   });
 }
 
+// How many queries a search answers by the way that it takes first, and whether that rounds.
+std::pair<bool, int64_t> answered_at_once(int level, const py::object& problem) {
+  use_level(level);
+  const py::object queries = problem.attr("queries"), keys = problem.attr("keys");
+  const int64_t batch = extent(queries, 0), rows = extent(keys, 0), dim = extent(keys, 1);
+  const int64_t k = problem.attr("k").cast<int64_t>();
+  const cpu::KnnProblem<float> searched{
+      field<float>(problem, "queries", {batch, dim}), rows_of(keys, "keys"), batch, rows, dim, k};
+  std::vector<int64_t> all(batch);
+  std::iota(all.begin(), all.end(), int64_t{0});
+  const cpu::KnnWay way = cpu::Knn<float>::first_way(searched);
+  cpu::Knn<float> search(searched, all, way, 1);
+  cpu::KnnWorkspace<float> workspace;
+  for (int64_t i = 0; i < search.openings(); ++i) search.open(i, workspace);
+  for (int64_t i = 0; i < search.sweeps(); ++i) search.sweep(i, workspace);
+  std::vector<float> distances(k);
+  std::vector<int64_t> indices(k);
+  int64_t found = 0;
+  for (int64_t q = 0; q < batch; ++q) {
+    found += search.finish(q, workspace, distances.data(), indices.data());
+  }
+  return {way == cpu::KnnWay::kRounded, found};
+}
+
 void rerank(int level, const Array& query, const Array& keys, const Array& candidates,
             const Array& sq_distances, const Array& indices) {
   use_level(level);
@@ -177,6 +207,7 @@ void rerank(int level, const Array& query, const Array& keys, const Array& candi
   });
 }
 
+#if CLFAST_HAS_AMX
 // Rows times the columns of a panel, in blocks of the rows that AMX takes at once; level says
 // whether it is emulated.
 void amx_product(int level, const Array& rows, const Array& panel, const Array& out) {
@@ -190,6 +221,7 @@ void amx_product(int level, const Array& rows, const Array& panel, const Array& 
                  pairs_of(panel, "panel", {pairs, columns}), columns, pairs,
                  data_of<float>(out, "out", {count, columns}));
 }
+#endif
 
 void class_mean(int level, const Array& features, const Array& members, bool normalize,
                 const Array& out) {
@@ -248,8 +280,11 @@ PYBIND11_MODULE(_cpu_kernels, m) {
   m.def("knn_cut", &knn_cut);
   m.def("knn_select", &knn_select);
   m.def("knn", &knn);
+  m.def("answered_at_once", &answered_at_once);
   m.def("rerank", &rerank);
+#if CLFAST_HAS_AMX
   m.def("amx_product", &amx_product);
+#endif
   m.def("class_mean", &class_mean);
   m.def("nearest_class_mean", &nearest_class_mean);
   bind_cpu_adaptation(m);

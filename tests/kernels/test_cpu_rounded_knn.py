@@ -39,6 +39,16 @@ def test_tails(cpu: ModuleType, level: int, batch: int, dim: int, rng: np.random
     assert_same(cpu, level, Knn(normal(rng, batch, dim), normal(rng, LARGE, dim), 7))
 
 
+@pytest.mark.parametrize("dim", [32, 33, 48, 65])
+def test_ordinary_data_is_answered_by_rounding(
+    cpu: ModuleType, level: int, dim: int, rng: np.random.Generator
+) -> None:
+    """Else the next way answers, and tests that compare with that see nothing."""
+    problem = Knn(normal(rng, 40, dim), normal(rng, LARGE, dim), 20)
+    assert cpu.answered_at_once(level, problem) == (True, 40)
+    assert not cpu.answered_at_once(without_rounding(cpu, level), problem)[0]
+
+
 @pytest.mark.parametrize("rows", [LARGE, 4999, 9000, 17001])
 @pytest.mark.parametrize("k", [1, 2, 40])
 def test_rows(cpu: ModuleType, level: int, rows: int, k: int, rng: np.random.Generator) -> None:

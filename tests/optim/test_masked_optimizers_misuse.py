@@ -157,9 +157,10 @@ def test_a_state_of_other_parameters(make: Any, wrong: Any, error: Any, message:
 def _later() -> list[Any]:
     """What goes wrong behind a step, of the last of two parameters of one batch."""
     both = (MaskedSGD, MaskedAdam)
-    mask = "the mask of parameter 1 in group 0 must have shape"
-    state = "the state .* of parameter 1 in group 0 must"
-    step = "the state step of parameter 1 in group 0 must"
+    mask = r"the mask of parameter 1 in group \d must have shape"
+    state = r"the state .* of parameter 1 in group \d must"
+    step = r"the state step of parameter 1 in group \d must"
+    gradient = r"the gradient of parameter 1 in group \d must"
 
     def replace_mask(optimizer: Any, p: Any) -> None:
         optimizer.reserved[p] = torch.ones(4, 3, dtype=torch.bool)
@@ -171,7 +172,7 @@ def _later() -> list[Any]:
         p.data = torch.ones(4, 3)
 
     def replace_parameter(optimizer: Any, p: Any) -> None:
-        new = optimizer.param_groups[0]["params"][1] = nn.Parameter(torch.ones(4, 3))
+        new = optimizer.param_groups[-1]["params"][1] = nn.Parameter(torch.ones(4, 3))
         new.grad = torch.ones(4, 3)
         optimizer.reserved[new], optimizer.state[new] = optimizer.reserved[p], optimizer.state[p]
 
@@ -189,6 +190,15 @@ def _later() -> list[Any]:
 
     def sparse_gradient(optimizer: Any, p: Any) -> None:
         p.grad = torch.ones(3, 4).to_sparse()
+
+    def expand_parameter(optimizer: Any, p: Any) -> None:
+        p.data = torch.ones(1, 4).expand(3, 4)
+
+    def expand_state(optimizer: Any, p: Any) -> None:
+        kept = optimizer.state[p]
+        for name in kept:
+            if name != "step":
+                kept[name] = torch.ones(1, 4).expand(3, 4)
 
     def move_mask(optimizer: Any, p: Any) -> None:
         optimizer.reserved[p] = optimizer.reserved[p].to("meta")
@@ -209,24 +219,26 @@ def _later() -> list[Any]:
         optimizer.state[p]["step"] = torch.tensor(1)
 
     def ask_for_another_pass(optimizer: Any, p: Any) -> None:
-        optimizer.param_groups[0]["fused"] = True
+        optimizer.param_groups[-1]["fused"] = True
 
     found: list[Any] = [
         (both, replace_mask, ValueError, mask),
         (both, reshape_mask, ValueError, mask),
-        (both, reshape_parameter, ValueError, "of parameter 1 in group 0 must have shape"),
-        (both, replace_parameter, ValueError, "of parameter 1 in group 0 must have shape"),
-        (both, widen_parameter, TypeError, f"{state} be torch.float64 as the parameter is"),
-        (both, narrow_parameter, TypeError, "parameter 1 in group 0 must be float32 or float64"),
-        (both, replace_gradient, RuntimeError, r"grads\[1\] must have shape \[3, 4\]"),
-        (both, widen_gradient, RuntimeError, r"grads\[1\] must be of dtype|grads\[1\] is"),
-        (both, sparse_gradient, RuntimeError, "the gradient of parameter 1 in group 0 must be den"),
-        (both, move_mask, ValueError, "the mask of parameter 1 in group 0 must be on cpu"),
+        (both, reshape_parameter, ValueError, r"of parameter 1 in group \d must have shape"),
+        (both, replace_parameter, ValueError, r"of parameter 1 in group \d must have shape"),
+        (both, widen_parameter, TypeError, f"{gradient} be torch.float64 as the parameter is"),
+        (both, narrow_parameter, TypeError, r"parameter 1 in group \d must be float32 or float64"),
+        (both, replace_gradient, ValueError, f"{gradient} have shape"),
+        (both, widen_gradient, TypeError, f"{gradient} be torch.float32 as the parameter is"),
+        (both, sparse_gradient, RuntimeError, f"{gradient} be dense"),
+        (both, expand_parameter, ValueError, r"parameter 1 in group \d must not be expanded"),
+        (both, expand_state, ValueError, f"{state} not be expanded"),
+        (both, move_mask, ValueError, r"the mask of parameter 1 in group \d must be on cpu"),
         (both, move_state, ValueError, f"{state} be on cpu as the parameter is, got meta"),
         (both, widen_state, TypeError, f"{state} be torch.float32 as the parameter is"),
         (both, number_as_state, TypeError, f"{state} be a tensor, got float"),
         ((MaskedAdam,), count_in_integers, TypeError, f"{step} be a 0-D floating point tensor"),
-        (both, ask_for_another_pass, ValueError, "fused of group 0 is not offered"),
+        (both, ask_for_another_pass, ValueError, r"fused of group \d is not offered"),
     ]
     return [
         pytest.param(make, change, error, message, id=f"{make.__name__}-{change.__name__}")
@@ -235,22 +247,32 @@ def _later() -> list[Any]:
     ]
 
 
+@pytest.mark.parametrize("others", ["of its batch", "of another group"])
 @pytest.mark.parametrize(("make", "change", "error", "message"), _later())
-def test_what_went_wrong_behind_a_step(make: Any, change: Any, error: Any, message: str) -> None:
-    """Though a step looks at what it is given only where the op does not, or has refused it."""
-    first, last = _weight(), _weight()
+def test_what_went_wrong_behind_a_step(
+    make: Any, change: Any, error: Any, message: str, others: str
+) -> None:
+    """Though a step looks at what it is given only where the op does not, or has refused it: an op
+    for each group must not fail behind another."""
+    apart, first, last = _weight(), _weight(), _weight()
     momentum = {"momentum": 0.9} if make is MaskedSGD else {}
     masks = {p: torch.zeros(3, 4, dtype=torch.bool) for p in (first, last)}
-    optimizer = make([first, last], lr=0.1, reserved=masks, **momentum)
-    for p in (first, last):
-        p.grad = torch.ones(3, 4)
+    before_it = [{"params": [apart]}] if others == "of another group" else []
+    groups = [*before_it, {"params": [first, last]}]
+    optimizer = make(groups, lr=0.1, reserved=masks, **momentum)
+    for group in groups:
+        for p in group["params"]:
+            p.grad = torch.ones(3, 4)
     optimizer.step()
     change(optimizer, last)
-    before = copy.deepcopy((first, last, dict(optimizer.state[first])))
+
+    def everything() -> Any:
+        return [apart, first, last, *(dict(optimizer.state[p]) for p in (apart, first, last))]
+
+    before = copy.deepcopy(everything())
     with pytest.raises(error, match=message):
         optimizer.step()
-    after = (first, last, dict(optimizer.state[first]))
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert str(everything()) == str(before)
 
 
 def test_a_number_is_no_state_of_a_0d_parameter() -> None:

@@ -19,9 +19,11 @@ CLFAST_HD bool herding_takes(double sq_norm) { return sq_norm < 0x1p960; }
 // Scores no further apart than this are equal, and the smaller row is picked: above what rounding
 // makes of mu and of sums of any order, in double, and far below what distinguishes samples.
 // Without it the last bit would choose between two that are as far from their mean. `longest` of
-// all y.
-CLFAST_HD double herding_tie(double target_length, double longest, double mean_length) {
-  return (0x1p-46 * (target_length + longest) + 0x1p-48 * mean_length) * longest;
+// all y. (y may be taken from another origin than mu, with the target moved as much, which changes
+// all scores by one number: with the lengths that they have there, the bound holds, too, and is
+// wider by a small factor.)
+CLFAST_HD double herding_tie(double target_length, double longest, double origin_length) {
+  return (0x1p-46 * (target_length + longest) + 0x1p-48 * origin_length) * longest;
 }
 
 // Rows and targets are scored as integers, rounded at this length: products of two, and of parts of

@@ -6,11 +6,19 @@
 
 namespace clfast::cpu {
 
+// Linux on x86-64 alone has amx.cpp.
+#if defined(__x86_64__) && defined(__linux__)
+#define CLFAST_HAS_AMX 1
+#else
+#define CLFAST_HAS_AMX 0
+#endif
+
 constexpr int64_t kAmxRows = 32;   // of a block: two tiles
 constexpr int64_t kAmxPairs = 16;  // of a tile's row; rows of both sides end in zeros up to that
 
-// Whether this processor has such tiles, and the operating system lets the process use them: it has
-// to be asked once, since they make the state of a thread larger.
+// Whether this processor has such tiles, and Linux lets the process use them: the first call asks
+// for that (arch_prctl), for good, since they make the state of a thread larger, and with it what a
+// signal needs of a stack.
 bool amx_is_permitted();
 
 // Blocks of `rows` rows, 1 to kAmxRows, for as long as it lives: a thread's tiles take their shape

@@ -55,8 +55,7 @@ inline void multiply_few(const KnnSweep<float>& s, int64_t key, float* tile) {
 }
 #endif
 
-// Blocks of keys in the outer loop, whose shape AMX is told: the queries' panels, which all blocks
-// read, come from L2.
+// Blocks of keys in the outer loop, whose shape AMX is told.
 template <class Finish>
 inline void multiply_in_tiles(const KnnSweep<float>& s, Finish&& finish) {
   constexpr int64_t columns = kTileColumns<float>;
@@ -79,8 +78,10 @@ template <class T, class F>
 inline void for_scores(const KnnSweep<T>& s, F&& f) {
   const char* next = s.next;
   const char* const next_end = s.next + s.next_size;
-  const int64_t tiles = ((s.query_count + kTileColumns<T> - 1) /
-                         kTileColumns<T>)*((s.key_count + kTileRows - 1) / kTileRows);
+  const bool in_tiles = s.in_tiles && s.key_pairs != nullptr && s.query_rows == nullptr;
+  const int64_t rows = in_tiles ? kAmxRows : kTileRows;
+  const int64_t tiles =
+      ((s.query_count + kTileColumns<T> - 1) / kTileColumns<T>)*((s.key_count + rows - 1) / rows);
   const int64_t share = (s.next_size / 64 / tiles + 1) * 64;
   const auto finish = [&](int64_t first_key, int64_t keys, int64_t first_query, int64_t queries,
                           const T* tile) {
@@ -119,7 +120,7 @@ inline void for_scores(const KnnSweep<T>& s, F&& f) {
   }
 #endif
   if constexpr (sizeof(T) == sizeof(float) && kTileColumns<T> % kAmxPairs == 0) {
-    if (s.key_pairs != nullptr) return multiply_in_tiles(s, finish);
+    if (in_tiles) return multiply_in_tiles(s, finish);
   }
   const Panels<T> queries{s.queries, s.dim};
   gemm(s.keys, s.key_stride, s.key_count, queries, s.query_count, s.dim, finish);

@@ -60,6 +60,7 @@ Knn<T>::Knn(const KnnProblem<T>& problem, const std::vector<int64_t>& queries, K
       way_(way),
       level_(way == KnnWay::kProducts ? sweep_level<T>(static_cast<int64_t>(queries.size()))
                                       : simd_level()),
+      in_tiles_(amx_in_use()),
       kept_(problem.memory_size < kManyKeys &&
             problem.memory_size * std::min(kSmallestBlock, static_cast<int64_t>(queries.size())) <=
                 kMostKept) {

@@ -42,7 +42,8 @@ struct KnnSweep {
   Simd level;
   const T* keys;  // [key_count, dim], key_stride from row to row
   int64_t key_stride;
-  const BFloat16Pair* key_pairs;  // [key_count, (dim + 1) / 2], or null: the keys are not rounded
+  // [key_count, (dim + 1) / 2], and zeros up to rounded_panel(dim); null: keys are not rounded
+  const BFloat16Pair* key_pairs;
   int64_t pair_stride;
   const T* key_terms;  // [key_count], what a key adds to all its scores
   int64_t key_count, dim;
@@ -56,8 +57,10 @@ struct KnnSweep {
   int64_t next_size;
 };
 
-constexpr int64_t kKnnSampleBlock = 36;  // keys in a row: whole register tiles
-constexpr int64_t kMostInRows = 8;       // of queries
+// Keys in a row: whole register tiles. (AMX takes 32 and the rest; more keys in a row would make
+// the sample coarser.)
+constexpr int64_t kKnnSampleBlock = 36;
+constexpr int64_t kMostInRows = 8;  // of queries
 
 // How many pairs deep a panel of rounded queries is: whole tiles of AMX.
 constexpr int64_t rounded_panel(int64_t dim) { return (dim + 31) / 32 * 16; }
@@ -181,7 +184,8 @@ class Knn {
   KnnProblem<T> problem_;
   const std::vector<int64_t>& queries_;
   KnnWay way_;
-  Simd level_;  // of the sweeps
+  Simd level_;     // of the sweeps
+  bool in_tiles_;  // which multiply bfloat16 by AMX
   // So few keys that the sample is all of them: their scores are kept, and no sweep follows.
   bool kept_;
   KnnShortlistSize size_ = {};

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "amx.h"
 #include "knn.h"
 #include "knn_bounds.h"
 #include "rows.h"
@@ -43,6 +44,7 @@ namespace {
 // Bytes of a row: with longer ones too many rows of a tile would share a set of the L1 cache.
 constexpr int64_t kLongestInPlace = 1024;
 constexpr int64_t kKeyBlock = 96;  // a multiple of the register tile's 6 or 12 rows
+static_assert(kKeyBlock % kAmxRows == 0);
 
 }  // namespace
 
@@ -87,11 +89,12 @@ template <class T>
 KnnSweep<T> Knn<T>::sweep_of(const KnnTask<T>& t, KnnWorkspace<T>& w) const {
   KnnSweep<T> sweep{};
   sweep.level = level_;
-  sweep.in_tiles = amx_in_use();
+  sweep.in_tiles = in_tiles_;
   sweep.dim = problem_.dim;
   sweep.key_stride = in_place() ? problem_.dim : padded_stride<T>(problem_.dim);
   sweep.pair_stride = rounded_pairs(problem_.dim);
   if (way_ == KnnWay::kRounded && !rounded_before()) {
+    // New elements are zeros, and rounding leaves those behind a row as they are.
     w.pairs.resize(std::max(kKeyBlock * sweep.pair_stride, int64_t{1}));
     sweep.key_pairs = w.pairs.data();
   } else if (way_ == KnnWay::kProducts && !in_place()) {

@@ -8,10 +8,10 @@ namespace clfast::cpu {
 enum class Simd : int { kBase = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kAmx = 4 };
 
 Simd simd_level();
-Simd best_simd_level();           // what this processor has, whatever CLFAST_SIMD says
+Simd best_simd_level();           // what this processor has; asks for AMX, see amx.h
 void set_simd_level(Simd level);  // values above best_simd_level() are lowered to it
 const char* simd_name(Simd level);
-// Whether products of bfloat16 are of tiles: at kAmx, or where a test emulates AMX, at kAvx2 too.
+// Whether products of bfloat16 are of tiles: at kAmx. Tests that emulate AMX have them at kAvx2.
 bool amx_in_use();
 void set_amx_emulated(bool emulated);
 

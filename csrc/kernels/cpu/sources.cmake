@@ -10,7 +10,7 @@ set(CLFAST_CPU_DIR ${CMAKE_CURRENT_LIST_DIR})
 function(clfast_cpu_kernels target)
   set(sources ${CLFAST_CPU_DIR}/simd.cpp ${CLFAST_CPU_DIR}/knn_sweep.cpp ${CLFAST_CPU_DIR}/knn_ranking.cpp
     ${CLFAST_CPU_DIR}/packed_mask.cpp ${CLFAST_CPU_DIR}/margin_ranking.cpp)
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
     list(APPEND sources ${CLFAST_CPU_DIR}/amx.cpp)
   endif()
   foreach(op IN LISTS CLFAST_CPU_OPS)
