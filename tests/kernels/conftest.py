@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from cpu_cases import ROUNDING, level_called
+from cpu_cases import EMULATED_AMX_SLOWLY, PRODUCTS_OF_BFLOAT16, ROUNDING, level_called
 
 SANITIZE = os.environ.get("CLFAST_SANITIZE") == "1"
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
     return level_called(cpu, request.param)
 
 
-@pytest.fixture(params=["base", "avx2", "avx512", *ROUNDING])
+@pytest.fixture(params=["base", "avx2", "avx512", *PRODUCTS_OF_BFLOAT16, EMULATED_AMX_SLOWLY])
 def knn_level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
     """With those that differ in knn alone, which may look for candidates in bfloat16."""
     return level_called(cpu, request.param)

@@ -14,6 +14,7 @@ LEVELS = ["base", "avx2", "avx512", "avx512_bf16", "amx"]
 EMULATED_AMX = "amx emulated"  # with vectors of AVX2
 PRODUCTS_OF_BFLOAT16 = ["avx512_bf16", "amx"]
 ROUNDING = [*PRODUCTS_OF_BFLOAT16, EMULATED_AMX]
+EMULATED_AMX_SLOWLY = pytest.param(EMULATED_AMX, marks=pytest.mark.slow)
 
 
 def level_called(cpu: ModuleType, name: str) -> int:

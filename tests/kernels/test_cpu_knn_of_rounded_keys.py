@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from cpu_cases import EMULATED_AMX, PRODUCTS_OF_BFLOAT16, level_called, without_rounding
+from cpu_cases import EMULATED_AMX_SLOWLY, PRODUCTS_OF_BFLOAT16, level_called, without_rounding
 from guarded_arrays import Array, call_guarded
 from kernel_problems import KINDS, Knn, stored, widened
 
@@ -22,7 +22,7 @@ def level(rounding_level: int) -> int:
     return rounding_level
 
 
-@pytest.fixture(params=[*PRODUCTS_OF_BFLOAT16, pytest.param(EMULATED_AMX, marks=pytest.mark.slow)])
+@pytest.fixture(params=[*PRODUCTS_OF_BFLOAT16, EMULATED_AMX_SLOWLY])
 def costly_level(request: pytest.FixtureRequest, cpu: ModuleType) -> int:
     """For tests of so many products that the emulator takes seconds."""
     return level_called(cpu, request.param)

@@ -33,7 +33,7 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("batch", [31, 32, 33, 65, 128, 130])
+@pytest.mark.parametrize("batch", [31, 32, 33, 130])
 @pytest.mark.parametrize("dim", [31, 32, 33, 34, 63, 65, 129])
 def test_tails(cpu: ModuleType, level: int, batch: int, dim: int, rng: np.random.Generator) -> None:
     assert_same(cpu, level, Knn(normal(rng, batch, dim), normal(rng, LARGE, dim), 7))
