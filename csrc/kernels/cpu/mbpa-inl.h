@@ -56,7 +56,12 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
     T* h = s.features + k * s.row;
     load_row(n.keys.data, n.keys.kind, n.indices[first + k], n.dim, h);
     for (int64_t j = n.dim; j < s.row; ++j) h[j] = T(0);
-    s.closeness[k] = closeness(n, first + k) / static_cast<T>(n.neighbours);
+  }
+  const Neighbourhood<T> local = n;  // known not to change
+  T* const share = s.closeness;
+#pragma omp simd
+  for (int64_t k = 0; k < local.neighbours; ++k) {
+    share[k] = closeness(local, first + k) / static_cast<T>(local.neighbours);
   }
   for (int64_t k = n.neighbours; k < s.column; ++k) s.closeness[k] = T(0);
   transpose(s.features, s.row, n.neighbours, n.dim, s.features_t, s.column, s.column);
@@ -99,43 +104,38 @@ inline void forward(const Neighbourhood<T>& n, Panel panel, const T* weight, int
 // panels before it.
 template <class T>
 inline void join_softmax(Panel panel, const MbpaScratch<T>& s, T* all_maximum, T* all_sum) {
-  const int64_t width = s.column;
-  T* const maximum = s.panel_maximum + panel.number * width;
   // Not -inf, which cannot be taken from -inf.
   constexpr T lowest = sizeof(T) == sizeof(float) ? T(-__FLT_MAX__) : T(-__DBL_MAX__);
-  for (int64_t k = 0; k < width; ++k) maximum[k] = lowest;
-  for (int64_t i = panel.begin; i < panel.end; ++i) {
-    const T* z = s.logits_t + i * width;
-#pragma omp simd
-    for (int64_t k = 0; k < width; ++k) maximum[k] = z[k] > maximum[k] ? z[k] : maximum[k];
-  }
-  for (int64_t k = 0; k < width; ++k) s.panel_sum[k] = T(0);
-  for (int64_t i = panel.begin; i < panel.end; ++i) {
-    T* z = s.logits_t + i * width;
-#pragma omp simd
-    for (int64_t k = 0; k < width; ++k) {
-      z[k] = exp_of(z[k] - maximum[k]);
-      s.panel_sum[k] += z[k];
+  const int64_t width = s.column;
+  T* const kept = s.panel_maximum + panel.number * width;
+  for (int64_t k = 0; k < width; k += kLanes<T>) {
+    Vector<T> maximum = Vector<T>{} + lowest, sum = {};
+    for (int64_t i = panel.begin; i < panel.end; ++i) {
+      const Vector<T> z = load(s.logits_t + i * width + k);
+      maximum = z > maximum ? z : maximum;
     }
-  }
-  if (panel.number == 0) {
-    for (int64_t k = 0; k < width; ++k) all_maximum[k] = maximum[k];
-    for (int64_t k = 0; k < width; ++k) all_sum[k] = s.panel_sum[k];
-    return;
-  }
-#pragma omp simd
-  for (int64_t k = 0; k < width; ++k) {
-    const T larger = all_maximum[k] > maximum[k] ? all_maximum[k] : maximum[k];
-    all_sum[k] =
-        all_sum[k] * exp_of(all_maximum[k] - larger) + s.panel_sum[k] * exp_of(maximum[k] - larger);
-    all_maximum[k] = larger;
+    for (int64_t i = panel.begin; i < panel.end; ++i) {
+      T* z = s.logits_t + i * width + k;
+      const Vector<T> power = exp_of_minus_size(load(z) - maximum);
+      store<T>(z, power);
+      sum += power;
+    }
+    store<T>(kept + k, maximum);
+    if (panel.number > 0) {
+      const Vector<T> before = load(all_maximum + k), larger = before > maximum ? before : maximum;
+      sum = load(all_sum + k) * exp_of_minus_size(before - larger) +
+            sum * exp_of_minus_size(maximum - larger);
+      maximum = larger;
+    }
+    store<T>(all_maximum + k, maximum), store<T>(all_sum + k, sum);
   }
 }
 
 // What join_softmax() left becomes c_k / K (softmax(logits of k)_i - [y_k = i]), the loss's
-// gradient by the logits.
+// gradient by the logits. Apart from its caller, whose numbers would take this loop's registers.
 template <class T>
-inline void residuals(const Neighbourhood<T>& n, Panel panel, const MbpaScratch<T>& s) {
+__attribute__((noinline)) void residuals(const Neighbourhood<T>& n, Panel panel,
+                                         const MbpaScratch<T>& s) {
   const int64_t width = s.column;
   const T* const maximum = s.panel_maximum + panel.number * width;
 #pragma omp simd
@@ -147,11 +147,13 @@ inline void residuals(const Neighbourhood<T>& n, Panel panel, const MbpaScratch<
 #pragma omp simd
     for (int64_t k = 0; k < width; ++k) z[k] *= s.panel_sum[k];
   }
-  const int32_t* labels = as_labels(s.labels);
-  for (int64_t k = 0; k < n.neighbours; ++k) {
-    if (labels[k] >= panel.begin && labels[k] < panel.end) {
-      s.logits_t[labels[k] * width + k] -= s.closeness[k];
-    }
+  const int32_t* const labels = as_labels(s.labels);
+  const T* const closeness = s.closeness;
+  T* const logits_t = s.logits_t;
+  const int64_t neighbours = n.neighbours, begin = panel.begin, end = panel.end;
+  for (int64_t k = 0; k < neighbours; ++k) {
+    const int64_t label = labels[k];
+    if (label >= begin && label < end) logits_t[label * width + k] -= closeness[k];
   }
 }
 

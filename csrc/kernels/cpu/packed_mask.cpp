@@ -2,6 +2,10 @@
 
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace clfast::cpu {
 namespace {
 
@@ -67,13 +71,37 @@ inline __attribute__((always_inline)) void for_eights(int64_t begin, int64_t end
 }  // namespace
 
 void pack_mask(const uint8_t* mask, int64_t begin, int64_t end, uint8_t* packed) {
-  for_eights(begin, end, [&](int64_t i, int64_t count) {
+  int64_t whole = begin;
+#if defined(__SSE2__)
+  for (; whole + 16 <= end; whole += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(mask + whole));
+    const int unmarked = _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_setzero_si128()));
+    const uint16_t bits = static_cast<uint16_t>(~unmarked);
+    memcpy(packed + whole / 8, &bits, 2);
+  }
+#endif
+  for_eights(whole, end, [&](int64_t i, int64_t count) {
     packed[i / 8] = bits_of(load_marks(mask + i, count));
   });
 }
 
 void unpack_mask(const uint8_t* packed, int64_t begin, int64_t end, uint8_t* mask) {
-  for_eights(begin, end, [&](int64_t i, int64_t count) {
+  int64_t whole = begin;
+#if defined(__SSE2__)
+  const __m128i bit = _mm_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+  for (; whole + 16 <= end; whole += 16) {
+    uint16_t bits;
+    memcpy(&bits, packed + whole / 8, 2);
+    __m128i spread = _mm_cvtsi32_si128(bits);  // eight times the first byte, eight the second
+    spread = _mm_unpacklo_epi8(spread, spread);
+    spread = _mm_unpacklo_epi16(spread, spread);
+    spread = _mm_unpacklo_epi32(spread, spread);
+    const __m128i marked = _mm_cmpeq_epi8(_mm_and_si128(spread, bit), bit);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(mask + whole),
+                     _mm_and_si128(marked, _mm_set1_epi8(1)));
+  }
+#endif
+  for_eights(whole, end, [&](int64_t i, int64_t count) {
     store_marks(marks_of(packed[i / 8]), mask + i, count);
   });
 }
