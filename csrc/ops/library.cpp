@@ -135,8 +135,8 @@ STABLE_TORCH_LIBRARY(clfast, m) {
       "bias_correct_backward(Tensor grad, Tensor logits, Tensor new_classes, Tensor scale) "
       "-> (Tensor, Tensor, Tensor)");
 
-  // n perceptrons of as many layers, one behind another in the lists; hidden units [n, out, .] have
-  // a column a sample, and some to spare. For the CPU alone.
+  // n perceptrons of as many layers, one behind another in the lists; hidden units are [n, B, out].
+  // For the CPU alone.
   m.def(
       "perceptron_logits(Tensor x, Tensor[] weights, Tensor?[] biases, int networks) "
       "-> (Tensor[] logits, Tensor[] hidden)");

@@ -13,35 +13,26 @@ void perceptron_layer(int level, const py::object& problem, int64_t pieces, cons
   with_type_of(out, [&](auto tag) {
     using T = decltype(tag);
     const int64_t samples = extent(out, 0), outputs = extent(out, 1), inputs = extent(gradient, 1);
-    const int64_t columns = cpu::sample_columns(samples);
     const cpu::PerceptronLayer<T> layer{field<T>(problem, "weight", {outputs, inputs}),
                                         field_or_null<T>(problem, "bias", {outputs}), inputs,
                                         outputs};
-    const auto columns_of = [&](const char* name) {
-      Scratch<T> made(inputs * columns);
-      cpu::perceptron_columns(field<T>(problem, name, {samples, inputs}), samples, inputs,
-                              made.data());
-      return made;
-    };
     const auto in_pieces = [&](int64_t all, const auto& work) {
       for (int64_t i = pieces - 1; i >= 0; --i) work(i * all / pieces, (i + 1) * all / pieces);
     };
-    Scratch<T> x = columns_of("x"), hidden = columns_of("hidden"), found(outputs * columns);
+    const T* x = field<T>(problem, "x", {samples, inputs});
+    const T* hidden = field<T>(problem, "hidden", {samples, inputs});
+    T* found = data_of<T>(out, "out", {samples, outputs});
     const bool rectified = problem.attr("rectified").cast<bool>();
     in_pieces(outputs, [&](int64_t begin, int64_t end) {
-      cpu::perceptron_forward(layer, x.data(), samples, rectified, begin, end, found.data());
+      cpu::perceptron_forward(layer, x, samples, rectified, begin, end, found);
     });
-    T* to = data_of<T>(out, "out", {samples, outputs});
-    for (int64_t i = 0; i < samples; ++i) {
-      for (int64_t o = 0; o < outputs; ++o) to[i * outputs + o] = found.data()[o * columns + i];
-    }
     const T* grad = field<T>(problem, "grad", {samples, outputs});
     T* of_x = data_of<T>(gradient, "gradient", {samples, inputs});
     for (const bool adds : {false, true}) {
       in_pieces(inputs, [&](int64_t begin, int64_t end) {
         Scratch<T> scratch(end % 16 == 0 ? 0 : 16 * outputs);
-        cpu::perceptron_backward(layer, grad, samples, adds ? nullptr : hidden.data(), adds, begin,
-                                 end, scratch.data(), of_x);
+        cpu::perceptron_backward(layer, grad, samples, adds ? nullptr : hidden, adds, begin, end,
+                                 scratch.data(), of_x);
       });
     }
   });

@@ -123,7 +123,7 @@ def test_rows_do_not_depend_on_one_another() -> None:
 
 
 X, W, B = torch.zeros(5, 6), [torch.zeros(8, 6), torch.zeros(4, 8)], [torch.zeros(8), None]
-G, H = [torch.zeros(5, 4)], [torch.zeros(1, 8, 16)]
+G, H = [torch.zeros(5, 4)], [torch.zeros(1, 5, 8)]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_wrong_layers(arguments: tuple[Any, ...], message: str) -> None:
         (([G[0].t()], W, H), r"every tensor of grads must have shape \[4, 4\], got \[4, 5\]"),
         (([G[0].double()], W, H), "a tensor of grads is torch.float64 but weights"),
         ((G, W, []), "hidden must hold 1 tensors, one behind each layer but the last, got 0"),
-        ((G, W, [H[0][:, :7]]), r"a tensor of hidden must have shape \[1, 8, 16\], got \[1, 7, 16"),
+        ((G, W, [H[0][:, :4]]), r"a tensor of hidden must have shape \[1, 5, 8\], got \[1, 4, 8\]"),
         ((G, W, [H[0].double()]), "a tensor of hidden must be of dtype torch.float32"),
     ],
 )

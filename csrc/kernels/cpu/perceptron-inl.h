@@ -1,38 +1,104 @@
 // Included once per SIMD level.
 #include "gemm-inl.h"
 #include "perceptron.h"
-#include "transpose-inl.h"
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-template <class T>
-inline int64_t whole_vectors(int64_t count) {
-  return (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+// Products of rows along their length, a vector each: so many leave registers for the rows.
+#if defined(__AVX512F__)
+constexpr int kRowProducts = 24;
+#else
+constexpr int kRowProducts = 12;
+#endif
+constexpr int kMostSamples = 6;
+
+// sums[h][s] = <held_h, streamed_s>. A product has one order of its terms, whatever tile it is in.
+template <int kHeld, int kStreamed, class T>
+__attribute__((noinline)) void products_of_rows(const T* held, const T* streamed, int64_t length,
+                                                T* sums) {
+  Vector<T> products[kHeld * kStreamed] = {};
+  const auto add = [&](int64_t j, const auto& load_row) {
+    Vector<T> rows[kHeld];
+#pragma GCC unroll 6
+    for (int h = 0; h < kHeld; ++h) rows[h] = load_row(held + h * length + j);
+#pragma GCC unroll 24
+    for (int s = 0; s < kStreamed; ++s) {
+      const Vector<T> row = load_row(streamed + s * length + j);
+#pragma GCC unroll 6
+      for (int h = 0; h < kHeld; ++h) products[h * kStreamed + s] += rows[h] * row;
+    }
+  };
+  int64_t j = 0;
+  for (; j + kLanes<T> <= length; j += kLanes<T>) {
+    add(j, [](const T* at) { return load(at); });
+  }
+  if (j < length) {
+    const int64_t left = length - j;
+    add(j, [&](const T* at) { return load_partial(at, left); });
+  }
+  constexpr int kTogether = 4, kWhole = kHeld * kStreamed / kTogether * kTogether;
+#pragma GCC unroll 6
+  for (int i = 0; i < kWhole; i += kTogether) {
+    const Vector<T> some[kTogether] = {products[i], products[i + 1], products[i + 2],
+                                       products[i + 3]};
+    sum_lanes<T, kTogether>(some, sums + i);
+  }
+#pragma GCC unroll 3
+  for (int i = kWhole; i < kHeld * kStreamed; ++i) sums[i] = sum_lanes<T>(products[i]);
 }
 
-template <class T>
-inline void columns_of_samples(const T* x, int64_t samples, int64_t inputs, T* out) {
-  transpose(x, inputs, samples, inputs, out, sample_columns(samples), whole_vectors<T>(samples));
+// finish(unit, sample, <weight_unit, x_sample>) for kUnits x kSamples.
+template <int kUnits, int kSamples, class T, class Finish>
+inline void products_of_tile(const T* weight, const T* x, int64_t inputs, const Finish& finish) {
+  constexpr bool kWeightsHeld = kUnits < kSamples;  // the fewer, for want of registers
+  T sums[kUnits * kSamples];
+  if constexpr (kWeightsHeld) {
+    products_of_rows<kUnits, kSamples>(weight, x, inputs, sums);
+  } else {
+    products_of_rows<kSamples, kUnits>(x, weight, inputs, sums);
+  }
+  for (int u = 0; u < kUnits; ++u) {
+    for (int s = 0; s < kSamples; ++s) {
+      finish(u, s, sums[kWeightsHeld ? u * kSamples + s : s * kUnits + u]);
+    }
+  }
+}
+
+// Units [begin, end) of `samples` samples, of which there are kSamples at most.
+template <int kSamples = kMostSamples, class T>
+inline void units_of_samples(const PerceptronLayer<T>& layer, const T* in, int64_t samples,
+                             bool rectified, int64_t begin, int64_t end, T* out) {
+  if constexpr (kSamples > 1) {
+    if (samples < kSamples) {
+      return units_of_samples<kSamples - 1>(layer, in, samples, rectified, begin, end, out);
+    }
+  }
+  constexpr int kUnits = kRowProducts / kSamples < 12 ? kRowProducts / kSamples : 12;
+  const int64_t inputs = layer.inputs, outputs = layer.outputs;
+  int64_t first = begin;
+  const auto finish = [&](int u, int s, T product) { out[s * outputs + first + u] = product; };
+  for (; first + kUnits <= end; first += kUnits) {
+    products_of_tile<kUnits, kSamples>(layer.weight + first * inputs, in, inputs, finish);
+  }
+  for (; first < end; ++first) {
+    products_of_tile<1, kSamples>(layer.weight + first * inputs, in, inputs, finish);
+  }
+  for (int64_t s = 0; s < samples; ++s) {
+    T* const units = out + s * outputs;
+    for (int64_t o = begin; o < end && layer.bias != nullptr; ++o) units[o] += layer.bias[o];
+    for (int64_t o = begin; o < end && rectified; ++o) units[o] = units[o] < 0 ? T(0) : units[o];
+  }
 }
 
 template <class T>
 inline void units_of_layer(const PerceptronLayer<T>& layer, const T* in, int64_t samples,
                            bool rectified, int64_t begin, int64_t end, T* out) {
-  const int64_t columns = sample_columns(samples);
-  // With many samples a tile's weights are read again, and are to be near.
-  for (int64_t unit = begin; unit < end; unit += kTileRows) {
-    const int64_t count = end - unit < kTileRows ? end - unit : kTileRows;
-    gemm(layer.weight + unit * layer.inputs, layer.inputs, count, RowMajor<T>{in, columns}, samples,
-         layer.inputs, [&](int64_t, int64_t height, int64_t c, int64_t width, const T* tile) {
-           for (int64_t i = 0; i < height; ++i) {
-             const T bias = layer.bias == nullptr ? T(0) : layer.bias[unit + i];
-             for (int64_t j = 0; j < width; j += kLanes<T>) {
-               Vector<T> value = load(tile + i * kTileColumns<T> + j) + bias;
-               if (rectified) value = value < 0 ? Vector<T>{} : value;
-               store<T>(out + (unit + i) * columns + c + j, value);
-             }
-           }
-         });
+  int64_t tiles = (samples + kMostSamples - 1) / kMostSamples;  // that are left
+  for (int64_t sample = 0; tiles > 0; --tiles) {
+    const int64_t count = (samples - sample + tiles - 1) / tiles;
+    units_of_samples(layer, in + sample * layer.inputs, count, rectified, begin, end,
+                     out + sample * layer.outputs);
+    sample += count;
   }
 }
 
@@ -40,7 +106,7 @@ template <class T>
 inline void gradient_of_inputs(const PerceptronLayer<T>& layer, const T* grad, int64_t samples,
                                const T* hidden, bool adds, int64_t begin, int64_t end, T* scratch,
                                T* out) {
-  const int64_t inputs = layer.inputs, columns = sample_columns(samples);
+  const int64_t inputs = layer.inputs;
   const auto multiply = [&](int64_t first, int64_t count, RowMajor<T> weight) {
     gemm(grad, layer.outputs, samples, weight, count, layer.outputs,
          [&](int64_t r, int64_t height, int64_t c, int64_t width, const T* tile) {
@@ -52,10 +118,8 @@ inline void gradient_of_inputs(const PerceptronLayer<T>& layer, const T* grad, i
              } else if (hidden == nullptr) {
                for (int64_t j = 0; j < width; ++j) to[j] = sums[j];
              } else {
-               const T* units = hidden + (first + c) * columns + r + i;
-               for (int64_t j = 0; j < width; ++j) {
-                 to[j] = units[j * columns] <= 0 ? T(0) : sums[j];
-               }
+               const T* units = hidden + (r + i) * inputs + first + c;
+               for (int64_t j = 0; j < width; ++j) to[j] = units[j] <= 0 ? T(0) : sums[j];
              }
            }
          });
@@ -71,9 +135,6 @@ inline void gradient_of_inputs(const PerceptronLayer<T>& layer, const T* grad, i
 }
 
 #define CLFAST_PERCEPTRON_OF(T)                                                                \
-  void perceptron_columns(const T* x, int64_t samples, int64_t inputs, T* out) {               \
-    columns_of_samples(x, samples, inputs, out);                                               \
-  }                                                                                            \
   void perceptron_forward(const PerceptronLayer<T>& layer, const T* in, int64_t samples,       \
                           bool rectified, int64_t begin, int64_t end, T* out) {                \
     units_of_layer(layer, in, samples, rectified, begin, end, out);                            \

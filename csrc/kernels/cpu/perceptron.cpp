@@ -3,9 +3,6 @@
 namespace clfast::cpu {
 
 #define CLFAST_PICK_PERCEPTRON(T)                                                              \
-  void perceptron_columns(const T* x, int64_t samples, int64_t inputs, T* out) {               \
-    CLFAST_CALL_AT_LEVEL(perceptron_columns(x, samples, inputs, out));                         \
-  }                                                                                            \
   void perceptron_forward(const PerceptronLayer<T>& layer, const T* in, int64_t samples,       \
                           bool rectified, int64_t begin, int64_t end, T* out) {                \
     CLFAST_CALL_AT_LEVEL(perceptron_forward(layer, in, samples, rectified, begin, end, out));  \

@@ -14,21 +14,15 @@ struct PerceptronLayer {
   int64_t inputs, outputs;
 };
 
-// Activations have a unit a row and a sample a column. Rows are so long that vectors of any level
-// may go past the last sample; what stands behind its vector is neither read nor written.
-static inline int64_t sample_columns(int64_t samples) { return (samples + 15) / 16 * 16; }
-
 // Whole tiles of every level.
 constexpr int64_t kPerceptronOutputs = 24, kPerceptronInputs = 32;
 
-// perceptron_columns: out [inputs, sample_columns] of x [samples, inputs].
-// perceptron_forward: units [begin, end) of out = W in + bias, without what is below 0 where
-// `rectified`; in and out as above.
+// perceptron_forward: units [begin, end) of out [samples, outputs] = in [samples, inputs] W^T +
+// bias, without what is below 0 where `rectified`.
 // perceptron_backward: inputs [begin, end) of out [samples, inputs] = grad [samples, outputs] W,
-// but 0 where the unit in `hidden` is off; without `hidden`, which is null then, `adds` adds to
-// out. scratch: 16 outputs elements, if end is no multiple of 16.
+// but 0 where the unit in `hidden` [samples, inputs] is off; without `hidden`, which is null then,
+// `adds` adds to out. scratch: 16 outputs elements, if end is no multiple of 16.
 #define CLFAST_PERCEPTRON(T)                                                                   \
-  void perceptron_columns(const T* x, int64_t samples, int64_t inputs, T* out);                \
   void perceptron_forward(const PerceptronLayer<T>& layer, const T* in, int64_t samples,       \
                           bool rectified, int64_t begin, int64_t end, T* out);                 \
   void perceptron_backward(const PerceptronLayer<T>& layer, const T* grad, int64_t samples,    \

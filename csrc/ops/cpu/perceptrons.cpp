@@ -102,38 +102,30 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> perceptron_logits(
   Perceptrons in = check_weights(op, weights, networks);
   add_biases(op, biases, in);
   check_dim(op, "x", x, 2);
-  const int64_t samples = x.size(0), columns = cpu::sample_columns(samples);
+  const int64_t samples = x.size(0);
   check_shape(op, "x", x, {samples, in.inputs()});
   const Tensor rows = check_like_weights(op, "x", x, in);
   std::vector<Tensor> logits, hidden;
   dispatch_compute(in.dtype, [&](auto tag) {
     using T = decltype(tag);
     const std::vector<cpu::PerceptronLayer<T>> layers = in.of<T>();
-    Tensor before = new_tensor(rows, {in.inputs(), columns});
-    cpu::perceptron_columns(rows.const_data_ptr<T>(), samples, in.inputs(),
-                            before.mutable_data_ptr<T>());
+    std::vector<const T*> from(networks, rows.const_data_ptr<T>());
     for (int64_t l = 0; l < in.layers; ++l) {
       const int64_t inputs = in.sizes[l], outputs = in.sizes[l + 1];
-      Tensor after = new_tensor(rows, {networks, outputs, columns});
-      const T* from = before.const_data_ptr<T>();
-      T* to = after.mutable_data_ptr<T>();
-      const int64_t stride = l > 0 ? inputs * columns : 0;  // all see the same samples
-      const bool rectified = l + 1 < in.layers;
-      for_networks(networks, outputs, cpu::kPerceptronOutputs, inputs * columns,
-                   [&](int64_t k, int64_t begin, int64_t end) {
-                     cpu::perceptron_forward(layers[k * in.layers + l], from + k * stride, samples,
-                                             rectified, begin, end, to + k * outputs * columns);
-                   });
-      before = after;
-      if (rectified) hidden.push_back(after);
-    }
-    const T* last = before.const_data_ptr<T>();
-    for (int64_t k = 0; k < networks; ++k, last += in.classes() * columns) {
-      logits.push_back(new_tensor(rows, {samples, in.classes()}));
-      T* out = logits.back().mutable_data_ptr<T>();
-      for (int64_t i = 0; i < samples; ++i) {
-        for (int64_t c = 0; c < in.classes(); ++c) *out++ = last[c * columns + i];
+      const bool last = l + 1 == in.layers;
+      std::vector<T*> to;
+      if (!last) hidden.push_back(new_tensor(rows, {networks, samples, outputs}));
+      for (int64_t k = 0; k < networks; ++k) {
+        if (last) logits.push_back(new_tensor(rows, {samples, outputs}));
+        to.push_back(last ? logits[k].mutable_data_ptr<T>()
+                          : hidden[l].mutable_data_ptr<T>() + k * samples * outputs);
       }
+      for_networks(networks, outputs, cpu::kPerceptronOutputs, inputs * samples,
+                   [&](int64_t k, int64_t begin, int64_t end) {
+                     cpu::perceptron_forward(layers[k * in.layers + l], from[k], samples, !last,
+                                             begin, end, to[k]);
+                   });
+      from.assign(to.begin(), to.end());
     }
   });
   return {logits, hidden};
@@ -145,7 +137,7 @@ Tensor perceptron_gradient(const std::vector<Tensor>& grads, const std::vector<T
   const int64_t networks = static_cast<int64_t>(grads.size());
   const Perceptrons in = check_weights(op, weights, networks);
   check_dim(op, "every tensor of grads", grads[0], 2);
-  const int64_t samples = grads[0].size(0), columns = cpu::sample_columns(samples);
+  const int64_t samples = grads[0].size(0);
   std::vector<Tensor> by_logits;
   for (const Tensor& grad : grads) {
     check_shape(op, "every tensor of grads", grad, {samples, in.classes()});
@@ -155,7 +147,7 @@ Tensor perceptron_gradient(const std::vector<Tensor>& grads, const std::vector<T
                in.layers - 1, " tensors, one behind each layer but the last, got ", hidden.size());
   std::vector<Tensor> units;
   for (int64_t l = 0; l + 1 < in.layers; ++l) {
-    check_shape(op, "a tensor of hidden", hidden[l], {networks, in.sizes[l + 1], columns});
+    check_shape(op, "a tensor of hidden", hidden[l], {networks, samples, in.sizes[l + 1]});
     check_dtype(op, "a tensor of hidden", hidden[l], in.dtype);
     check_same_device(op, "a tensor of hidden", hidden[l], "weights[0]", weights[0]);
     units.push_back(as_contiguous(hidden[l]));
@@ -182,7 +174,7 @@ Tensor perceptron_gradient(const std::vector<Tensor>& grads, const std::vector<T
                      std::vector<T> scratch(end % 16 == 0 ? 0 : 16 * outputs);
                      for (int64_t k = first; k < first + summed; ++k) {
                        cpu::perceptron_backward(layers[k * in.layers + l], given[k], samples,
-                                                on == nullptr ? nullptr : on + k * inputs * columns,
+                                                on == nullptr ? nullptr : on + k * samples * inputs,
                                                 k > first, begin, end, scratch.data(),
                                                 out + first * samples * inputs);
                      }
