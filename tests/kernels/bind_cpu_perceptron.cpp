@@ -30,7 +30,7 @@ void perceptron_layer(int level, const py::object& problem, int64_t pieces, cons
     T* of_x = data_of<T>(gradient, "gradient", {samples, inputs});
     for (const bool adds : {false, true}) {
       in_pieces(inputs, [&](int64_t begin, int64_t end) {
-        Scratch<T> scratch(end % 16 == 0 ? 0 : 16 * outputs);
+        Scratch<T> scratch((end - begin) % 16 == 0 ? 0 : 16 * outputs);
         cpu::perceptron_backward(layer, grad, samples, adds ? nullptr : hidden, adds, begin, end,
                                  scratch.data(), of_x);
       });

@@ -179,10 +179,11 @@ class Reserved:
         return [((count,), np.int64) for count in (bytes_, size, held, 1)]
 
     def oracle(self) -> list[Array]:
-        bits = np.packbits(self.mask, bitorder="little")
-        joined = ((self.mask != 0) | (self.embedding >= 0)).astype(np.uint8)
-        marks = np.packbits(joined, bitorder="little") if self.packed else joined
-        return [bits, self.mask, marks, np.array([int(joined.sum()) - int(self.mask.sum())])]
+        marked = (self.mask != 0).astype(np.uint8)
+        bits = np.packbits(marked, bitorder="little")
+        joined = (self.mask != 0) | (self.embedding >= 0)
+        marks = np.packbits(joined, bitorder="little") if self.packed else joined.astype(np.uint8)
+        return [bits, marked, marks, np.array([int(joined.sum()) - int(marked.sum())])]
 
 
 def reserved(size: int, dtype: str, packed: bool, rng: np.random.Generator) -> Reserved:

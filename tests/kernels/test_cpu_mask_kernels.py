@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -75,9 +76,14 @@ def test_compensated_tensors_of_any_size(
 def test_masks_packed_and_joined(
     cpu: ModuleType, dtype: str, packed: bool, size: int, rng: np.random.Generator
 ) -> None:
-    problem: Reserved = reserved(size, dtype, packed, rng)
-    outputs = [*problem.outputs(), ((1,), np.int64)]
-    for step in STEPS:
-        *got, before = call_guarded(outputs, lambda *out, s=step: cpu.reserve(problem, s, *out))
-        assert [g.tolist() for g in got] == [w.tolist() for w in problem.oracle()]
-        assert before[0] == problem.mask.sum()
+    given: Reserved = reserved(size, dtype, packed, rng)
+    # Any byte but 0 is a mark.
+    of_all_bytes = replace(given, mask=given.mask * rng.integers(1, 256, size).astype(np.uint8))
+    outputs = [*given.outputs(), ((1,), np.int64)]
+    for problem in (given, of_all_bytes):
+        for step in (8, 24, *STEPS):
+            *got, before = call_guarded(
+                outputs, lambda *out, p=problem, s=step: cpu.reserve(p, s, *out)
+            )
+            assert [g.tolist() for g in got] == [w.tolist() for w in problem.oracle()]
+            assert before[0] == np.count_nonzero(problem.mask)

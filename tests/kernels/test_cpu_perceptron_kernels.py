@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import ClassVar
 
@@ -95,15 +95,23 @@ def test_every_height_of_a_tile(
     assert_right(cpu, layer(samples, 40, 25, dtype, rng))
 
 
-@pytest.mark.parametrize("pieces", [2, 3, 7])
-def test_layers_in_pieces(
-    cpu: ModuleType, level: int, pieces: int, rng: np.random.Generator
+@every_dtype
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 6, 7, 10, 13])
+def test_layers_in_pieces_and_alone(
+    cpu: ModuleType, level: int, dtype: str, samples: int, rng: np.random.Generator
 ) -> None:
-    problem = layer(10, 100, 61, "float32", rng)
-    for whole, parts in zip(
-        found(cpu, level, problem), found(cpu, level, problem, pieces), strict=True
-    ):
-        assert whole.tobytes() == parts.tobytes()
+    """To the bit: neither units nor samples depend on what is computed beside them."""
+    problem = layer(samples, 50, 61, dtype, rng)
+    whole = found(cpu, level, problem)
+    for pieces in (2, 3, 7, 61):
+        for all_at_once, parts in zip(whole, found(cpu, level, problem, pieces), strict=True):
+            assert all_at_once.tobytes() == parts.tobytes()
+    for row in range(samples):
+        of_row = {name: getattr(problem, name)[row : row + 1] for name in ("x", "grad", "hidden")}
+        for beside_others, alone in zip(
+            whole, found(cpu, level, replace(problem, **of_row)), strict=True
+        ):
+            assert beside_others[row].tobytes() == alone.tobytes()
 
 
 def test_what_is_not_a_number_stays_so(cpu: ModuleType, level: int) -> None:

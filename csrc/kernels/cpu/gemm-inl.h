@@ -34,7 +34,7 @@ __attribute__((noinline)) void multiply_tile(const T* a, int64_t lda, const T* b
       const Vector<T> x = factor - Vector<T>{};  // exact, and no instruction
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] += x * column[v];
+        sum[r][v] = multiply_add<T>(x, column[v], sum[r][v]);
       }
     }
   }

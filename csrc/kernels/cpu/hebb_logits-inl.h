@@ -5,26 +5,6 @@
 
 namespace clfast::cpu::CLFAST_LEVEL {
 
-// s.sum [column] = scale <x, h_k>: neighbours side by side, so that no lanes are to be added up.
-template <class T>
-__attribute__((noinline)) void dots_of_neighbours(const T* x, int64_t dim, const MbpaScratch<T>& s,
-                                                  T scale) {
-  constexpr int kVectors = 8;
-  const int64_t column = s.column;
-  for (int64_t k = 0; k < column; k += kVectors * kLanes<T>) {
-    const int64_t left = (column - k) / kLanes<T>, vectors = left < kVectors ? left : kVectors;
-    const T* h = s.features_t + k;
-    Vector<T> dots[kVectors] = {};
-    for (int64_t j = 0; j < dim; ++j, h += column) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        if (v < vectors) dots[v] += x[j] * load(h + v * kLanes<T>);
-      }
-    }
-    for (int v = 0; v < vectors; ++v) store<T>(s.sum + k + v * kLanes<T>, scale * dots[v]);
-  }
-}
-
 // out_i += (1 - E_i) (<dw_i, x> + db_i). Steps of plain gradient descent reach <dw_i, x> through
 // <h_k, x>: in Gram form all, in direct form the last one, whose product of size [C, d] is saved.
 template <class T>
@@ -35,7 +15,9 @@ inline Finding add_mbpa(const HebbLogitsProblem<T>& p, int64_t query, int64_t en
   const Finding finding = adapt(p.mbpa, query, end, sgd ? LastStep::kLeftOut : LastStep::kTaken, s);
   if (finding.fault != Fault::kNone) return finding;
   const T* x = p.queries + query * n.dim;
-  if (sgd) dots_of_neighbours(x, n.dim, s, -p.mbpa.lr);
+  for (int64_t k = 0; sgd && k < n.neighbours; ++k) {
+    s.sum[k] = -p.mbpa.lr * reduce_pair<Product>(x, s.features + k * s.row, n.dim);
+  }
   for (int64_t i = 0; i < n.num_classes; ++i) {
     T delta = p.mbpa.bias == nullptr ? T(0) : s.bias[i] - p.mbpa.bias[i];
     if (sgd) {

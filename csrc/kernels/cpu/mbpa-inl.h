@@ -58,10 +58,10 @@ inline Finding gather(const Neighbourhood<T>& n, int64_t query, const MbpaScratc
     for (int64_t j = n.dim; j < s.row; ++j) h[j] = T(0);
   }
   const Neighbourhood<T> local = n;  // known not to change
-  T* const share = s.closeness;
+  T* const shares = s.closeness;
 #pragma omp simd
   for (int64_t k = 0; k < local.neighbours; ++k) {
-    share[k] = closeness(local, first + k) / static_cast<T>(local.neighbours);
+    shares[k] = closeness(local, first + k) / static_cast<T>(local.neighbours);
   }
   for (int64_t k = n.neighbours; k < s.column; ++k) s.closeness[k] = T(0);
   transpose(s.features, s.row, n.neighbours, n.dim, s.features_t, s.column, s.column);
@@ -140,20 +140,20 @@ __attribute__((noinline)) void residuals(const Neighbourhood<T>& n, Panel panel,
   const T* const maximum = s.panel_maximum + panel.number * width;
 #pragma omp simd
   for (int64_t k = 0; k < width; ++k) {
-    s.panel_sum[k] = s.closeness[k] / s.sum[k] * exp_of(maximum[k] - s.maximum[k]);
+    s.factor[k] = s.closeness[k] / s.sum[k] * exp_of(maximum[k] - s.maximum[k]);
   }
   for (int64_t i = panel.begin; i < panel.end; ++i) {
     T* z = s.logits_t + i * width;
 #pragma omp simd
-    for (int64_t k = 0; k < width; ++k) z[k] *= s.panel_sum[k];
+    for (int64_t k = 0; k < width; ++k) z[k] *= s.factor[k];
   }
   const int32_t* const labels = as_labels(s.labels);
-  const T* const closeness = s.closeness;
+  const T* const shares = s.closeness;
   T* const logits_t = s.logits_t;
   const int64_t neighbours = n.neighbours, begin = panel.begin, end = panel.end;
   for (int64_t k = 0; k < neighbours; ++k) {
     const int64_t label = labels[k];
-    if (label >= begin && label < end) logits_t[label * width + k] -= closeness[k];
+    if (label >= begin && label < end) logits_t[label * width + k] -= shares[k];
   }
 }
 

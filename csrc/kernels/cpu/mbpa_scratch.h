@@ -40,7 +40,7 @@ struct MbpaScratch {
   T* labels;         // [K], as_labels()
   T* maximum;        // [column], of the logits so far
   T* panel_maximum;  // [panels, column]
-  T* panel_sum;      // [column]
+  T* factor;         // [column], of a panel's exponentials in its residuals
   T* bias;           // [C]
   T* bias_state;     // [C]
   T* sum;            // [column], of the exponentials so far, less the maximum
@@ -71,7 +71,7 @@ static inline int64_t lay_out(const MbpaProblem<T>& p, T* base, MbpaScratch<T>& 
   s.closeness = take(s.column);
   s.labels = take(n.neighbours);
   s.maximum = take(s.column);
-  s.panel_sum = take(s.column);
+  s.factor = take(s.column);
   s.panel_maximum = take((n.num_classes + mbpa_panel(p) - 1) / mbpa_panel(p) * s.column);
   s.bias = take(n.num_classes);
   s.bias_state = take(n.num_classes);

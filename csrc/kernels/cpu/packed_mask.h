@@ -1,5 +1,6 @@
 // Masks of one bit an element, and the reservation of what embeddings open. Eight elements at a
-// time are the bytes of a number of 64 bits, so that no levels of vectors are wanted.
+// time are the bytes of a number of 64 bits, sixteen a vector of SSE2, which all of x86-64 has: no
+// levels are wanted.
 #pragma once
 #include <cstdint>
 

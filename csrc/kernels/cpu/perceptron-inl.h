@@ -1,4 +1,6 @@
 // Included once per SIMD level.
+#include <cmath>
+
 #include "gemm-inl.h"
 #include "perceptron.h"
 
@@ -10,33 +12,41 @@ constexpr int kRowProducts = 24;
 #else
 constexpr int kRowProducts = 12;
 #endif
-constexpr int kMostSamples = 6;
+constexpr int kTileSamples = 6;
 
-// sums[h][s] = <held_h, streamed_s>. A product has one order of its terms, whatever tile it is in.
-template <int kHeld, int kStreamed, class T>
-__attribute__((noinline)) void products_of_rows(const T* held, const T* streamed, int64_t length,
+// sums[s][u] = <x_s, weight_u>. A product has one order of its terms, whatever tile it is in.
+template <int kUnits, int kSamples, class T>
+__attribute__((noinline)) void products_of_rows(const T* weight, const T* x, int64_t inputs,
                                                 T* sums) {
-  Vector<T> products[kHeld * kStreamed] = {};
-  const auto add = [&](int64_t j, const auto& load_row) {
+  constexpr int kCount = kUnits * kSamples;
+  // The fewer stay in registers while the others pass.
+  constexpr bool kHoldsWeights = kUnits < kSamples;
+  constexpr int kHeld = kHoldsWeights ? kUnits : kSamples, kPassing = kCount / kHeld;
+  const T *held = kHoldsWeights ? weight : x, *passing = kHoldsWeights ? x : weight;
+  Vector<T> products[kCount] = {};
+  const auto add = [&](int64_t j, const auto& read) {
     Vector<T> rows[kHeld];
-#pragma GCC unroll 6
-    for (int h = 0; h < kHeld; ++h) rows[h] = load_row(held + h * length + j);
-#pragma GCC unroll 24
-    for (int s = 0; s < kStreamed; ++s) {
-      const Vector<T> row = load_row(streamed + s * length + j);
-#pragma GCC unroll 6
-      for (int h = 0; h < kHeld; ++h) products[h * kStreamed + s] += rows[h] * row;
+#pragma GCC unroll 4
+    for (int h = 0; h < kHeld; ++h) rows[h] = read(held + h * inputs + j);
+#pragma GCC unroll 12
+    for (int i = 0; i < kPassing; ++i) {
+      const Vector<T> row = read(passing + i * inputs + j);
+#pragma GCC unroll 4
+      for (int h = 0; h < kHeld; ++h) {
+        Vector<T>& product = products[kHoldsWeights ? i * kUnits + h : h * kUnits + i];
+        product = multiply_add<T>(rows[h], row, product);
+      }
     }
   };
   int64_t j = 0;
-  for (; j + kLanes<T> <= length; j += kLanes<T>) {
+  for (; j + kLanes<T> <= inputs; j += kLanes<T>) {
     add(j, [](const T* at) { return load(at); });
   }
-  if (j < length) {
-    const int64_t left = length - j;
+  if (j < inputs) {
+    const int64_t left = inputs - j;
     add(j, [&](const T* at) { return load_partial(at, left); });
   }
-  constexpr int kTogether = 4, kWhole = kHeld * kStreamed / kTogether * kTogether;
+  constexpr int kTogether = 4, kWhole = kCount / kTogether * kTogether;
 #pragma GCC unroll 6
   for (int i = 0; i < kWhole; i += kTogether) {
     const Vector<T> some[kTogether] = {products[i], products[i + 1], products[i + 2],
@@ -44,28 +54,34 @@ __attribute__((noinline)) void products_of_rows(const T* held, const T* streamed
     sum_lanes<T, kTogether>(some, sums + i);
   }
 #pragma GCC unroll 3
-  for (int i = kWhole; i < kHeld * kStreamed; ++i) sums[i] = sum_lanes<T>(products[i]);
+  for (int i = kWhole; i < kCount; ++i) sums[i] = sum_lanes<T>(products[i]);
 }
 
-// finish(unit, sample, <weight_unit, x_sample>) for kUnits x kSamples.
-template <int kUnits, int kSamples, class T, class Finish>
-inline void products_of_tile(const T* weight, const T* x, int64_t inputs, const Finish& finish) {
-  constexpr bool kWeightsHeld = kUnits < kSamples;  // the fewer, for want of registers
-  T sums[kUnits * kSamples];
-  if constexpr (kWeightsHeld) {
-    products_of_rows<kUnits, kSamples>(weight, x, inputs, sums);
-  } else {
-    products_of_rows<kSamples, kUnits>(x, weight, inputs, sums);
-  }
-  for (int u = 0; u < kUnits; ++u) {
+template <int kUnits, int kSamples, class T>
+inline void units_in_tiles(const PerceptronLayer<T>& layer, const T* in, bool rectified,
+                           int64_t begin, int64_t end, T* out) {
+  const T lowest = rectified ? T(0) : T(-INFINITY);
+  int64_t first = begin;
+  for (; first + kUnits <= end; first += kUnits) {
+    T sums[kUnits * kSamples], bias[kUnits] = {};
+    products_of_rows<kUnits, kSamples>(layer.weight + first * layer.inputs, in, layer.inputs, sums);
+    if (layer.bias != nullptr) memcpy(bias, layer.bias + first, sizeof bias);
     for (int s = 0; s < kSamples; ++s) {
-      finish(u, s, sums[kWeightsHeld ? u * kSamples + s : s * kUnits + u]);
+      T* to = out + s * layer.outputs + first;
+#pragma omp simd
+      for (int u = 0; u < kUnits; ++u) {
+        const T value = sums[s * kUnits + u] + bias[u];
+        to[u] = value < lowest ? lowest : value;
+      }
     }
+  }
+  if constexpr (kUnits > 1) {
+    units_in_tiles<kUnits / 2, kSamples>(layer, in, rectified, first, end, out);
   }
 }
 
 // Units [begin, end) of `samples` samples, of which there are kSamples at most.
-template <int kSamples = kMostSamples, class T>
+template <int kSamples = kTileSamples, class T>
 inline void units_of_samples(const PerceptronLayer<T>& layer, const T* in, int64_t samples,
                              bool rectified, int64_t begin, int64_t end, T* out) {
   if constexpr (kSamples > 1) {
@@ -73,27 +89,16 @@ inline void units_of_samples(const PerceptronLayer<T>& layer, const T* in, int64
       return units_of_samples<kSamples - 1>(layer, in, samples, rectified, begin, end, out);
     }
   }
-  constexpr int kUnits = kRowProducts / kSamples < 12 ? kRowProducts / kSamples : 12;
-  const int64_t inputs = layer.inputs, outputs = layer.outputs;
-  int64_t first = begin;
-  const auto finish = [&](int u, int s, T product) { out[s * outputs + first + u] = product; };
-  for (; first + kUnits <= end; first += kUnits) {
-    products_of_tile<kUnits, kSamples>(layer.weight + first * inputs, in, inputs, finish);
-  }
-  for (; first < end; ++first) {
-    products_of_tile<1, kSamples>(layer.weight + first * inputs, in, inputs, finish);
-  }
-  for (int64_t s = 0; s < samples; ++s) {
-    T* const units = out + s * outputs;
-    for (int64_t o = begin; o < end && layer.bias != nullptr; ++o) units[o] += layer.bias[o];
-    for (int64_t o = begin; o < end && rectified; ++o) units[o] = units[o] < 0 ? T(0) : units[o];
-  }
+  constexpr int kMost = 12, kFitting = kRowProducts / kSamples;
+  constexpr int kUnits = kFitting < kMost ? kFitting : kMost;
+  static_assert(kPerceptronOutputs % kUnits == 0);
+  units_in_tiles<kUnits, kSamples>(layer, in, rectified, begin, end, out);
 }
 
 template <class T>
 inline void units_of_layer(const PerceptronLayer<T>& layer, const T* in, int64_t samples,
                            bool rectified, int64_t begin, int64_t end, T* out) {
-  int64_t tiles = (samples + kMostSamples - 1) / kMostSamples;  // that are left
+  int64_t tiles = (samples + kTileSamples - 1) / kTileSamples;  // that are left
   for (int64_t sample = 0; tiles > 0; --tiles) {
     const int64_t count = (samples - sample + tiles - 1) / tiles;
     units_of_samples(layer, in + sample * layer.inputs, count, rectified, begin, end,

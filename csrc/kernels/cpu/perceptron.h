@@ -1,5 +1,5 @@
 // Layers of perceptrons on few samples, a product of which takes hardly longer than its weights
-// take to come from the cache: they are read where they lie, and once for all samples.
+// take to come from the cache: they are read where they lie, once for every six samples.
 #pragma once
 #include <cstdint>
 
@@ -21,7 +21,7 @@ constexpr int64_t kPerceptronOutputs = 24, kPerceptronInputs = 32;
 // bias, without what is below 0 where `rectified`.
 // perceptron_backward: inputs [begin, end) of out [samples, inputs] = grad [samples, outputs] W,
 // but 0 where the unit in `hidden` [samples, inputs] is off; without `hidden`, which is null then,
-// `adds` adds to out. scratch: 16 outputs elements, if end is no multiple of 16.
+// `adds` adds to out. scratch: 16 outputs elements, if end - begin is no multiple of 16.
 #define CLFAST_PERCEPTRON(T)                                                                   \
   void perceptron_forward(const PerceptronLayer<T>& layer, const T* in, int64_t samples,       \
                           bool rectified, int64_t begin, int64_t end, T* out);                 \

@@ -171,7 +171,7 @@ Tensor perceptron_gradient(const std::vector<Tensor>& grads, const std::vector<T
       T* out = found.mutable_data_ptr<T>();
       for_networks(apart, inputs, cpu::kPerceptronInputs, summed * outputs * samples,
                    [&](int64_t first, int64_t begin, int64_t end) {
-                     std::vector<T> scratch(end % 16 == 0 ? 0 : 16 * outputs);
+                     std::vector<T> scratch((end - begin) % 16 == 0 ? 0 : 16 * outputs);
                      for (int64_t k = first; k < first + summed; ++k) {
                        cpu::perceptron_backward(layers[k * in.layers + l], given[k], samples,
                                                 on == nullptr ? nullptr : on + k * samples * inputs,
