@@ -92,7 +92,7 @@ REPORT := python -m benchmarks.report
 RESULTS := benchmarks/results
 # Of those that were measured, in this order.
 PERFORMANCE = $(wildcard $(addprefix $(RESULTS)/,$(addsuffix .json, \
-  online observe chains iteration unrolled penalty loops masks exemplars calls index avx2 scaling)))
+  online observe chains iteration unrolled loops masks exemplars calls index avx2 scaling)))
 
 bench: ops-bench other-bench
 
